@@ -1,0 +1,82 @@
+"""Everything that can go wrong, each with what failed, why, what to do and the exit code.
+
+    SdcliError
+    ├── UsageError          2    the flags themselves
+    ├── InputFileError      3    a prompt or settings file
+    ├── ModelError          4    a model that is missing, broken or of another kind
+    │   └── ModelNotFound   4
+    ├── DeviceError         5    a device that is not there, or out of memory
+    ├── WithheldError       6    every picture withheld by the safety checker
+    └── OutputError         7    pictures that cannot be written
+
+Exit code 0 is success, 1 means "the answer is no" (no mark found), 70 a bug, 130 an interruption.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_NO = 1
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class SdcliError(Exception):
+    """An error that a person can act on.
+
+    Args:
+        what: what failed, with the value that made it fail; one line.
+        why: the reason, where `what` does not say it already.
+        fix: what to do about it.
+    """
+
+    exit_code: ClassVar[int] = EXIT_BUG
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in (self.what, self.why, self.fix) if line)
+
+
+class UsageError(SdcliError):
+    """A flag, or flags that contradict each other."""
+
+    exit_code = 2
+
+
+class InputFileError(SdcliError):
+    """A prompt or settings file that cannot be read as one."""
+
+    exit_code = 3
+
+
+class ModelError(SdcliError):
+    """A model that is broken, unreadable or of another architecture."""
+
+    exit_code = 4
+
+
+class ModelNotFound(ModelError):
+    """A model that is not where it should be, or cannot be fetched."""
+
+
+class DeviceError(SdcliError):
+    """A device that is not there, or ran out of memory."""
+
+    exit_code = 5
+
+
+class WithheldError(SdcliError):
+    """Every picture of the run was withheld by the safety checker."""
+
+    exit_code = 6
+
+
+class OutputError(SdcliError):
+    """Pictures that cannot be written: a read-only folder, a full disk."""
+
+    exit_code = 7

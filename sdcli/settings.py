@@ -1,0 +1,349 @@
+"""All that a user may set: the only home of names, defaults and help texts.
+
+The command line, the library call and the README's table of options are made from `Settings`. Names of flags and
+defaults are those of the original `txt2img.py`; modern spellings stand beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from sdcli.errors import UsageError
+
+SamplerName = Literal["ddim", "plms", "dpm_solver"]
+Rng = Literal["cuda", "cpu"]
+Precision = Literal["autocast", "full"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+SafetyName = Literal["auto", "clip", "opennsfw", "off"]
+OnUnsafe = Literal["replace", "blur", "skip", "keep"]
+WatermarkMethod = Literal["auto", "dwtDct", "dwtDctSvd", "robust"]
+
+LAION_DEFAULTS = {
+    "config": "configs/latent-diffusion/txt2img-1p4B-eval.yaml",
+    "ckpt": "models/ldm/text2img-large/model.ckpt",
+    "outdir": "outputs/txt2img-samples-laion400m",
+}
+"""What `--laion400m` sets where nothing else was said."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a setting is spelt on the command line: the original's name first, and what the help says of it."""
+
+    names: tuple[str, ...]
+    panel: str
+    help: str
+    metavar: str | None = None
+
+
+def _flag(*names: str, panel: str, help: str, metavar: str | None = None) -> Flag:
+    return Flag(names, panel, help, metavar)
+
+
+PROMPT, PICTURE, SAMPLING, MODEL, STAGES, OUTPUT = (
+    "What to draw",
+    "How large, how many",
+    "Sampling",
+    "Model and device",
+    "Safety and watermark",
+    "Output",
+)
+
+
+class Settings(BaseModel):
+    """One run's settings, checked. Frozen; `model_fields_set` tells what was said and what is a default.
+
+    Raises `UsageError` through `Settings.of` for values that are wrong whatever the model is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    prompt: Annotated[str, _flag("--prompt", panel=PROMPT, help="The words to draw.", metavar="TEXT")] = (
+        "a painting of a virus monster playing guitar"
+    )
+    from_file: Annotated[
+        str | None,
+        _flag(
+            "--from-file", panel=PROMPT, help="A file of prompts, one a line; each line is one picture.", metavar="FILE"
+        ),
+    ] = None
+    negative_prompt: Annotated[
+        str, _flag("--negative-prompt", panel=PROMPT, help="Words to steer away from.", metavar="TEXT")
+    ] = ""
+
+    height: Annotated[
+        int | None,
+        _flag(
+            "--H",
+            "--height",
+            panel=PICTURE,
+            metavar="PIXELS",
+            help="Height. Default: 512 with --ckpt, else the model's own size.",
+        ),
+    ] = None
+    width: Annotated[
+        int | None,
+        _flag(
+            "--W",
+            "--width",
+            panel=PICTURE,
+            metavar="PIXELS",
+            help="Width. Default: 512 with --ckpt, else the model's own size.",
+        ),
+    ] = None
+    n_samples: Annotated[
+        int,
+        _flag(
+            "--n_samples",
+            "--batch-size",
+            panel=PICTURE,
+            metavar="N",
+            help="Pictures drawn together, each of the same prompt.",
+        ),
+    ] = 3
+    n_iter: Annotated[
+        int,
+        _flag(
+            "--n_iter",
+            "--iterations",
+            panel=PICTURE,
+            metavar="N",
+            help="How often to repeat the prompt, or the file as a whole.",
+        ),
+    ] = 2
+    channels: Annotated[
+        int, _flag("--C", "--channels", panel=PICTURE, help="Channels of the latents; the model decides.", metavar="N")
+    ] = 4
+    downscale: Annotated[
+        int,
+        _flag(
+            "--f", "--downscale", panel=PICTURE, metavar="N", help="Picture pixels per latent pixel; the model decides."
+        ),
+    ] = 8
+
+    steps: Annotated[
+        int, _flag("--ddim_steps", "--steps", panel=SAMPLING, help="Sampling steps, for every sampler.", metavar="N")
+    ] = 50
+    sampler: Annotated[SamplerName, _flag("--sampler", panel=SAMPLING, help="How to take the noise away.")] = "ddim"
+    plms: Annotated[bool, _flag("--plms", panel=SAMPLING, help="The same as --sampler plms.")] = False
+    dpm_solver: Annotated[
+        bool, _flag("--dpm_solver", panel=SAMPLING, help="The same as --sampler dpm_solver; wins over --plms.")
+    ] = False
+    scale: Annotated[
+        float,
+        _flag(
+            "--scale",
+            "--guidance-scale",
+            panel=SAMPLING,
+            metavar="X",
+            help="How closely to follow the prompt; 1 is without guidance.",
+        ),
+    ] = 7.5
+    eta: Annotated[
+        float,
+        _flag(
+            "--ddim_eta",
+            "--eta",
+            panel=SAMPLING,
+            metavar="X",
+            help="New noise at every DDIM step, 0 (none) to 1 (all).",
+        ),
+    ] = 0.0
+    seed: Annotated[
+        int, _flag("--seed", panel=SAMPLING, help="Where the noise begins: same seed, same pictures.", metavar="N")
+    ] = 42
+    rng: Annotated[
+        Rng,
+        _flag(
+            "--rng",
+            panel=SAMPLING,
+            help="Whose noise: that of a CUDA card, on any device, or that of PyTorch's CPU generator.",
+        ),
+    ] = "cuda"
+    fixed_code: Annotated[
+        bool, _flag("--fixed_code", panel=SAMPLING, help="The same starting noise for every batch.")
+    ] = False
+
+    model: Annotated[
+        str | None,
+        _flag(
+            "--model",
+            panel=MODEL,
+            metavar="MODEL",
+            help="A diffusers folder or a hub id. Default: the builtin model.",
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, _flag("--revision", panel=MODEL, help="Branch, tag or commit of a hub id.", metavar="NAME")
+    ] = None
+    ckpt: Annotated[
+        str,
+        _flag(
+            "--ckpt",
+            panel=MODEL,
+            metavar="FILE",
+            help="An original checkpoint, .ckpt or .safetensors; used by default where this file exists.",
+        ),
+    ] = "models/ldm/stable-diffusion-v1/model.ckpt"
+    config: Annotated[
+        str,
+        _flag(
+            "--config",
+            panel=MODEL,
+            metavar="YAML",
+            help="The checkpoint's configuration; looked for here, then among those shipped.",
+        ),
+    ] = "configs/stable-diffusion/v1-inference.yaml"
+    laion400m: Annotated[
+        bool, _flag("--laion400m", panel=MODEL, help="Draw with the LAION-400M model: its config, ckpt and outdir.")
+    ] = False
+    offline: Annotated[
+        bool, _flag("--offline", panel=MODEL, help="Open no connection (HF_HUB_OFFLINE=1 does the same).")
+    ] = False
+    device: Annotated[DeviceName, _flag("--device", panel=MODEL, help="Where to compute.")] = "auto"
+    precision: Annotated[
+        Precision,
+        _flag("--precision", panel=MODEL, help="autocast: 16 bits where the device does them well; full: 32."),
+    ] = "autocast"
+
+    safety_checker: Annotated[
+        SafetyName,
+        _flag("--safety-checker", panel=STAGES, help="Who looks for unsafe pictures; auto: the first at hand."),
+    ] = "auto"
+    safety_model: Annotated[
+        str,
+        _flag(
+            "--safety-model",
+            panel=STAGES,
+            metavar="MODEL",
+            help="Where --safety-checker clip comes from, if not from the model's folder.",
+        ),
+    ] = "CompVis/stable-diffusion-safety-checker"
+    nsfw_threshold: Annotated[
+        float,
+        _flag(
+            "--nsfw-threshold",
+            panel=STAGES,
+            metavar="X",
+            help="Score from which --safety-checker opennsfw calls a picture unsafe, 0 to 1.",
+        ),
+    ] = 0.5
+    on_unsafe: Annotated[
+        OnUnsafe,
+        _flag(
+            "--on-unsafe",
+            panel=STAGES,
+            help="What is saved in place of an unsafe picture: a black one, a blurred one, none, or itself.",
+        ),
+    ] = "replace"
+    watermark: Annotated[
+        str, _flag("--watermark", panel=STAGES, help="The text hidden in every picture.", metavar="TEXT")
+    ] = "StableDiffusionV1"
+    watermark_method: Annotated[
+        WatermarkMethod,
+        _flag(
+            "--watermark-method",
+            panel=STAGES,
+            help="auto: dwtDct, as the original; robust for the builtin model and for small pictures.",
+        ),
+    ] = "auto"
+    no_watermark: Annotated[bool, _flag("--no-watermark", panel=STAGES, help="Hide no text.")] = False
+
+    outdir: Annotated[str, _flag("--outdir", panel=OUTPUT, help="The folder to write to.", metavar="FOLDER")] = (
+        "outputs/txt2img-samples"
+    )
+    skip_save: Annotated[bool, _flag("--skip_save", panel=OUTPUT, help="Do not save the single pictures.")] = False
+    skip_grid: Annotated[bool, _flag("--skip_grid", panel=OUTPUT, help="Do not save the grid.")] = False
+    n_rows: Annotated[
+        int, _flag("--n_rows", panel=OUTPUT, help="Pictures in a row of the grid; 0: n_samples.", metavar="N")
+    ] = 0
+
+    @classmethod
+    def of(cls, **values: Any) -> Settings:
+        """Settings from values by name; what is not given keeps its default.
+
+        Raises:
+            UsageError: a value, or a combination, that cannot be meant.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            flag = flag_of(name).names[0] if name in cls.model_fields else name
+            raise UsageError(f"{flag} {first.get('input')!r} is not valid", why=first["msg"]) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`--laion400m` and the two sampler switches stand for other settings."""
+        values = dict(values)
+        if values.get("laion400m"):
+            values = {**LAION_DEFAULTS, **values}
+        asked = "dpm_solver" if values.get("dpm_solver") else "plms" if values.get("plms") else None
+        if asked and values.get("sampler", asked) != asked:
+            raise UsageError(f"--{asked} contradicts --sampler {values['sampler']}", fix="Give one of the two.")
+        if asked:
+            values["sampler"] = asked
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        for name in ("n_samples", "n_iter", "steps", "channels", "downscale", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{flag_of(name).names[0]} {value} is not possible", fix="Give 1 or more.")
+        if self.n_rows < 0:
+            raise UsageError(f"--n_rows {self.n_rows} is not possible", fix="Give 1 or more, or 0 for n_samples.")
+        for name in ("scale", "eta", "nsfw_threshold"):
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise UsageError(f"{flag_of(name).names[0]} {value} is not a number", fix="Give a finite number.")
+        if not 0 <= self.eta <= 1:
+            raise UsageError(f"--ddim_eta {self.eta:g} is out of range", fix="Give a number from 0 to 1.")
+        if self.sampler == "plms" and self.eta != 0:
+            raise UsageError(
+                f"--ddim_eta {self.eta:g} does not go with PLMS",
+                why="PLMS adds no noise of its own.",
+                fix="Leave --ddim_eta out, or draw with --sampler ddim.",
+            )
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed {self.seed} is out of range", fix="Give a number from 0 to 2^64 - 1.")
+        if not self.no_watermark and not self.watermark:
+            raise UsageError("--watermark is empty", fix="Give a text, or --no-watermark.")
+        if self.model is not None and "ckpt" in self.model_fields_set and not self.laion400m:
+            raise UsageError(
+                "--model and --ckpt both name a model", fix="Give one: --model for diffusers, --ckpt for a checkpoint."
+            )
+        if self.revision is not None and self.model is None:
+            raise UsageError("--revision goes with a hub id", fix="Name the hub id with --model.")
+        return self
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The original checkpoint to draw from: one that was asked for, or the original's default if it is there."""
+        if self.model is not None:
+            return None
+        asked = not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"})
+        return self.ckpt if asked or Path(self.ckpt).exists() else None
+
+
+def flag_of(name: str) -> Flag:
+    """The flag of a setting, by the setting's name."""
+    for item in Settings.model_fields[name].metadata:
+        if isinstance(item, Flag):
+            return item
+    raise KeyError(name)
+
+
+def flags() -> Iterator[tuple[str, Flag, Any, tuple[str, ...]]]:
+    """Every setting in order: its name, flag, default, and its choices where it has a fixed set of them."""
+    for name, field in Settings.model_fields.items():
+        choices = get_args(field.annotation) if getattr(field.annotation, "__origin__", None) is Literal else ()
+        yield name, flag_of(name), field.default, choices

@@ -1,0 +1,31 @@
+"""What a run tells those who watch it; this one does nothing with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class Watch:
+    """Override what is of interest. Called in the order in which things happen."""
+
+    def planned(self, pictures: int, model: str, device: str, precision: str) -> None:
+        """Everything that could be checked is; the model loads next."""
+
+    def loading(self, part: str) -> None:
+        """A part of the model begins to load."""
+
+    def drawing(self, pictures: int, evaluations: int) -> None:
+        """A batch of so many pictures begins, each taking so many evaluations of the model."""
+
+    def step(self) -> None:
+        """One evaluation of the batch is done."""
+
+    def drawn(self, pictures: int) -> None:
+        """A batch is done."""
+
+    def saved(self, path: Path, record: dict[str, Any]) -> None:
+        """A picture, or the grid, is on disk, complete."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
