@@ -1,0 +1,85 @@
+"""Where to compute, and with how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from sdcli.errors import DeviceError
+from sdcli.settings import DeviceName, Precision
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, and the type that autocast computes in; None is full precision."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    note: str = ""
+    """Why it is not what was asked for, if it is not."""
+
+    @property
+    def precision(self) -> str:
+        """As records name it: "full", "autocast float16" or "autocast bfloat16"."""
+        return "full" if self.autocast_dtype is None else f"autocast {self.autocast_dtype}".replace("torch.", "")
+
+    def context(self) -> AbstractContextManager[object]:
+        """What the text encoder, UNet and VAE run under; the weights stay float32."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def full(self) -> Compute:
+        """The same device in full precision."""
+        return Compute(self.device, None)
+
+
+def choose(name: DeviceName, precision: Precision) -> Compute:
+    """The device asked for, or the best there is.
+
+    float16 on a card, as the original; bfloat16 on a CPU that has instructions for it; else full precision.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(kind for kind, is_there in there.items() if is_there) if name == "auto" else name
+    if not there[kind]:
+        raise DeviceError(
+            f"--device {kind} is not there",
+            why="PyTorch finds no such device, or was installed without support for it.",
+            fix=f"Leave --device out, or choose one of: {', '.join(k for k, is_there in there.items() if is_there)}.",
+        )
+    device = torch.device(kind)
+    if precision == "full":
+        return Compute(device, None)
+    if kind != "cpu":
+        return Compute(device, torch.float16)
+    if _cpu_has_bfloat16():
+        return Compute(device, torch.bfloat16)
+    return Compute(device, None, "in full precision: this CPU has no fast bfloat16")
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16; without them autocast is slower than full precision."""
+    return any(
+        bool(getattr(torch.cpu, probe, lambda: False)())
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
+
+@contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Running out of memory, on a card or off it, becomes a `DeviceError` with advice."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DeviceError("out of memory", why=str(error).split("\n")[0], fix=advice) from error
+    except RuntimeError as error:
+        # PyTorch's CPU allocator has no exception of its own.
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise DeviceError("out of memory", why="The memory of this machine does not suffice.", fix=advice) from error

@@ -1,0 +1,1 @@
+"""Pictures become files: PNG with their record, and the grid of the run."""

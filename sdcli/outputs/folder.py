@@ -1,0 +1,112 @@
+"""The output folder: names as the original's, complete files or none, never over another's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sdcli.errors import OutputError
+
+SAMPLES = "samples"
+_BEING_WRITTEN = ".sdcli-"
+
+
+class OutputFolder:
+    """OUTDIR with its `samples/`, made if need be, and tried with an empty file before any computing.
+
+    Args:
+        path: OUTDIR.
+
+    Raises:
+        OutputError: it cannot be made, or not be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.samples = path / SAMPLES
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.samples):
+                with tempfile.TemporaryFile(prefix=_BEING_WRITTEN, dir=folder):
+                    pass
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        self.next_sample = _count(self.samples)
+        # `samples` itself is one of the entries.
+        self.next_grid = _count(path) - 1
+
+    def save_sample(self, data: bytes) -> Path:
+        """Write the next `samples/00000.png`."""
+        path, self.next_sample = _save(data, lambda number: self.samples / f"{number:05}.png", self.next_sample)
+        return path
+
+    def save_grid(self, data: bytes) -> Path:
+        """Write the next `grid-0000.png`."""
+        path, self.next_grid = _save(data, lambda number: self.path / f"grid-{number:04}.png", self.next_grid)
+        return path
+
+
+def _count(folder: Path) -> int:
+    """Entries as the original counts them; hidden ones, such as files being written, are none."""
+    return sum(1 for entry in os.scandir(folder) if not entry.name.startswith("."))
+
+
+def _save(data: bytes, name: Callable[[int], Path], number: int) -> tuple[Path, int]:
+    """Write `data` aside, then give it the first free name from `number` on; returns it and the number after it.
+
+    Raises:
+        OutputError: a full disk, a folder that has gone; nothing half-written stays.
+    """
+    folder = name(number).parent
+    aside = folder / f"{_BEING_WRITTEN}{uuid.uuid4().hex}"
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        while True:
+            path = name(number)
+            number += 1
+            with suppress(FileExistsError):
+                _claim(aside, path)
+                return path, number
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _claim(aside: Path, path: Path) -> None:
+    """Give a complete file its name, or raise FileExistsError: two runs at once never get the same one."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        # No hard links on this file system: claim the name with an empty file, then put the picture in its place.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            aside.replace(path)
+        except OSError:
+            path.unlink()
+            raise
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    fixes = {
+        errno.ENOSPC: "Free some space, or name another folder with --outdir.",
+        errno.EDQUOT: "Free some space, or name another folder with --outdir.",
+    }
+    return OutputError(
+        f"cannot write to {path}",
+        why=f"{os.strerror(error.errno)}." if error.errno else str(error),
+        fix=fixes.get(error.errno or 0, "Name a folder that can be written to with --outdir."),
+    )
