@@ -1,0 +1,47 @@
+"""Where a model comes from: the builtin one, a file of the original layout, a diffusers folder, a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sdcli.errors import UsageError
+from sdcli.models import builtin, folder, hub, original
+from sdcli.models.model import ModelRequest, ModelSource
+
+# Each gives a source for the requests that are its own, else None; the first that answers is taken.
+SOURCES: tuple[Callable[[ModelRequest], ModelSource | None], ...] = (
+    builtin.find,
+    original.find,
+    folder.find,
+    hub.find,
+)
+
+
+def find(
+    *,
+    model: str | None = None,
+    ckpt: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+) -> ModelSource:
+    """The model asked for, checked as far as that goes without reading weights or importing torch.
+
+    Args:
+        model: a diffusers folder or a hub id.
+        ckpt: a `.ckpt` or `.safetensors` file of the original layout. Neither of the two: the builtin model.
+        config: the YAML that belongs to `ckpt`, or the name of one that ships with sdcli.
+        revision: branch, tag or commit of a hub id.
+        token: for hub ids that need one.
+        offline: open no connection.
+
+    Raises:
+        UsageError: both `model` and `ckpt`.
+        ModelNotFound: it is not there, or cannot be fetched.
+        ModelError: it is damaged, or of a kind that sdcli does not draw with.
+    """
+    if model and ckpt:
+        raise UsageError(f"--model {model} and --ckpt {ckpt} are two models", fix="Give one of the two.")
+    request = ModelRequest(model, ckpt, config, revision, token, offline)
+    return next(source for find_in in SOURCES if (source := find_in(request)) is not None)

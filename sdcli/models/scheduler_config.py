@@ -1,0 +1,85 @@
+"""A diffusers scheduler's configuration, as the noise schedule that the model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from sdcli.errors import ModelError
+from sdcli.model_spec import NoiseSchedule
+
+FIELDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing",
+          "steps_offset", "set_alpha_to_one", "rescale_betas_zero_snr")  # fmt: skip
+
+# What diffusers takes for a field that the file leaves out; the schedulers named below differ from the rest.
+DEFAULTS: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+    "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+}
+SPACINGS: Mapping[str, Literal["leading", "linspace"]] = {
+    "DDIMScheduler": "leading",
+    "PNDMScheduler": "leading",
+    "DDPMScheduler": "leading",
+    "LCMScheduler": "leading",
+    "TCDScheduler": "leading",
+    "LMSDiscreteScheduler": "linspace",
+    "EulerDiscreteScheduler": "linspace",
+    "EulerAncestralDiscreteScheduler": "linspace",
+    "HeunDiscreteScheduler": "linspace",
+    "KDPM2DiscreteScheduler": "linspace",
+    "KDPM2AncestralDiscreteScheduler": "linspace",
+    "DPMSolverMultistepScheduler": "linspace",
+    "DPMSolverSinglestepScheduler": "linspace",
+    "DEISMultistepScheduler": "linspace",
+    "UniPCMultistepScheduler": "linspace",
+}
+CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
+    "LCMScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    "TCDScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "KDPM2DiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "KDPM2AncestralDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "PNDMScheduler": {"set_alpha_to_one": False},
+}
+
+
+def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSchedule:
+    """The schedule in a `scheduler_config.json`.
+
+    Args:
+        config: the file's content.
+        path: the file, for errors.
+        pipeline: the model's pipeline class, which has a say of its own in diffusers.
+
+    Raises:
+        ModelError: a schedule that sdcli has no samplers for.
+    """
+    name = str(config.get("_class_name", ""))
+    if name not in SPACINGS:
+        raise ModelError(
+            f"the model's scheduler is {name or 'not named'} in {path}",
+            why="sdcli has samplers for models trained with a schedule of betas, as Stable Diffusion 1 and 2.",
+        )
+    if config.get("trained_betas") is not None:
+        raise ModelError(f"{path} lists betas of its own (trained_betas)", why="sdcli has no samplers for those.")
+    defaults = {**DEFAULTS, "timestep_spacing": SPACINGS[name], **CHANGED_BETAS.get(name, {})}
+    fields = {field: config.get(field, defaults[field]) for field in FIELDS}
+    if pipeline.startswith("StableDiffusion"):
+        fields["steps_offset"] = 1  # as diffusers' own pipeline does, whatever the file says
+    try:
+        return NoiseSchedule.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            f"sdcli has no sampler for the schedule in {path}",
+            why=f"{first['loc'][0]} is {first['input']!r}: {first['msg']}.",
+        ) from error
