@@ -1,0 +1,98 @@
+"""The command line: one file a command; `main` turns every error into words and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from sdcli.cli.console import Console
+from sdcli.cli.txt2img import txt2img
+from sdcli.cli.watermark import watermark
+from sdcli.errors import EXIT_BUG, EXIT_INTERRUPTED, SdcliError
+from sdcli.version import VERSION
+
+app = typer.Typer(
+    name="sdcli",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    # Dashes and underscores are one and the same, in flags and in their fixed choices.
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("-", "_"),
+        "help_option_names": ["--help", "-h"],
+    },
+)
+app.command("txt2img")(txt2img)
+app.command("watermark")(watermark)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"sdcli {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Text to pictures, in a shell.
+
+    Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] tells all flags of a command.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with the documented exit code."""
+    console = Console()
+    try:
+        code = app(prog_name="sdcli", standalone_mode=False)
+    except SdcliError as error:
+        _traceback_if_asked()
+        console.error(error.what, error.why, error.fix)
+        code = error.exit_code
+    except TyperException as error:
+        console.error(error.format_message().split(" (Possible")[0], *_way_out(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        _traceback_if_asked()
+        console.error(
+            f"a bug in sdcli: {type(error).__name__}: {error}",
+            fix="Run it again with --debug and report what it prints.",
+        )
+        code = EXIT_BUG
+    if code == EXIT_INTERRUPTED:
+        console.error("interrupted", fix="What was saved is kept.")
+    sys.exit(code or 0)
+
+
+def _way_out(error: TyperException) -> tuple[str, str]:
+    """Why and what to do for what Typer itself refuses; for a mistyped flag the nearest ones."""
+    context: Any = getattr(error, "ctx", None)
+    typed: str | None = getattr(error, "option_name", None)
+    if context is None:
+        return "", "sdcli --help lists the commands."
+    lists = f"{context.command_path} --help lists all flags."
+    if typed is None or "No such option" not in error.format_message():
+        return "", lists
+    names = [name for parameter in context.command.params for name in parameter.opts]
+    plain = {name: name.replace("-", "_") for name in names}
+    typed = typed.replace("-", "_")
+    begins = [name for name in names if plain[name].startswith(typed)]
+    near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
+    nearest = list(dict.fromkeys([*begins, *(name for close in near for name in names if plain[name] == close)]))
+    return (f"Did you mean {' or '.join(nearest[:3])}?" if nearest else ""), lists
+
+
+def _traceback_if_asked() -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()

@@ -1,0 +1,132 @@
+"""What a person sees: bars on a terminal, plain lines off it, all on standard error. Standard output is data only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sdcli.watch import Watch
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Console:
+    """Words for people, on standard error; rich where it is a terminal, plain lines where it is not."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def error(self, what: str, why: str = "", fix: str = "") -> None:
+        """What failed, why, what to do; said even when quiet."""
+        from rich.console import Console as RichConsole
+        from rich.text import Text
+
+        rich = RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        rich.print(Text.assemble(("sdcli: ", "bold red"), what))
+        for line in (why, fix):
+            if line:
+                rich.print(Text(f"  {line}"))
+
+    def line(self, text: str) -> None:
+        if not self.quiet:
+            print(f"sdcli: {text}", file=sys.stderr, flush=True)
+
+
+class RunConsole(Watch):
+    """Tells a run: each saved path on standard output at once, the rest on standard error.
+
+    Args:
+        quiet: nothing on standard error but errors.
+        as_json: JSON Lines on standard output instead of paths.
+    """
+
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self.console = Console(quiet)
+        self.quiet = quiet
+        self.as_json = as_json
+        self.bars: Progress | None = None
+        self.steps: TaskID | None = None
+        self.pictures: TaskID | None = None
+        self.done = self.total = self.batch = 0
+        self.evaluation = self.evaluations = 0
+        self.said = 0.0
+
+    def __enter__(self) -> RunConsole:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bars = Progress(
+                TextColumn("{task.description:<16}"),
+                BarColumn(),
+                TextColumn("{task.fields[count]:>9}"),
+                TimeRemainingColumn(compact=True),
+                console=RichConsole(stderr=True),
+                # Paths on standard output pass beside the bars, also where both are the same terminal.
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=True,
+                transient=True,
+            )
+            self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def planned(self, pictures: int, model: str, device: str, precision: str) -> None:
+        self.total = pictures
+        plural = "" if pictures == 1 else "s"
+        self.console.line(f"{pictures} picture{plural} to draw with {model} on {device}, precision {precision}")
+        if self.bars is not None:
+            self.steps = self.bars.add_task("loading", total=None, count="")
+
+    def loading(self, part: str) -> None:
+        if self.bars is not None and self.steps is not None:
+            self.bars.update(self.steps, description=part[:16])
+        else:
+            self._now_and_then(f"loading {part}")
+
+    def drawing(self, pictures: int, evaluations: int) -> None:
+        self.evaluation, self.evaluations = 0, evaluations
+        self.batch = pictures
+        if self.bars is not None and self.steps is not None:
+            self.bars.reset(self.steps, total=evaluations, description="steps", count=f"0/{evaluations}")
+            if self.pictures is None:
+                self.pictures = self.bars.add_task("pictures", total=self.total, count=f"0/{self.total}")
+
+    def step(self) -> None:
+        self.evaluation += 1
+        if self.bars is None or self.steps is None or self.pictures is None:
+            self._now_and_then(f"picture {self.done + 1} of {self.total}, step {self.evaluation} of {self.evaluations}")
+            return
+        self.bars.update(self.steps, advance=1, count=f"{self.evaluation}/{self.evaluations}")
+        # In parts of a picture, so that the time left is known from the first step on.
+        part = self.batch * self.evaluation / self.evaluations
+        self.bars.update(self.pictures, completed=self.done + part)
+
+    def drawn(self, pictures: int) -> None:
+        self.done += pictures
+        if self.bars is not None and self.pictures is not None:
+            self.bars.update(self.pictures, completed=self.done, count=f"{self.done}/{self.total}")
+
+    def saved(self, path: Path, record: dict[str, Any]) -> None:
+        print(json.dumps({"file": str(path), **record}, ensure_ascii=False) if self.as_json else path, flush=True)
+
+    def note(self, text: str) -> None:
+        self.console.line(text)
+
+    def _now_and_then(self, text: str) -> None:
+        """A plain line every few seconds, so that a log file tells the progress without drowning in it."""
+        if time.monotonic() - self.said >= _SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            self.console.line(text)

@@ -1,0 +1,70 @@
+"""`sdcli txt2img`: every setting a flag."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from sdcli.cli.console import RunConsole
+from sdcli.settings import OUTPUT, Settings, flags
+
+_HELP = """Draw pictures from words; every flag of the original txt2img.py, and more.
+
+[bold]Examples[/]
+
+  [cyan]sdcli txt2img --prompt "a red apple"[/]
+  [cyan]sdcli txt2img --prompt "a cat" --n_samples 4 --n_iter 1 --seed 7[/]
+  [cyan]sdcli txt2img --from-file prompts.txt --plms --steps 20[/]
+  [cyan]sdcli txt2img --ckpt sd-v1-4.ckpt --prompt "a lighthouse" --plms[/]
+
+The path of each saved picture goes to standard output as soon as it is there.
+Dashes and underscores in flags are one and the same.
+"""
+
+
+def txt2img(context: typer.Context, json: bool, quiet: bool, debug: bool, **values: Any) -> None:
+    from sdcli.txt2img import draw
+
+    said = {
+        name: value
+        for name, value in values.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
+    }
+    settings = Settings.of(**said)
+    with RunConsole(quiet=quiet, as_json=json) as console:
+        for _ in draw(settings, console):
+            pass
+
+
+def _signature() -> inspect.Signature:
+    """The command's parameters, made from the settings: their flags, defaults, choices and help."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+    ]
+    for name, flag, default, choices in flags():
+        option = typer.Option(
+            *flag.names,
+            # Choices in the text rather than in the column of placeholders, which they would make too wide.
+            help=f"{flag.help} One of: {', '.join(choices)}." if choices else flag.help,
+            metavar="NAME" if choices else flag.metavar or "",
+            rich_help_panel=flag.panel,
+            show_default=default != "",
+        )
+        kind = Settings.model_fields[name].annotation
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option]))
+    for name, words in (
+        ("json", "A line of JSON for each picture on standard output, in place of its path."),
+        ("quiet", "Say nothing on standard error but errors."),
+        ("debug", "Show the traceback of an error."),
+    ):
+        option = typer.Option(f"--{name}", help=words, metavar="", rich_help_panel=OUTPUT)
+        parameters.append(inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, option]))
+    return inspect.Signature(parameters)
+
+
+txt2img.__doc__ = _HELP
+txt2img.__signature__ = _signature()  # type: ignore[attr-defined]
+txt2img.__annotations__ = {name: p.annotation for name, p in _signature().parameters.items()}
