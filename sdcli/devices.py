@@ -26,6 +26,9 @@ class Compute:
         """As records name it: "full", "autocast float16" or "autocast bfloat16"."""
         return "full" if self.autocast_dtype is None else f"autocast {self.autocast_dtype}".replace("torch.", "")
 
+    def __str__(self) -> str:
+        return f"{self.device}, precision {self.precision}" + (f" ({self.note})" if self.note else "")
+
     def context(self) -> AbstractContextManager[object]:
         """What the text encoder, UNet and VAE run under; the weights stay float32."""
         if self.autocast_dtype is None:
@@ -60,7 +63,7 @@ def choose(name: DeviceName, precision: Precision) -> Compute:
         return Compute(device, torch.float16)
     if _cpu_has_bfloat16():
         return Compute(device, torch.bfloat16)
-    return Compute(device, None, "in full precision: this CPU has no fast bfloat16")
+    return Compute(device, None, "this CPU has no fast bfloat16")
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -57,6 +57,7 @@ def _decoded(model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch) 
         prompt = encode(model, [job.prompt for job in jobs])
         negative = encode(model, [job.negative_prompt for job in jobs])
         latents = noise.start()
-        for latents in denoise(model, noise, prompt, negative, plan, scale=first.scale, eta=first.eta):
+        for stepped in denoise(model, noise, prompt, negative, plan, scale=first.scale, eta=first.eta):
+            latents = stepped
             watch.step()
         return decode(model, latents)

@@ -90,18 +90,19 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
     folder = None if settings.skip_save and settings.skip_grid else OutputFolder(Path(settings.outdir))
     from sdcli import devices
     from sdcli.generate import generate
+    from sdcli.text import words_cut
 
     compute = devices.choose(settings.device, settings.precision)
     checker = safety.find_checker(
         settings.safety_checker,
-        model_folder=source.safety_checker,
+        model_folder=source.safety_checker(download=settings.safety_checker == "clip"),
         safety_model=settings.safety_model,
         offline=settings.offline,
         device=compute.device,
         nsfw_threshold=settings.nsfw_threshold,
     )
-    watch.planned(total, spec.name, str(compute.device), compute.precision)
-    for note in (compute.note, mark.note if mark else "", "" if checker else "the safety checker is off"):
+    watch.planned(total, spec.name, str(compute))
+    for note in (mark.note if mark else "", "" if checker else "the safety checker is off"):
         if note:
             watch.note(note)
 
@@ -115,7 +116,12 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
     # 3. Draw, batch by batch.
     withheld = 0
     for_grid: list[NDArray[Any]] = []
+    cut: set[str] = set()
     for jobs in plans:
+        for prompt in {job.prompt for job in jobs} - cut:
+            if words := words_cut(model, prompt):
+                cut.add(prompt)
+                watch.note(f"the prompt is longer than the model reads; not drawn: {words}")
         with devices.memory_errors(_LESS_MEMORY):
             pictures, precision = generate(model, jobs, compute, watch)
             verdicts = checker.check(pictures) if checker else [None] * len(jobs)
@@ -132,6 +138,7 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
                 for_grid.append(pixels)
             pixels, read_back = _marked(pixels, mark, f"picture {job.index + 1}", watch)
             record = new_record(
+                words_cut=words_cut(model, job.prompt),
                 job=job.model_dump(mode="json"),
                 safety=dataclasses.asdict(verdict) | {"done": settings.on_unsafe} if verdict else None,
                 watermark=read_back,

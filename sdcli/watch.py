@@ -9,7 +9,7 @@ from typing import Any
 class Watch:
     """Override what is of interest. Called in the order in which things happen."""
 
-    def planned(self, pictures: int, model: str, device: str, precision: str) -> None:
+    def planned(self, pictures: int, model: str, compute: str) -> None:
         """Everything that could be checked is; the model loads next."""
 
     def loading(self, part: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -52,6 +53,9 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and leave with the documented exit code."""
     console = Console()
+    # Standard error is for what this program says; the libraries' own warnings speak to programmers.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         code = app(prog_name="sdcli", standalone_mode=False)
     except SdcliError as error:

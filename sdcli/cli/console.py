@@ -83,10 +83,10 @@ class RunConsole(Watch):
         if self.bars is not None:
             self.bars.stop()
 
-    def planned(self, pictures: int, model: str, device: str, precision: str) -> None:
+    def planned(self, pictures: int, model: str, compute: str) -> None:
         self.total = pictures
         plural = "" if pictures == 1 else "s"
-        self.console.line(f"{pictures} picture{plural} to draw with {model} on {device}, precision {precision}")
+        self.console.line(f"{pictures} picture{plural} to draw with {model} on {compute}")
         if self.bars is not None:
             self.steps = self.bars.add_task("loading", total=None, count="")
 

@@ -13,8 +13,8 @@ VAE = "first_stage_model."
 TEXT = "cond_stage_model."
 BERT = "cond_stage_model.transformer.attn_layers."
 
+WHOLE_V1 = "Give a checkpoint of a whole Stable Diffusion v1 model."
 ORIGINAL_ONLY = "sdcli reads original checkpoints of the Stable Diffusion v1 layout, and of LAION-400M."
-WITH_MODEL = "If it is to be had as a diffusers folder or hub id, try that with --model."
 
 
 def _starts(*prefixes: str) -> Callable[[Shapes], bool]:
@@ -40,6 +40,10 @@ OTHERS: Mapping[str, Callable[[Shapes], bool]] = {
     "an upscaler": _starts("model.diffusion_model.label_emb.", "low_scale_model."),
     "a video model": _contains("motion_modules.", "temporal_transformer"),
 }
+# What to do with those that sdcli can draw with in another form.
+WAYS_OUT: Mapping[str, str] = {
+    "a Stable Diffusion 2 model": "Give it as a diffusers folder or hub id, with --model.",
+}
 # Parts of a model, by themselves.
 PARTS: Mapping[str, Callable[[Shapes], bool]] = {
     "a UNet in diffusers' layout": lambda shapes: _starts("down_blocks.")(shapes) and _starts("time_embed")(shapes),
@@ -59,7 +63,7 @@ def check(path: Path, shapes: Shapes) -> None:
     """
     for name, holds in OTHERS.items():
         if holds(shapes):
-            raise ModelError(f"{path} seems to be {name}", why=ORIGINAL_ONLY, fix=WITH_MODEL)
+            raise ModelError(f"{path} seems to be {name}", why=ORIGINAL_ONLY, fix=WAYS_OUT.get(name, WHOLE_V1))
     missing = [part for part, prefix in WHOLE.items() if not _starts(prefix)(shapes)]
     if not missing:
         return

@@ -147,8 +147,7 @@ class FolderModel:
         )
         return cls(path, spec, parts, str(index[parts["VAE"].part][1]))
 
-    @property
-    def safety_checker(self) -> Path | None:
+    def safety_checker(self, *, download: bool) -> Path | None:
         return self.path / "safety_checker" if self.spec.has_safety_checker else None
 
     @cached_property

@@ -35,13 +35,17 @@ class HubModel:
     def spec(self) -> ModelSpec:
         return self.folder.spec
 
-    @cached_property
-    def safety_checker(self) -> Path | None:
+    def safety_checker(self, *, download: bool) -> Path | None:
         names = _names(self.request, self.folder.path, self.offline)
         weights = find_weights(names, "safety_checker") if self.spec.has_safety_checker else None
         if weights is None:
             return None
-        return _fetch(self.request, weights.files, self.offline, self.folder.path.name) / "safety_checker"
+        folder = self.folder.path
+        if not all((folder / name).is_file() for name in weights.files):
+            if not download:
+                return None
+            folder = _fetch(self.request, weights.files, self.offline, folder.name)
+        return folder / "safety_checker"
 
     @cached_property
     def _fetched(self) -> FolderModel:

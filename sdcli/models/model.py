@@ -57,9 +57,8 @@ class ModelSource(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
 
-    @property
-    def safety_checker(self) -> Path | None:
-        """The folder of the model's own CLIP safety checker, if it has one; a hub id's is fetched when asked for.
+    def safety_checker(self, *, download: bool) -> Path | None:
+        """The folder of the model's own CLIP safety checker, if it has one that is here or may be downloaded.
 
         A folder with `config.json` and weights; the image processor's `preprocessor_config.json` lies in it or in
         the sibling folder `feature_extractor`.

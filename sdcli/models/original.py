@@ -32,8 +32,7 @@ class OriginalModel:
     def spec(self) -> ModelSpec:
         return self.config.spec(self.path.name)
 
-    @property
-    def safety_checker(self) -> None:
+    def safety_checker(self, *, download: bool) -> None:
         return None
 
     def hash(self) -> str:
@@ -79,7 +78,7 @@ class OriginalModel:
             raise ModelError(
                 f"{self.path} seems to be a model that draws from more than words, as for inpainting",
                 why=f"Its UNet takes {first[1]} channels.",
-                fix=architecture.WITH_MODEL,
+                fix=architecture.WHOLE_V1,
             )
         holds = "bert" if any(name.startswith(architecture.BERT) for name in shapes) else "clip"
         if holds != self.config.text:

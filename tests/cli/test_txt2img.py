@@ -1,0 +1,241 @@
+"""`sdcli txt2img` as a person or a script meets it: exit code, standard output, standard error, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdcli import txt2img
+from sdcli.settings import flags
+
+if TYPE_CHECKING:
+    from tests.conftest import Run, SmallCheckpoint
+
+FAST = ("--steps", "2", "--H", "128", "--W", "128", "--n_samples", "1", "--n_iter", "1", "--precision", "full")
+
+
+def model(checkpoint: SmallCheckpoint) -> list[str]:
+    return ["--ckpt", str(checkpoint.ckpt), "--config", str(checkpoint.config)]
+
+
+def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """One prompt, twice: names go on, the same seed gives the same pixels, standard output is paths alone."""
+    arguments = [*model(small_checkpoint), *FAST, "--prompt", "a cat", "--n_samples", "2", "--outdir", "out"]
+    first = run("txt2img", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines() == ["out/samples/00000.png", "out/samples/00001.png", "out/grid-0000.png"]
+    assert "\x1b" not in first.stderr, "no colours or bars off a terminal"
+    assert "2 pictures to draw" in first.stderr
+
+    picture = Image.open(tmp_path / "out/samples/00001.png")
+    assert picture.size == (128, 128)
+    record = json.loads(picture.text["sdcli"])
+    assert record["job"]["prompt"] == "a cat"
+    assert record["job"]["seed"] == 42
+    assert record["job"]["noise"]["row"] == 1
+    assert record["safety"]["checker"] == "opennsfw"
+    assert record["safety"]["scores"].keys() == {"nsfw"}
+    assert record["watermark"] == {
+        "text": "StableDiffusionV1", "method": "robust", "found": True, "wrong_bits": 0, "bits": 136,
+    }  # fmt: skip
+    assert picture.text["parameters"].startswith(
+        "a cat\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 128x128"
+    )
+    assert Image.open(tmp_path / "out/grid-0000.png").size == (2 * 130 + 2, 130 + 2)
+
+    second = run("txt2img", *arguments, "--json", "--quiet")
+    assert second.returncode == 0
+    assert second.stderr == ""
+    lines = [json.loads(line) for line in second.stdout.splitlines()]
+    assert [line["file"] for line in lines] == ["out/samples/00002.png", "out/samples/00003.png", "out/grid-0001.png"]
+    assert lines[0]["job"] == record["job"] | {"index": 0, "noise": record["job"]["noise"] | {"row": 0}}
+    for old, new in (("00000", "00002"), ("00001", "00003")):
+        assert (tmp_path / f"out/samples/{old}.png").read_bytes() == (tmp_path / f"out/samples/{new}.png").read_bytes()
+
+
+def test_the_library_draws_the_same_pictures(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    drawn = run("txt2img", *model(small_checkpoint), *FAST, "--prompt", "a cat", "--outdir", "out", "--skip-grid")
+    assert drawn.stdout.splitlines() == ["out/samples/00000.png"]
+    (picture,) = txt2img(
+        "a cat", ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config),
+        steps=2, height=128, width=128, n_samples=1, n_iter=1, precision="full",
+    )  # fmt: skip
+    assert picture.path is None
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/samples/00000.png")), picture.pixels)
+    assert picture.image.size == (128, 128)
+
+
+def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """Dashes and underscores are one and the same, and modern spellings stand for the original's."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\na fox\n")
+    drawn = run(
+        "txt2img", *model(small_checkpoint), "--from_file", "prompts.txt", "--ddim-steps", "2", "--height", "128",
+        "--width=128", "--batch_size", "2", "--n-iter", "1", "--guidance_scale", "3", "--sampler", "dpm-solver",
+        "--skip-save", "--n-rows", "3", "--outdir", "out",
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.splitlines() == ["out/grid-0000.png"]
+    record = json.loads(Image.open(tmp_path / "out/grid-0000.png").text["sdcli"])
+    assert record["grid"]["sampler"] == "dpm_solver"
+    assert record["grid"]["scale"] == 3.0
+    assert list((tmp_path / "out/samples").iterdir()) == []
+    assert Image.open(tmp_path / "out/grid-0000.png").size == (3 * 130 + 2, 132)
+
+
+def test_interrupted_it_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdcli", "txt2img", *model(small_checkpoint), *FAST, "--n_iter", "10000", "--quiet",
+         "--outdir", "out"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    assert process.stdout
+    path = process.stdout.readline().strip()
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    saved = [path, *rest.split()]
+    assert sorted(saved) == sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "out/samples").iterdir())
+    for name in saved:
+        Image.open(tmp_path / name).load()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--sampler", "euler"], 2, ["--sampler", "ddim"]),
+        (["--plms", "--ddim_eta", "0.5"], 2, ["eta 0.5 does not go with PLMS", "--sampler ddim"]),
+        (["--steps", "0"], 2, ["--ddim_steps 0"]),
+        (["--steps", "-3"], 2, ["--ddim_steps -3"]),
+        (["--steps", "105"], 2, ["--ddim_steps 105", "100 and 112"]),
+        (["--dpm_solver", "--steps", "1"], 2, ["--ddim_steps 1", "2 or more"]),
+        (["--scale", "much"], 2, ["--scale", "valid number"]),
+        (["--scale", "nan"], 2, ["--scale nan", "finite"]),
+        (["--H", "100"], 2, ["--H 100", "64, 128"]),
+        (["--W", "1000"], 2, ["--W 1000", "960, 1024"]),
+        (["--C", "3"], 2, ["--C 3 contradicts"]),
+        (["--f", "4"], 2, ["--f 4 contradicts"]),
+        (["--skip_g"], 2, ["--skip_g", "Did you mean --skip_grid"]),
+        (["--negativ-promt", "x"], 2, ["--negative-prompt"]),
+        (["--model", "x", "--ckpt", "y"], 2, ["--model and --ckpt"]),
+        (["--watermark-method", "dwtDct", "--H", "64", "--W", "64"], 2, ["dwtDct"]),
+        (["--from-file", "none.txt"], 3, ["none.txt does not exist"]),
+        (["--from-file", "empty.txt"], 3, ["empty.txt is empty"]),
+        (["--from-file", "binary.txt"], 3, ["binary.txt is binary"]),
+        (["--from-file", "latin1.txt"], 3, ["latin1.txt is not UTF-8", "Line 2", "iconv"]),
+        (["--config", "no.yaml"], 4, ["no.yaml"]),
+        (["--config", "list.yaml"], 4, ["list.yaml"]),
+        (["--config", "broken.yaml"], 4, ["broken.yaml"]),
+        (["--ckpt", "none.ckpt"], 4, ["none.ckpt"]),
+        (["--ckpt", "page.ckpt"], 4, ["page.ckpt", "web page"]),
+        (["--ckpt", "cut.ckpt"], 4, ["cut.ckpt"]),
+        (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL model"]),
+        (["--device", "mps"], 5, ["--device mps is not there"]),
+        (["--outdir", "empty.txt"], 7, ["cannot write to empty.txt"]),
+        (["--safety-checker", "clip", "--offline"], 4, ["--safety-checker opennsfw"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_the_model_loads(
+    run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path, arguments: list[str], code: int, says: list[str]
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.txt").write_bytes(b"a\0b\n")
+    (tmp_path / "latin1.txt").write_bytes(b"ok\ncaf\xe9\n")
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "broken.yaml").write_text("model: [\n")
+    (tmp_path / "page.ckpt").write_text("<!DOCTYPE html>\n<html><body>Sign in to download</body></html>\n")
+    (tmp_path / "cut.ckpt").write_bytes(small_checkpoint.ckpt.read_bytes()[:100_000])
+    write_header(
+        tmp_path / "sdxl.safetensors",
+        {"conditioner.embedders.1.model.ln_final.weight": [1280], "model.diffusion_model.label_emb.0.0.weight": [4, 4]},
+    )
+    given = model(small_checkpoint)
+    if "--ckpt" in arguments or "--model" in arguments:
+        given = given[2:] if "--ckpt" in arguments and "--model" not in arguments else []
+    if "--config" in arguments:
+        given = given[:2]
+    failed = run("txt2img", *given, "--outdir", "out", *arguments)
+    assert failed.returncode == code, failed.stderr
+    assert failed.stdout == ""
+    for words in says:
+        assert words in failed.stderr, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "loading" not in failed.stderr
+    assert not list(tmp_path.glob("out/samples/*"))
+
+
+def write_header(path: Path, shapes: dict[str, list[int]]) -> None:
+    """A safetensors file of float32 zeros."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(offset))
+
+
+def test_a_missing_hub_model_offline_fails_at_once(run: Run) -> None:
+    failed = run("txt2img", "--model", "nobody/nothing", "--offline")
+    assert failed.returncode == 4
+    assert "nobody/nothing" in failed.stderr
+    assert "--offline" in failed.stderr
+
+
+def test_every_picture_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    drawn = run(
+        "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
+        "--no-watermark", "--outdir", "out",
+    )  # fmt: skip
+    assert drawn.returncode == 6, drawn.stderr
+    assert "every picture was withheld" in drawn.stderr
+    picture = Image.open(tmp_path / "out/samples/00000.png")
+    assert not np.asarray(picture).any(), "replaced by a black one"
+    record = json.loads(picture.text["sdcli"])
+    assert record["safety"]["flagged"] is True
+    assert record["watermark"] is None
+
+
+def test_weights_that_are_not_numbers(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    import torch
+
+    saved = torch.load(small_checkpoint.ckpt)
+    saved["state_dict"]["model.diffusion_model.out.2.bias"].fill_(float("nan"))
+    torch.save(saved, tmp_path / "nan.ckpt")
+    failed = run("txt2img", "--ckpt", "nan.ckpt", "--config", small_checkpoint.config, *FAST, "--outdir", "out")
+    assert failed.returncode == 4
+    assert "not numbers" in failed.stderr
+    assert not list((tmp_path / "out/samples").iterdir())
+
+
+@pytest.mark.parametrize("command", [[], ["txt2img"], ["watermark"]])
+def test_help_is_light_and_fits_80_columns(command: list[str]) -> None:
+    """Help imports nothing heavy, and no line is longer than a narrow terminal."""
+    probe = (
+        "import sys\nfrom sdcli.cli import main\n"
+        f"sys.argv = ['sdcli', *{command!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as left:\n"
+        "    heavy = {'torch', 'diffusers', 'transformers', 'cv2', 'onnxruntime', 'imwatermark'} & sys.modules.keys()\n"
+        "    sys.exit(f'imported {heavy}' if heavy else left.code)\n"
+    )
+    environment = os.environ | {"COLUMNS": "80"}
+    helped = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=False)
+    assert helped.returncode == 0, helped.stderr
+    assert max(len(line) for line in helped.stdout.splitlines()) <= 80
+    assert "…" not in helped.stdout, "nothing is cut off"
+
+
+def test_help_names_every_flag(run: Run) -> None:
+    text = run("txt2img", "--help", COLUMNS="80").stdout
+    missing = [name for _, flag, _, _ in flags() for name in flag.names if name not in text]
+    assert not missing

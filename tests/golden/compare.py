@@ -1,0 +1,104 @@
+"""Draw what the original script drew, and tell how far apart the pictures are.
+
+`python tests/golden/compare.py` prints a table of PSNR by file; README.md says where the pictures come from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from make_checkpoint import tensor
+from PIL import Image
+
+from sdcli.settings import Settings
+from sdcli.txt2img import draw
+from sdcli.watch import Watch
+
+HERE = Path(__file__).parent
+EXPECTED = HERE / "expected"
+
+SHARED: dict[str, Any] = {"height": 256, "width": 256, "precision": "full", "rng": "cpu"}
+RUNS: dict[str, dict[str, Any]] = {
+    "ddim": {"prompt": "a photograph of an astronaut riding a horse", "steps": 15, "n_samples": 2, "n_iter": 2},
+    "plms": {
+        "prompt": "a photograph of an astronaut riding a horse",
+        "plms": True,
+        "steps": 10,
+        "n_samples": 2,
+        "n_iter": 2,
+    },
+    "laion": {
+        "prompt": "a painting of a virus monster playing guitar",
+        "steps": 8,
+        "n_samples": 1,
+        "n_iter": 1,
+    },
+    "file": {
+        "from_file": str(HERE / "prompts.txt"),
+        "plms": True,
+        "steps": 6,
+        "n_samples": 2,
+        "n_iter": 1,
+        "scale": 3.0,
+    },
+}
+"""Folder in expected/ -> the further settings of its run."""
+
+
+def tensors(shapes: str) -> dict[str, torch.Tensor]:
+    """The tensors of a golden checkpoint, by the file of their shapes; the same on any machine."""
+    named: dict[str, list[int]] = json.loads((HERE / shapes).read_text())
+    return {name: tensor(name, shape) for name, shape in named.items()}
+
+
+def write_checkpoint(shapes: str, path: Path) -> None:
+    """A golden checkpoint, as the original's training wrote them."""
+    torch.save({"state_dict": tensors(shapes), "global_step": 470000}, path)
+
+
+def psnr(one: Path, other: Path) -> float:
+    """Peak signal-to-noise ratio of two pictures in dB; infinite where they are equal, -inf where sizes differ."""
+    a, b = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) for path in (one, other))
+    if a.shape != b.shape:
+        return -math.inf
+    error = float(np.mean((a - b) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def redraw(run: str, ckpt: Path, outdir: Path) -> None:
+    """Draw a golden run into `outdir` from the checkpoint that it was drawn from."""
+    config = HERE / ("laion-small.yaml" if run == "laion" else "v1-small.yaml")
+    settings = Settings.of(**SHARED, **RUNS[run], ckpt=str(ckpt), config=str(config), outdir=str(outdir))
+    for _ in draw(settings, Watch()):
+        pass
+
+
+def compare(run: str, outdir: Path) -> dict[str, float]:
+    """PSNR by file name; -inf for files that only one side has."""
+    names = {str(path.relative_to(root)) for root in (EXPECTED / run, outdir) for path in root.rglob("*.png")}
+    return {
+        name: psnr(EXPECTED / run / name, outdir / name)
+        if (EXPECTED / run / name).exists() and (outdir / name).exists()
+        else -math.inf
+        for name in sorted(names)
+    }
+
+
+def main() -> None:
+    for run in RUNS:
+        with tempfile.TemporaryDirectory() as folder:
+            ckpt = Path(folder) / "small.ckpt"
+            write_checkpoint("laion-shapes.json" if run == "laion" else "shapes.json", ckpt)
+            redraw(run, ckpt, Path(folder) / "out")
+            for name, decibels in compare(run, Path(folder) / "out").items():
+                print(f"{run:8}{name:24}{decibels:8.2f} dB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

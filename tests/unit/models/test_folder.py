@@ -1,0 +1,306 @@
+"""Folders of diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.autoencoders.vq_model import VQModel
+from safetensors.torch import load_file, save_file
+
+from sdcli.errors import ModelError, ModelNotFound
+from sdcli.models import builtin, find, shipped
+from sdcli.models.folder import FolderModel, find_weights
+
+if TYPE_CHECKING:
+    from tests.conftest import SmallCheckpoint
+
+CPU = torch.device("cpu")
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(small_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small model that a test may change."""
+    return Path(shutil.copytree(small_folder, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Fields of a JSON file changed; None takes one out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    parts = {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
+    return {f"{part}.{name}": weight for part, module in parts.items() for name, weight in module.state_dict().items()}
+
+
+def same(one: Any, other: Any) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_it_is_the_checkpoint_in_another_layout(small_folder: Path, small_checkpoint: SmallCheckpoint) -> None:
+    source = find(model=str(small_folder))
+    original = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
+    said: list[str] = []
+    model = source.load(CPU, said.append)
+    assert said == ["text encoder", "UNet", "VAE"]
+    assert same(model, original.load(CPU, lambda _: None))
+    assert source.spec.schedule == original.spec.schedule
+    assert (source.spec.name, source.spec.kind, source.spec.text) == ("small", "diffusers", "clip")
+    assert (source.spec.downscale, source.spec.size_multiple, source.spec.latent_channels) == (8, 64, 4)
+    assert (source.spec.default_height, source.spec.default_width) == (128, 128)
+    assert model.vae.config.scaling_factor == 0.18215 and model.tokenizer.model_max_length == 77
+    assert not any(part.training for part in (model.unet, model.vae, model.text_encoder))
+    assert not any(weight.requires_grad for weight in model.unet.parameters())
+
+
+def test_laion(small_laion_folder: Path, small_laion_checkpoint: SmallCheckpoint) -> None:
+    source = find(model=str(small_laion_folder))
+    model = source.load(CPU, lambda _: None)
+    original = find(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_laion_checkpoint.config))
+    assert source.spec.text == "bert"
+    assert same(model, original.load(CPU, lambda _: None))
+    assert model.tokenizer("a red apple").input_ids == [101, 1037, 2417, 6207, 102]
+    assert model.text_encoder(torch.zeros(1, 77, dtype=torch.long))[0].shape == (1, 77, 64)
+
+
+def renamed(path: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
+    save_file(dict(change(name, tensor) for name, tensor in load_file(path).items()), path, {"format": "pt"})
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_names_of_earlier_versions_are_known(folder: Path, small_folder: Path) -> None:
+    """Models on the hub were saved when the text encoder had a prefix, and the VAE's attention other names."""
+    renamed(folder / "text_encoder/model.safetensors", lambda name, tensor: (f"text_model.{name}", tensor))
+
+    def old(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        if "attentions" in name:
+            for new, earlier in OLD_NAMES.items():
+                name = name.replace(new, earlier)
+        return name, tensor
+
+    renamed(folder / "vae/diffusion_pytorch_model.safetensors", old)
+    loaded = find(model=str(folder)).load(CPU, lambda _: None)
+    assert same(loaded, find(model=str(small_folder)).load(CPU, lambda _: None))
+
+
+def test_half_precision_becomes_full_and_is_taken_if_there_is_no_other(folder: Path) -> None:
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        full = folder / part / f"{stem}.safetensors"
+        half = {name: tensor.half() for name, tensor in load_file(full).items()}
+        save_file(half, folder / part / f"{stem}.fp16.safetensors", {"format": "pt"})
+        if part != "vae":
+            full.unlink()
+    source = find(model=str(folder))
+    assert isinstance(source, FolderModel)
+    assert [part.variant for part in source.parts.values()] == ["fp16", "fp16", None]
+    model = source.load(CPU, lambda _: None)
+    assert {weight.dtype for weight in weights(model).values()} == {torch.float32}
+
+
+def test_pickled_weights_are_taken_if_there_are_no_others(folder: Path, small_folder: Path) -> None:
+    for part, old, new in (
+        ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model.safetensors", "pytorch_model.bin"),
+    ):
+        torch.save(load_file(folder / part / old), folder / part / new)
+        (folder / part / old).unlink()
+    source = find(model=str(folder))
+    assert same(source.load(CPU, lambda _: None), find(model=str(small_folder)).load(CPU, lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["m.safetensors", "m.bin", "m.fp16.safetensors"], ["m.safetensors"]),
+        (["m.bin", "m.fp16.safetensors", "m.fp16.bin"], ["m.bin"]),
+        (["m.fp16.safetensors", "m.fp16.bin", "m.non_ema.safetensors"], ["m.fp16.safetensors"]),
+        (
+            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "m.safetensors.index.json", "m.bin"],
+            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "m.safetensors.index.json"],
+        ),
+        (["m.non_ema.bin", "m.onnx", "m.msgpack", "config.json"], None),
+    ],
+)
+def test_which_weights_are_taken(names: list[str], wanted: list[str] | None) -> None:
+    def there(name: str) -> str:
+        return "unet/" + re.sub(r"^m\b", "diffusion_pytorch_model", name)
+
+    found = find_weights([there(name) for name in names], "unet")
+    assert (None if found is None else list(found.files)) == (wanted and [there(name) for name in wanted])
+
+
+def test_other_vaes_give_their_own_sizes(folder: Path) -> None:
+    """TAESD, and the VQ model that some latent diffusion models have."""
+    for vae, blocks in (
+        (AutoencoderTiny(encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
+                         num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3), 3),
+        (VQModel(block_out_channels=(32, 32), latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2,
+                 up_block_types=("UpDecoderBlock2D",) * 2), 2),
+    ):  # fmt: skip
+        shutil.rmtree(folder / "vae")
+        vae.save_pretrained(folder / "vae")
+        edit(folder / "model_index.json", vae=["diffusers", type(vae).__name__])
+        source = find(model=str(folder))
+        f = 2 ** (blocks - 1)
+        assert (source.spec.downscale, source.spec.size_multiple) == (f, f * 8)
+        model = source.load(CPU, lambda _: None)
+        assert type(model.vae) is type(vae)
+        assert model.vae.decode(torch.zeros(1, 4, 8, 8)).sample.shape == (1, 3, 8 * f, 8 * f)
+
+
+def test_sizes(folder: Path) -> None:
+    edit(folder / "unet/config.json", sample_size=[32, 16])
+    spec = find(model=str(folder)).spec
+    assert (spec.default_height, spec.default_width) == (256, 128)
+    edit(folder / "unet/config.json", sample_size=None)
+    spec = find(model=str(folder)).spec
+    assert (spec.default_height, spec.default_width) == (512, 512)
+
+
+def test_the_safety_checker_is_found_if_it_is_there(folder: Path) -> None:
+    assert find(model=str(folder)).safety_checker(download=False) is None
+    edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    assert not find(model=str(folder)).spec.has_safety_checker
+    (folder / "safety_checker").mkdir()
+    save_file({"a": torch.ones(1)}, folder / "safety_checker/model.safetensors")
+    source = find(model=str(folder))
+    assert source.spec.has_safety_checker and source.safety_checker(download=False) == folder / "safety_checker"
+
+
+def test_the_hash_follows_the_weights_not_the_rest(folder: Path) -> None:
+    before = find(model=str(folder)).hash()
+    (folder / "README.md").write_text("words")
+    assert find(model=str(folder)).hash() == before and len(before) == 64
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    renamed(path, lambda name, tensor: (name, tensor + 1))
+    assert find(model=str(folder)).hash() != before
+
+
+# What is refused, before any weights are read.
+
+
+def take_out(name: str) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def index(**changes: Any) -> Change:
+    return lambda folder: edit(folder / "model_index.json", **changes)
+
+
+def config(part: str, **changes: Any) -> Change:
+    return lambda folder: edit(folder / part / "config.json", **changes)
+
+
+SDXL = index(
+    _class_name="StableDiffusionXLPipeline",
+    text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
+)
+SD3 = index(_class_name="StableDiffusion3Pipeline", unet=None, transformer=["diffusers", "SD3Transformer2DModel"])
+REFUSED: dict[str, tuple[Change, str]] = {
+    "SDXL": (SDXL, "a Stable Diffusion XL model"),
+    "SD3": (SD3, "a Stable Diffusion 3 model"),
+    "another pipeline": (index(_class_name="AudioLDMPipeline", vae=["diffusers", "Other"]), "AudioLDMPipeline.*Other"),
+    "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
+    "no tokenizer": (index(tokenizer=None), "no tokenizer"),
+    "no text encoder": (index(text_encoder=[None, None]), "it has no text encoder"),
+    "inpainting": (config("unet", in_channels=9), "9 channels and its VAE gives 4, as for inpainting"),
+    "more than words": (config("unet", addition_embed_type="text_time"), "addition_embed_type"),
+    "shifted latents": (config("vae", shift_factor=0.1), "shifts its latents"),
+    "no UNet weights": (take_out("unet/diffusion_pytorch_model.safetensors"), "folder unet has no weights"),
+    "no VAE": (take_out("vae"), "folder vae has no weights"),
+    "no UNet configuration": (take_out("unet/config.json"), "unet/config.json is missing"),
+    "no scheduler": (take_out("scheduler"), "scheduler_config.json is missing"),
+    "no sizes": (config("unet", block_out_channels=None), "block_out_channels: Field required"),
+    "no JSON": (lambda folder: (folder / "model_index.json").write_text("<html>"), "cannot be read as JSON"),
+    "a list": (lambda folder: (folder / "model_index.json").write_text("[]"), "holds no named fields"),
+    "nothing": (take_out("model_index.json"), "has no model_index.json"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_models_are_refused_by_name(folder: Path, name: str) -> None:
+    change, what = REFUSED[name]
+    change(folder)
+    with pytest.raises(ModelError, match=what) as raised:
+        find(model=str(folder))
+    assert raised.value.why or raised.value.fix
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
+    renamed(folder / "vae/diffusion_pytorch_model.safetensors", lambda name, tensor: (f"x.{name}", tensor))
+    with pytest.raises(ModelError, match=r"the VAE of model does not fit its configuration"):
+        find(model=str(folder)).load(CPU, lambda _: None)
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"])
+def test_damaged_weights_are_refused(folder: Path, part: str) -> None:
+    path = folder / f"{part}.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"of model cannot be loaded"):
+        find(model=str(folder)).load(CPU, lambda _: None)
+
+
+def test_weights_of_another_size_are_refused(folder: Path) -> None:
+    edit(folder / "unet/config.json", cross_attention_dim=128)
+    with pytest.raises(ModelError, match=r"the UNet of model"):
+        find(model=str(folder)).load(CPU, lambda _: None)
+
+
+def test_a_folder_with_a_checkpoint_points_to_it(tmp_path: Path) -> None:
+    (tmp_path / "v1-5-pruned.ckpt").touch()
+    with pytest.raises(ModelError, match=r"file v1-5-pruned\.ckpt: .* --ckpt"):
+        find(model=str(tmp_path))
+
+
+def test_one_part_of_a_model_points_to_the_whole(small_folder: Path) -> None:
+    with pytest.raises(ModelError, match="give the folder above"):
+        find(model=str(small_folder / "unet"))
+
+
+def test_a_file_points_to_the_flag_for_files(small_checkpoint: SmallCheckpoint) -> None:
+    with pytest.raises(ModelError, match="--ckpt"):
+        find(model=str(small_checkpoint.ckpt))
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere", "./no/where", "/no/where", "a/b/c", "../a", "no where/x", "~/nowhere-at-all"]
+)
+def test_a_path_to_nowhere_is_not_taken_for_a_hub_id(path: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"there is no folder {re.escape(path)}"):
+        find(model=path)
+
+
+# The model that ships.
+
+
+def test_the_builtin_model_is_a_folder_in_the_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shipped, "BUILTIN", folder)
+    for source in (find(), find(model="builtin")):
+        assert (source.spec.name, source.spec.kind, source.spec.watermark_method) == ("builtin", "builtin", "robust")
+    monkeypatch.setattr(shipped, "BUILTIN", tmp_path / "nowhere")
+    with pytest.raises(ModelNotFound, match="builtin model is missing"):
+        find()
+    assert builtin.NAME == "builtin"

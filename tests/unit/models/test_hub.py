@@ -1,0 +1,287 @@
+"""Models from the hub, on a hub of our own: a small server on this machine that counts who asks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from sdcli.errors import ModelError, ModelNotFound
+from sdcli.models import find
+from sdcli.models.hub import HubModel
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "fedcba9876543210fedcba9876543210fedcba98"
+ID = "people/small"
+
+
+class Hub:
+    """As much of the hub's interface as huggingface_hub asks for, over the files of one folder."""
+
+    def __init__(self, files: Path) -> None:
+        self.files = files
+        self.asked: list[str] = []
+        self.connections = 0
+        self.tokens: set[str | None] = set()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def setup(self) -> None:
+                hub.connections += 1
+                super().setup()
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                path = self.path.split("?")[0]
+                hub.asked.append(path)
+                hub.tokens.add(self.headers.get("authorization"))
+                hub.answer(self, path)
+
+            def log_message(self, *_: object) -> None:
+                """Not to standard error."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, to: BaseHTTPRequestHandler, path: str) -> None:
+        commit = OTHER if "/revision/early" in path or f"/{OTHER}" in path else COMMIT
+        if path == "/":
+            return self.reply(to, b"")
+        if not path.startswith((f"/api/models/{ID}", f"/{ID}/resolve/")):
+            error = "GatedRepo" if "gated" in path else "RepoNotFound"
+            return self.reply(to, b"{}", status=403 if error == "GatedRepo" else 404, error=error)
+        if "/revision/" in path and not path.endswith(("/main", "/early", COMMIT, OTHER)):
+            return self.reply(to, b"{}", status=404, error="RevisionNotFound")
+        if "/tree/" in path:
+            return self.reply(to, json.dumps([self.entry(file) for file in self.all_files()]).encode())
+        if path.startswith("/api/"):
+            siblings = [{"rfilename": name} for name in self.all_files()]
+            return self.reply(to, json.dumps({"id": ID, "sha": commit, "siblings": siblings}).encode())
+        _, _, name = path.removeprefix(f"/{ID}/resolve/").partition("/")
+        file = self.files / name
+        if not file.is_file():
+            return self.reply(to, b"", status=404, error="EntryNotFound")
+        return self.reply(to, file.read_bytes(), commit=commit)
+
+    def all_files(self) -> list[str]:
+        return sorted(file.relative_to(self.files).as_posix() for file in self.files.rglob("*") if file.is_file())
+
+    def entry(self, name: str) -> dict[str, Any]:
+        content = (self.files / name).read_bytes()
+        return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+
+    def reply(
+        self, to: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, error: str = "", commit: str = COMMIT
+    ) -> None:
+        to.send_response(status)
+        to.send_header("Content-Length", str(len(body)))
+        to.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        to.send_header("X-Repo-Commit", commit)
+        if error:
+            to.send_header("X-Error-Code", error)
+        to.end_headers()
+        if to.command == "GET":
+            to.wfile.write(body)
+
+    def fetched(self) -> set[str]:
+        """The files that were asked for."""
+        return {path.split("/", 5)[5] for path in self.asked if "/resolve/" in path}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one model, beside much that is not needed, and an empty cache."""
+    files = Path(shutil.copytree(small_folder, tmp_path / "files"))
+    unet = load_file(files / "unet/diffusion_pytorch_model.safetensors")
+    half = {name: tensor.half() for name, tensor in unet.items()}
+    save_file(half, files / "unet/diffusion_pytorch_model.fp16.safetensors")
+    torch.save(unet, files / "unet/diffusion_pytorch_model.bin")
+    (files / "v1-5-pruned.ckpt").write_bytes(b"large")
+    (files / "safety_checker").mkdir()
+    (files / "safety_checker/config.json").write_text("{}")
+    (files / "safety_checker/model.safetensors").write_bytes(b"large too")
+    index = json.loads((files / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (files / "model_index.json").write_text(json.dumps(index))
+    here = Hub(files)
+    use(monkeypatch, here.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield here
+    here.server.shutdown()
+    here.server.server_close()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, url: str, *, offline: bool = False) -> None:
+    """As HF_ENDPOINT and HF_HUB_OFFLINE do, which are read when huggingface_hub is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    huggingface_hub.close_session()
+
+
+def load(source: Any) -> Any:
+    return source.load(torch.device("cpu"), lambda _: None)
+
+
+def test_only_what_is_needed_is_fetched_and_weights_not_before_they_are_used(hub: Hub, small_folder: Path) -> None:
+    source = find(model=ID)
+    configurations = {
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "safety_checker/config.json",
+        "text_encoder/config.json",
+        "unet/config.json",
+        "vae/config.json",
+    }
+    assert hub.fetched() == configurations
+    assert (source.spec.name, source.spec.kind, source.spec.has_safety_checker) == (ID, "diffusers", True)
+    model, local = load(source), load(find(model=str(small_folder)))
+    assert hub.fetched() - configurations == {
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    for ours, theirs in zip(model.unet.parameters(), local.unet.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert source.hash() == find(model=str(small_folder)).hash()
+    assert source.safety_checker(download=False) is None
+    assert "safety_checker/model.safetensors" not in hub.fetched()
+    checker = source.safety_checker(download=True)
+    assert source.safety_checker(download=False) == checker
+    assert checker and (checker / "model.safetensors").read_bytes() == b"large too"
+
+
+def test_half_precision_is_fetched_if_there_is_no_other(hub: Hub) -> None:
+    for name in ("safetensors", "bin"):
+        (hub.files / f"unet/diffusion_pytorch_model.{name}").unlink()
+    load(find(model=ID))
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.fetched()
+
+
+def test_what_is_in_the_cache_works_offline_without_a_connection(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, small_folder: Path
+) -> None:
+    before = load(find(model=ID))
+    use(monkeypatch, hub.url)
+    hub.connections = 0
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a connection, offline")
+
+    monkeypatch.setattr(socket.socket, "connect", forbidden)
+    source = find(model=ID, offline=True)
+    model = load(source)
+    assert source.hash() == find(model=str(small_folder)).hash()
+    assert hub.connections == 0
+    for ours, theirs in zip(model.vae.parameters(), before.vae.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    use(monkeypatch, hub.url, offline=True)  # as the environment says it
+    assert find(model=ID).spec == source.spec
+    assert hub.connections == 0
+
+
+def test_what_is_not_in_the_cache_says_so_offline_without_a_connection(hub: Hub) -> None:
+    with pytest.raises(ModelNotFound, match=r"not in the cache.*\n.*offline.*\n.*without --offline"):
+        find(model=ID, offline=True)
+    assert hub.connections == 0
+
+
+def test_weights_that_are_not_in_the_cache_are_missed_before_anything_loads(hub: Hub) -> None:
+    find(model=ID)
+    with pytest.raises(ModelError, match="has no weights"):
+        find(model=ID, offline=True)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_without_a_network_what_to_do_is_said_within_three_seconds(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    use(monkeypatch, url)
+    start = time.monotonic()
+    with pytest.raises(ModelNotFound, match=r"hub cannot be reached") as raised:
+        find(model=ID)
+    assert time.monotonic() - start < 3
+    assert url in raised.value.why and "--ckpt" in raised.value.fix
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        use(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(ModelNotFound, match="hub cannot be reached"):
+            find(model=ID)
+        assert time.monotonic() - start < 3
+
+
+def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        time.sleep(8)
+        raise socket.gaierror("no answer")
+
+    use(monkeypatch, "http://slow.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    start = time.monotonic()
+    with pytest.raises(ModelNotFound, match="hub cannot be reached"):
+        find(model=ID)
+    assert time.monotonic() - start < 3
+
+
+def test_what_is_in_the_cache_works_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(find(model=ID))
+    use(monkeypatch, "http://127.0.0.1:9")
+    assert load(find(model=ID)).spec.name == ID
+
+
+def test_a_revision_and_a_token_are_passed_on(hub: Hub) -> None:
+    source = find(model=ID, revision="early", token="hf_secret")
+    assert isinstance(source, HubModel) and source.folder.path.name == OTHER
+    assert "Bearer hf_secret" in hub.tokens
+    load(source)
+
+
+@pytest.mark.parametrize(
+    ("request_", "what"),
+    [
+        ({"model": "people/nothing"}, "there is no model people/nothing on the hub, and no such folder here"),
+        ({"model": "people/gated"}, "accept its terms"),
+        ({"model": ID, "revision": "nowhere"}, "has no revision nowhere"),
+        ({"model": "people/bad--name"}, "neither a folder nor a hub id"),
+    ],
+)
+def test_what_the_hub_refuses_is_said(hub: Hub, request_: dict[str, str], what: str) -> None:
+    with pytest.raises(ModelNotFound, match=what) as raised:
+        find(**request_)
+    assert raised.value.fix or raised.value.why
+
+
+def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub: Hub) -> None:
+    index = json.loads((hub.files / "model_index.json").read_text())
+    index |= {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModel"]}
+    (hub.files / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="Stable Diffusion XL"):
+        find(model=ID)
+    assert not any("model.safetensors" in name for name in hub.fetched())
+
+
+def test_a_repository_without_a_diffusers_model_says_so(hub: Hub) -> None:
+    for file in hub.all_files():
+        if not file.endswith(".ckpt"):
+            (hub.files / file).unlink()
+    with pytest.raises(ModelError, match=r"has no model_index\.json\n.*file v1-5-pruned\.ckpt"):
+        find(model=ID)

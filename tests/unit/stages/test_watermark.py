@@ -1,0 +1,222 @@
+"""Watermarks: the library's to the byte, our own readable on every ground, and what cannot be refused in time."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imwatermark import WatermarkDecoder, WatermarkEncoder
+from imwatermark.dwtDctSvd import EmbedDwtDctSvd
+from PIL import Image
+
+from sdcli.errors import ModelError, UsageError
+from sdcli.stages import watermark
+from sdcli.stages.watermark import METHODS, Mark, check, choose, fits, search, write
+
+TEXT = "StableDiffusionV1"
+BITS = np.unpackbits(np.frombuffer(TEXT.encode(), np.uint8))
+
+
+def scene(height: int, width: int, seed: int = 0) -> watermark.Picture:
+    """Soft coloured patches with hard edges between some of them, over the whole range."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    soft = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
+    hard = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height), 0)
+    half = np.arange(width) < width // 2
+    return np.where(half[None, :, None], np.asarray(soft), np.asarray(hard)).astype(np.uint8)
+
+
+def icon(size: int, ground: int) -> watermark.Picture:
+    """A shaded disc on a light ground, as the builtin model draws."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    inside = (x**2 + y**2 < 0.12)[..., None]
+    shade = np.stack([240 - 60 * y, 120 + 200 * x, 30 + 90 * y], axis=-1).clip(0, 255)
+    return np.where(inside, shade, ground).round().astype(np.uint8)
+
+
+def psnr(one: watermark.Picture, other: watermark.Picture) -> float:
+    error = ((one.astype(float) - other) ** 2).mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (258, 261), (134, 512)])
+def test_library_methods_write_the_originals_bytes(method: str, height: int, width: int) -> None:
+    picture = scene(height, width)
+    encoder = WatermarkEncoder()
+    encoder.set_watermark("bytes", TEXT.encode("utf-8"))
+    # put_watermark of the original script
+    expected = encoder.encode(cv2.cvtColor(np.array(Image.fromarray(picture)), cv2.COLOR_RGB2BGR), method)[:, :, ::-1]
+    assert np.array_equal(write(picture, Mark(TEXT, method)), expected)
+
+
+@pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
+def test_reading_is_the_librarys(method: str) -> None:
+    marked = write(scene(256, 320), Mark(TEXT, method))
+    text = WatermarkDecoder("bytes", len(BITS)).decode(cv2.cvtColor(marked, cv2.COLOR_RGB2BGR), method)
+    wrong = np.unpackbits(np.frombuffer(text, np.uint8)) != BITS
+    assert check(marked, Mark(TEXT, method)).wrong_bits == wrong.sum()
+
+
+def test_reading_counts_votes_as_the_library_does() -> None:
+    """Of noise, where each bit's cells disagree; with 256 cells for 128 bits every second vote is a tie."""
+    for seed in range(4):
+        noise = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+        for length in (8, 128, 136):
+            theirs = EmbedDwtDctSvd(wmLen=length).decode(np.ascontiguousarray(noise[..., ::-1]))
+            assert np.array_equal(METHODS["robust"].read(noise, length), theirs)
+
+
+@pytest.mark.parametrize("size", [96, 128, 256])
+@pytest.mark.parametrize("ground", [0, 244, 246, 255])
+def test_robust_reads_back_without_a_wrong_bit_and_hardly_shows(size: int, ground: int) -> None:
+    picture = icon(size, ground)
+    marked = write(picture, Mark(TEXT, "robust"))
+    assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
+    assert psnr(marked, picture) > 42
+    assert np.abs(marked.astype(int) - picture).max() <= 16
+
+
+@pytest.mark.parametrize("colour", list(itertools.product((0, 64, 128, 255), repeat=3)))
+def test_robust_reads_back_from_one_flat_colour(colour: tuple[int, int, int]) -> None:
+    """Where clipping leaves the library no room: white, black, and every corner of the colour cube."""
+    marked = write(np.full((96, 96, 3), colour, np.uint8), Mark(TEXT, "robust"))
+    assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
+
+
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(96, 160), width=st.integers(96, 160))
+@settings(max_examples=40, deadline=None)
+def test_robust_is_read_by_the_librarys_own_decoder(seed: int, height: int, width: int) -> None:
+    marked = write(scene(height, width, seed), Mark(TEXT, "robust"))
+    ours = check(marked, Mark(TEXT, "robust"))
+    theirs = EmbedDwtDctSvd(wmLen=len(BITS)).decode(np.ascontiguousarray(marked[..., ::-1])) != BITS
+    assert ours.found
+    assert ours.wrong_bits == theirs.sum()
+
+
+def test_robust_survives_jpeg() -> None:
+    file = io.BytesIO()
+    Image.fromarray(write(icon(256, 245), Mark(TEXT, "robust"))).save(file, "JPEG", quality=80)
+    assert check(np.asarray(Image.open(file)), Mark(TEXT, "robust")).found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("picture", [icon(256, 245), scene(256, 256), np.full((256, 256, 3), 130, np.uint8)])
+def test_no_mark_is_found_where_none_is(method: str, picture: watermark.Picture) -> None:
+    assert not check(picture, Mark(TEXT, method)).found
+    other = write(picture, Mark("another text, too", "robust"))
+    assert not check(other, Mark(TEXT, method)).found
+
+
+texts = st.text(min_size=1, max_size=30).filter(lambda text: not any(0xD800 <= ord(c) <= 0xDFFF for c in text))
+
+
+@given(st.sampled_from(list(METHODS)), st.integers(1, 300), st.integers(1, 300), texts)
+@settings(max_examples=40, deadline=None)
+def test_what_fits_can_be_written_and_what_does_not_is_refused(method: str, height: int, width: int, text: str) -> None:
+    picture = np.full((height, width, 3), 120, np.uint8)
+    picture[::2, ::3] = 90
+    before = picture.copy()
+    if fits(method, height, width, text) is None:
+        marked = write(picture, Mark(text, method))
+        assert marked.shape == picture.shape
+        assert marked.dtype == np.uint8
+        assert check(marked, Mark(text, method)).bits == 8 * len(text.encode())
+        if method == "robust":
+            assert check(marked, Mark(text, method)).found
+    else:
+        with pytest.raises(ValueError, match=r"pixels"):
+            write(picture, Mark(text, method))
+        with pytest.raises(ValueError, match=r"pixels"):
+            check(picture, Mark(text, method))
+    assert np.array_equal(picture, before)
+
+
+def test_limits() -> None:
+    assert fits("dwtDct", 256, 256, TEXT) is None
+    assert "65,536" in (fits("dwtDct", 255, 256, TEXT) or "")
+    assert fits("robust", 96, 96, TEXT) is None  # 144 cells for 136 bits
+    assert "136 bits" in (fits("robust", 88, 96, TEXT) or "")  # 132 cells
+    assert fits("robust", 88, 96, "Ä" * 8) is None  # 16 bytes
+    assert "144 bits" in (fits("robust", 88, 96, "Ä" * 9) or "")
+
+
+def test_auto_takes_what_suits_the_model_and_else_robust_and_says_so() -> None:
+    assert choose("auto", "dwtDct", 512, 512, TEXT) == Mark(TEXT, "dwtDct")
+    assert choose("auto", "robust", 512, 512, TEXT) == Mark(TEXT, "robust")
+    small = choose("auto", "dwtDct", 128, 192, TEXT)
+    assert (small.text, small.method) == (TEXT, "robust")
+    assert "192x128" in small.note
+    assert "robust" in small.note
+    assert choose("dwtDctSvd", "dwtDct", 256, 256, "ü") == Mark("ü", "dwtDctSvd")
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "text", "says"),
+    [
+        ("dwtDct", 128, TEXT, "--watermark-method robust"),
+        ("auto", 64, TEXT, "--no-watermark"),
+        ("robust", 128, "a" * 33, "264 bits"),
+        ("auto", 512, "", "empty"),
+        ("auto", 512, "\udcff", "UTF-8"),
+        ("rivaGan", 512, TEXT, "dwtDct"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_way_out(method: str, size: int, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        choose(method, "dwtDct", size, size, text)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_search_finds_whatever_was_written(method: str) -> None:
+    # Noise, because dwtDct reads back from little else.
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    marked = write(noise, Mark(TEXT, method))
+    back = search(marked, TEXT, likely=method)
+    assert back is not None
+    assert back.found
+    assert back.method == method
+    unaided = search(marked, TEXT)
+    assert unaided is not None
+    assert unaided.method == {"robust": "dwtDctSvd"}.get(method, method)
+
+
+def test_search_in_small_pictures() -> None:
+    back = search(write(scene(128, 128), Mark(TEXT, "robust")), TEXT)
+    assert back is not None
+    assert (back.method, back.found) == ("robust", True)
+    assert search(scene(64, 64), TEXT) is None
+
+
+@pytest.mark.parametrize(("text", "most"), [(TEXT, 27), ("fives", 8)])  # of 136; of 40, a fifth exactly
+def test_found_means_at_most_a_fifth_wrong(text: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = np.unpackbits(np.frombuffer(text.encode(), np.uint8))
+    for wrong, found in ((most, True), (most + 1, False)):
+        flipped = bits ^ (np.arange(len(bits)) < wrong)
+        method = watermark.Method(smallest=0, write=METHODS["robust"].write, read=lambda *_, bits=flipped: bits)
+        monkeypatch.setitem(METHODS, "robust", method)
+        back = check(scene(128, 128), Mark(text, "robust"))
+        assert (back.wrong_bits, back.found) == (wrong, found)
+
+
+def test_a_missing_system_library_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object, **more: object) -> object:
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+        return real(name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModelError) as refused:
+        write(scene(128, 128), Mark(TEXT, "robust"))
+    assert "libGL.so.1" in refused.value.why
+    assert "libgl1" in refused.value.fix

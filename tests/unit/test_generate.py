@@ -1,0 +1,149 @@
+"""A batch on its way: not a number is seen, and memory that runs out becomes words."""
+
+import pytest
+import torch
+from torch import nn
+
+from sdcli.devices import Compute, choose, memory_errors
+from sdcli.errors import DeviceError, ModelError
+from sdcli.generate import generate
+from sdcli.jobs import Job
+from sdcli.model_spec import ModelSpec, NoiseSchedule
+from sdcli.models.model import Model
+from sdcli.watch import Watch
+
+SPEC = ModelSpec(
+    name="m", kind="original", text="clip", latent_channels=4, downscale=8, size_multiple=8,
+    default_height=16, default_width=16, schedule=NoiseSchedule(), watermark_method="dwtDct",
+)  # fmt: skip
+
+
+class Tokenizer:
+    model_max_length = 3
+
+    def __call__(self, prompts: list[str], **_: object) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.tensor([[len(prompt)] * 3 for prompt in prompts])}
+
+
+class Text(nn.Module):
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor]:
+        return (ids[..., None].float().expand(-1, -1, 2),)
+
+
+class Unet(nn.Module):
+    """Predicts its input, by way of numbers of `through` times its size: past 65,504 float16 has none."""
+
+    def __init__(self, through: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
+        with torch.no_grad():
+            self.up.weight.copy_(torch.eye(4)[..., None, None] * through)
+            self.down.weight.copy_(torch.eye(4)[..., None, None] / through)
+
+    def forward(self, latents: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+        return (self.down(self.up(latents)),)
+
+
+class Vae(nn.Module):
+    class config:
+        scaling_factor = 1.0
+
+    def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        return (nn.functional.interpolate(latents[:, :3], scale_factor=8),)
+
+
+class Notes(Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def jobs(count: int = 2) -> list[Job]:
+    return [
+        Job.model_validate(
+            {
+                "prompt": "a" * (row + 1), "negative_prompt": "", "seed": 1, "rng": "cpu",
+                "noise": {"rows": count, "row": row}, "height": 16, "width": 16, "steps": 4, "sampler": "ddim",
+                "scale": 2.0, "eta": 0.0, "precision": "autocast", "model": "m", "model_hash": "0", "index": row,
+            }
+        )
+        for row in range(count)
+    ]  # fmt: skip
+
+
+def model(through: float) -> Model:
+    return Model(SPEC, Tokenizer(), Text(), Unet(through), Vae(), torch.device("cpu"))
+
+
+def test_not_a_number_in_autocast_is_drawn_again_in_full_precision() -> None:
+    half, full = Compute(torch.device("cpu"), torch.float16), Compute(torch.device("cpu"), None)
+    notes = Notes()
+    again, precision = generate(model(1e6), jobs(), half, notes)
+    assert precision == "full, after not a number in autocast float16"
+    assert "drawing the batch again" in notes.notes[0]
+    expected, _ = generate(model(1e6), jobs(), full, Notes())
+    for one, other in zip(again, expected, strict=True):
+        assert (one == other).all(), "from the same noise"
+
+
+def test_what_autocast_can_do_stays_in_autocast() -> None:
+    notes = Notes()
+    pictures, precision = generate(model(10.0), jobs(), Compute(torch.device("cpu"), torch.float16), notes)
+    assert precision == "autocast float16"
+    assert notes.notes == []
+    assert len(pictures) == 2
+    assert all(p.shape == (16, 16, 3) and p.min() >= 0 and p.max() <= 1 for p in pictures)
+
+
+def test_not_a_number_in_full_precision_is_an_error() -> None:
+    with pytest.raises(ModelError, match="not numbers"):
+        generate(model(float("nan")), jobs(), Compute(torch.device("cpu"), None), Notes())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."
+        ),
+    ],
+)
+def test_no_memory_becomes_a_device_error(error: Exception) -> None:
+    with pytest.raises(DeviceError, match="out of memory") as caught, memory_errors("Draw less."):
+        raise error
+    assert caught.value.exit_code == 5
+    assert caught.value.fix == "Draw less."
+
+
+def test_a_real_allocation_that_cannot_be_made_is_seen() -> None:
+    with pytest.raises(DeviceError), memory_errors(""):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors(""):
+        raise RuntimeError("shapes do not match")
+
+
+def test_full_precision_is_full() -> None:
+    assert choose("cpu", "full") == Compute(torch.device("cpu"), None)
+    assert choose("cpu", "full").precision == "full"
+
+
+def test_a_cpu_without_fast_bfloat16_says_that_it_runs_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: False)
+    slow = choose("cpu", "autocast")
+    assert slow.precision == "full"
+    assert "no fast bfloat16" in slow.note
+    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: True)
+    assert choose("cpu", "autocast").precision == "autocast bfloat16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(DeviceError, match="cuda"):
+        choose("cuda", "full")

@@ -1,0 +1,72 @@
+"""Contact sheets: what a model draws for a list of prompts, for people to judge.
+
+Of any diffusers folder:
+
+    python training/sheet.py FOLDER OUT.png --steps 50 --scale 7.5
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from PIL import Image, ImageDraw
+
+PROMPTS = (
+    "a red apple", "a cat", "pizza", "a dog", "a rose", "a banana", "an elephant", "a car",
+    "a red heart", "a blue heart", "a penguin", "a hamburger", "a strawberry", "a tree", "a fish", "a rocket",
+    "a green apple", "a butterfly", "a cup of coffee", "a donut", "an owl", "a sunflower", "a house", "a bee",
+    "a panda", "a watermelon", "a frog", "a smiley face", "an avocado", "a mushroom", "a horse", "a star",
+    "a photograph of a red apple", "a unicorn", "a snail", "sushi", "ice cream cone", "a lion", "a pumpkin", "a cactus",
+    "a carrot", "a crab", "a birthday cake", "an octopus", "a chicken", "a lemon", "a whale", "a ladybug",
+    "a rabbit", "a turtle", "an egg", "cherries", "grapes", "a pineapple", "a guitar", "a ghost",
+    "a black cat", "a yellow banana", "a dinosaur", "a tulip", "a bus", "a balloon", "a robot", "a fox",
+)  # fmt: skip
+
+
+def draw_sheet(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    scale: float,
+    seed: int = 0,
+    columns: int = 8,
+) -> Image.Image:
+    """One picture a prompt with its text below; the prompt at place i has the seed `seed + i`."""
+    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    sheet = Image.new("RGB", (columns * size, -(-len(prompts) // columns) * (size + 12)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for start in range(0, len(prompts), columns):
+        row = list(prompts[start : start + columns])
+        generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(row))]
+        drawn = pipeline(row, num_inference_steps=steps, guidance_scale=scale, generator=generators)
+        for index, picture in enumerate(drawn.images):
+            corner = (index * size, start // columns * (size + 12))
+            sheet.paste(picture, corner)
+            pen.text((corner[0] + 2, corner[1] + size), row[index], "black")
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--scale", type=float, default=7.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", nargs="+", default=PROMPTS)
+    options = parser.parse_args()
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        options.folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
+    sheet = draw_sheet(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
+    sheet.save(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Train the small VAE: its encoder learns the teacher's latents (normalised), its decoder to draw them.
+
+    python training/train_vae.py --minutes 25
+
+Killed, it carries on from the last checkpoint. Writes `vae/` (a diffusers folder with the averaged weights),
+`vae/checkpoint.pt` and `vae/log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dataset import read_icons, read_latents, write_atomically
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.training_utils import EMAModel
+from icons import read_icon, render
+from model import new_vae
+from torch import Tensor
+from torch.nn import functional
+
+HERE = Path(__file__).parent
+LATENT_NOISE = 0.05
+"""Standard deviation of the noise on the decoder's latents in training: the UNet's are never quite right either."""
+
+CROP = 64
+"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole pictures, with their borders."""
+
+WHOLE_FROM = 0.8
+
+ENCODER_EVERY = 3
+"""The encoder learns on one step in so many: drawing needs only the decoder."""
+
+
+def load_vae(work: Path) -> AutoencoderTiny:
+    """The VAE as it stands, averaged weights, float32."""
+    vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(work / "vae", local_files_only=True)
+    vae.requires_grad_(False)
+    return vae
+
+
+def slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours, down and across: an error in them is a blurred edge."""
+    return pictures[..., 1:, :] - pictures[..., :-1, :], pictures[..., 1:] - pictures[..., :-1]
+
+
+def picture_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
+    """L1 + L2 + L1 of the slopes, RGB in [-1, 1]."""
+    loss = functional.l1_loss(drawn, wanted) + functional.mse_loss(drawn, wanted)
+    for ours, theirs in zip(slopes(drawn), slopes(wanted), strict=True):
+        loss = loss + functional.l1_loss(ours, theirs)
+    return loss
+
+
+@torch.inference_mode()
+def psnr(vae: AutoencoderTiny, latents: Tensor, pictures: Tensor) -> tuple[float, float]:
+    """Decibels over whole pictures: from the teacher's latents, and there and back through our own encoder."""
+    values = []
+    for codes in (latents, vae.encode(pictures).latents):
+        error = (vae.decode(codes).sample.clamp(-1, 1) - pictures) / 2
+        values.append(float(-10 * error.square().mean((1, 2, 3)).log10().mean()))
+    return values[0], values[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--size", type=int, default=128, help="edge of the pictures in pixels")
+    parser.add_argument("--batch", type=int, default=16, help="crops; whole pictures come in a quarter of that")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    device = torch.device(options.device)
+    folder = options.work / "vae"
+    folder.mkdir(parents=True, exist_ok=True)
+    icons = read_icons(options.work)
+    drawings = [read_icon(icon.path) for icon in icons]
+    latents = read_latents(options.work, options.size)
+
+    def pixels(icon: int, variant: int) -> Tensor:
+        picture = render(drawings[icon], icons[icon].key, variant, options.size)
+        return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+    seen = np.array([index for index, icon in enumerate(icons) if not icon.held_out])
+    unseen = [index for index, icon in enumerate(icons) if icon.held_out]
+    unseen_latents = latents[0, unseen].to(device)
+    unseen_pictures = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
+
+    vae = new_vae()
+    vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    ema = EMAModel(vae.parameters(), decay=0.998, foreach=True)
+    ema.to(device)
+    step, seconds = 0, 0.0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+        step, seconds = state["step"], state["seconds"]
+
+    def save() -> None:
+        state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict()}
+        write_atomically(checkpoint, lambda path: torch.save({**state, "step": step, "seconds": seconds}, path))
+        ema.store(vae.parameters())
+        ema.copy_to(vae.parameters())
+        vae.save_pretrained(folder)
+        taught, own = psnr(vae, unseen_latents, unseen_pictures)
+        ema.restore(vae.parameters())
+        row = {"step": step, "seconds": seconds, "psnr": taught, "psnr_round_trip": own}
+        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    started, before, saved = time.monotonic(), seconds, time.monotonic()
+    while (done := seconds / 60 / options.minutes) < 1:
+        random = np.random.default_rng([options.seed, step])
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        crop = options.size if done > WHOLE_FROM else CROP
+        wanted_list, codes_list = [], []
+        for _ in range(options.batch * CROP**2 // crop**2):
+            icon, variant = int(random.choice(seen)), int(random.integers(len(latents)))
+            down, across = random.integers((options.size - crop) // 8 + 1, size=2)
+            window = (..., slice(down, down + crop // 8), slice(across, across + crop // 8))
+            codes_list.append(latents[variant, icon][window])
+            window = (..., slice(8 * down, 8 * down + crop), slice(8 * across, 8 * across + crop))
+            wanted_list.append(pixels(icon, variant)[window])
+        codes = torch.stack(codes_list)
+        noise = LATENT_NOISE * torch.randn(codes.shape, generator=generator)
+        noisy = (codes + noise).to(device, memory_format=torch.channels_last)
+        wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
+
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 1 - done)
+        loss = picture_loss(vae.decode(noisy).sample, wanted)
+        if step % ENCODER_EVERY == 0:
+            loss = loss + functional.mse_loss(vae.encode(wanted).latents, codes.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(vae.parameters())
+
+        step += 1
+        now = time.monotonic()
+        seconds = before + now - started
+        if now - saved > 120:
+            save()
+            saved = now
+    save()
+
+
+if __name__ == "__main__":
+    main()
