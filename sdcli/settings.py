@@ -315,8 +315,6 @@ class Settings(BaseModel):
             )
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"--seed {self.seed} is out of range", fix="Give a number from 0 to 2^64 - 1.")
-        if not self.no_watermark and not self.watermark:
-            raise UsageError("--watermark is empty", fix="Give a text, or --no-watermark.")
         if self.model is not None and "ckpt" in self.model_fields_set and not self.laion400m:
             raise UsageError(
                 "--model and --ckpt both name a model", fix="Give one: --model for diffusers, --ckpt for a checkpoint."

@@ -14,6 +14,7 @@ import typer
 
 from sdcli.cli.console import Console
 from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
+from sdcli.outputs.folder import cannot_write, claim, written_aside
 from sdcli.settings import Settings, WatermarkMethod
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error, "--output") from error
     return [target / name for name in names]
 
 
@@ -266,20 +267,9 @@ def _save(data: bytes, target: Path) -> None:
         OutputError: there is one already, or it cannot be written.
     """
     try:
-        file = target.open("xb")
+        with written_aside(data, target.parent) as aside:
+            claim(aside, target)
     except FileExistsError as error:
         raise OutputError(f"{target} is there already", fix="Move it, or name another with --output.") from error
     except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        with file:
-            file.write(data)
-    except OSError as error:
-        target.unlink()
-        raise _cannot_write(target, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write to {path}", why=f"{error.strerror or error}.", fix="Name another place with --output."
-    )
+        raise cannot_write(target, error, "--output") from error

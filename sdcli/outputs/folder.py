@@ -6,8 +6,8 @@ import errno
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdcli.errors import OutputError
@@ -35,7 +35,7 @@ class OutputFolder:
                 with tempfile.TemporaryFile(prefix=_BEING_WRITTEN, dir=folder):
                     pass
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error, "--outdir") from error
         self.next_sample = _count(self.samples)
         # `samples` itself is one of the entries.
         self.next_grid = _count(path) - 1
@@ -57,33 +57,45 @@ def _count(folder: Path) -> int:
 
 
 def _save(data: bytes, name: Callable[[int], Path], number: int) -> tuple[Path, int]:
-    """Write `data` aside, then give it the first free name from `number` on; returns it and the number after it.
+    """Write `data` under the first free name from `number` on; returns it and the number after it.
 
     Raises:
         OutputError: a full disk, a folder that has gone; nothing half-written stays.
     """
     folder = name(number).parent
+    try:
+        with written_aside(data, folder) as aside:
+            while True:
+                path = name(number)
+                number += 1
+                with suppress(FileExistsError):
+                    claim(aside, path)
+                    return path, number
+    except OSError as error:
+        raise cannot_write(folder, error, "--outdir") from error
+
+
+@contextmanager
+def written_aside(data: bytes, folder: Path) -> Iterator[Path]:
+    """A complete file in `folder` under a hidden name, for `claim` to name; gone afterwards."""
     aside = folder / f"{_BEING_WRITTEN}{uuid.uuid4().hex}"
     try:
         with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        while True:
-            path = name(number)
-            number += 1
-            with suppress(FileExistsError):
-                _claim(aside, path)
-                return path, number
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
+        yield aside
     finally:
         with suppress(OSError):
             aside.unlink()
 
 
-def _claim(aside: Path, path: Path) -> None:
-    """Give a complete file its name, or raise FileExistsError: two runs at once never get the same one."""
+def claim(aside: Path, path: Path) -> None:
+    """Give a complete file its name; two programs at once never get the same one.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -100,13 +112,11 @@ def _claim(aside: Path, path: Path) -> None:
             raise
 
 
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    fixes = {
-        errno.ENOSPC: "Free some space, or name another folder with --outdir.",
-        errno.EDQUOT: "Free some space, or name another folder with --outdir.",
-    }
+def cannot_write(path: Path, error: OSError, flag: str) -> OutputError:
+    """The system's error as words; `flag` is the one that names another place."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return OutputError(
         f"cannot write to {path}",
-        why=f"{os.strerror(error.errno)}." if error.errno else str(error),
-        fix=fixes.get(error.errno or 0, "Name a folder that can be written to with --outdir."),
+        why=f"{error.strerror or error}.",
+        fix=f"Free some space, or name another place with {flag}." if full else f"Name another place with {flag}.",
     )

@@ -101,7 +101,6 @@ def test_the_builtin_model_draws_where_no_checkpoint_is(tmp_path, monkeypatch) -
         {"precision": "half"},
         {"seed": -1},
         {"seed": 2**64},
-        {"watermark": ""},
         {"model": "folder", "ckpt": "file"},
         {"revision": "main"},
         {"unknown": 1},
