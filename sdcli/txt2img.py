@@ -111,6 +111,7 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
         model = source.load(compute.device, watch.loading)
         if checker:
             checker.load()
+    watch.loading("checksum")
     plans = plan(settings, spec, source.hash(), sampler.draws(settings.steps, spec.schedule))
 
     # 3. Draw, batch by batch.

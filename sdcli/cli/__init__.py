@@ -63,7 +63,9 @@ def main() -> NoReturn:
         console.error(error.what, error.why, error.fix)
         code = error.exit_code
     except TyperException as error:
-        console.error(error.format_message().split(" (Possible")[0], *_way_out(error))
+        # Typer's list of near names and pydantic's prefix are left out: `_way_out` says the first better.
+        words = error.format_message().split(" (Possible")[0].replace("Value error, ", "")
+        console.error(words, *_way_out(error))
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
@@ -93,7 +95,7 @@ def _way_out(error: TyperException) -> tuple[str, str]:
     typed = typed.replace("-", "_")
     begins = [name for name in names if plain[name].startswith(typed)]
     near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
-    nearest = list(dict.fromkeys([*begins, *(name for close in near for name in names if plain[name] == close)]))
+    nearest = begins or [name for close in near for name in names if plain[name] == close]
     return (f"Did you mean {' or '.join(nearest[:3])}?" if nearest else ""), lists
 
 

@@ -118,7 +118,7 @@ def shapes(path: Path) -> Shapes:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
-    why = _first_sentence(error)
+    why = "Its end is missing" if isinstance(error, zipfile.BadZipFile) else _first_sentence(error)
     return ModelError(f"the checkpoint {path} is cut short or damaged", why=f"{why}.", fix=DOWNLOAD_AGAIN)
 
 
