@@ -79,10 +79,13 @@ def memory_errors(advice: str) -> Iterator[None]:
     """Running out of memory, on a card or off it, becomes a `DeviceError` with advice."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise DeviceError("out of memory", why=str(error).split("\n")[0], fix=advice) from error
-    except RuntimeError as error:
-        # PyTorch's CPU allocator has no exception of its own.
-        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
-        raise DeviceError("out of memory", why="The memory of this machine does not suffice.", fix=advice) from error
+        raise DeviceError("out of memory", why=str(error).split("\n")[0], fix=advice) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has an exception of its own for this on a card alone, and not for every way in which a card says it."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)

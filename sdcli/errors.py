@@ -2,7 +2,7 @@
 
     SdcliError
     ├── UsageError          2    the flags themselves
-    ├── InputFileError      3    a prompt or settings file
+    ├── InputFileError      3    a prompt file, or a picture to read
     ├── ModelError          4    a model that is missing, broken or of another kind
     │   └── ModelNotFound   4
     ├── DeviceError         5    a device that is not there, or out of memory
@@ -49,7 +49,7 @@ class UsageError(SdcliError):
 
 
 class InputFileError(SdcliError):
-    """A prompt or settings file that cannot be read as one."""
+    """A prompt file, or a picture to read, that cannot be read as one."""
 
     exit_code = 3
 

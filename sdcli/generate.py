@@ -32,11 +32,11 @@ def generate(
     """
     precision = compute.precision
     pictures = _decoded(model, jobs, compute, watch)
-    if not torch.isfinite(pictures).all() and compute.autocast_dtype is not None:
+    if pictures is None and compute.autocast_dtype is not None:
         watch.note(f"not a number in {precision}: drawing the batch again in full precision, from the same noise")
         precision = f"full, after not a number in {precision}"
         pictures = _decoded(model, jobs, compute.full(), watch)
-    if not torch.isfinite(pictures).all():
+    if pictures is None:
         raise ModelError(
             f"the model {model.spec.name} draws pictures that are not numbers",
             why="Its weights may be damaged, or the guidance scale is far too high.",
@@ -46,8 +46,8 @@ def generate(
     return list(finished.cpu().numpy()), precision
 
 
-def _decoded(model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch) -> torch.Tensor:
-    """The batch's pictures as the VAE gives them, (batch, 3, height, width), about [-1, 1]."""
+def _decoded(model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch) -> torch.Tensor | None:
+    """The batch as the VAE gives it, (batch, 3, height, width), about [-1, 1]; None where anything is no number."""
     first = jobs[0]
     plan = SAMPLERS[first.sampler].plan(first.steps, model.spec.schedule)
     shape = (model.spec.latent_channels, first.height // model.spec.downscale, first.width // model.spec.downscale)
@@ -56,8 +56,9 @@ def _decoded(model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch) 
     with torch.inference_mode(), compute.context():
         prompt = encode(model, [job.prompt for job in jobs])
         negative = encode(model, [job.negative_prompt for job in jobs])
-        latents = noise.start()
         for stepped in denoise(model, noise, prompt, negative, plan, scale=first.scale, eta=first.eta):
             latents = stepped
             watch.step()
-        return decode(model, latents)
+        pictures = decode(model, latents)
+    # The latents too: a VAE may squash an infinity into a number.
+    return pictures if torch.isfinite(latents).all() and torch.isfinite(pictures).all() else None

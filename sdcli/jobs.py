@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import chunks
+from sdcli.prompts import batches
 from sdcli.settings import Precision, Rng, SamplerName, Settings
 
 
@@ -89,10 +89,13 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def plan(settings: Settings, spec: ModelSpec, model_hash: str, step_draws: int) -> Iterator[list[Job]]:
+def plan(
+    prompts: Sequence[str], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: int
+) -> Iterator[list[Job]]:
     """The run's jobs in order, batch by batch.
 
     Args:
+        prompts: those of one pass, as `prompts.read` gives them.
         step_draws: how often the sampler draws noise of the batch's shape, once the starting noise is there.
     """
     height, width = size(settings, spec)
@@ -100,8 +103,8 @@ def plan(settings: Settings, spec: ModelSpec, model_hash: str, step_draws: int) 
     before: list[tuple[int, int]] = [(fixed_rows, 1)] if fixed_rows else []
     draws = step_draws + (0 if fixed_rows else 1)
     index = 0
-    for prompts in chunks(settings):
-        rows = len(prompts)
+    for batch in batches(prompts, settings):
+        rows = len(batch)
         yield [
             Job(
                 prompt=prompt,
@@ -120,7 +123,7 @@ def plan(settings: Settings, spec: ModelSpec, model_hash: str, step_draws: int) 
                 model_hash=model_hash,
                 index=index + row,
             )
-            for row, prompt in enumerate(prompts)
+            for row, prompt in enumerate(batch)
         ]
         index += rows
         if before and before[-1][0] == rows:

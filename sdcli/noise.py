@@ -7,6 +7,7 @@ numbers on any device.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,11 +63,11 @@ def cuda_randn(count: int, seed: int, draw: int) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(-2.0 * np.log(x)) * np.sin(2.0 * np.pi * y), dtype=np.float32)
 
 
-class _CpuStream:
+class _CpuStream(threading.local):
     """PyTorch's CPU generator, moved to any draw of a stream by replaying what comes before it.
 
     A run's batches ask in order, so the generator is kept where it stands and goes back to the start only when asked
-    for something behind it.
+    for something behind it. Each thread has its own.
     """
 
     def __init__(self) -> None:

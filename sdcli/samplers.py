@@ -1,6 +1,6 @@
 """One table: a sampler's name, the diffusers scheduler behind it, and the timesteps it takes.
 
-Nothing here is heavy until `schedule` is called, so steps are checked before a model loads.
+Nothing here is heavy until a sampler's `plan` is called, so steps are checked before a model loads.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Plan:
 class Sampler:
     """A sampler: what it can do, and how to make it ready."""
 
+    title: str
+    """Its name among people."""
     check: Callable[[int, NoiseSchedule], None]
     draws: Callable[[int, NoiseSchedule], int]
     """Draws of noise the original makes while sampling; they move the generator even where nothing uses them."""
@@ -61,14 +63,16 @@ class Sampler:
 def timesteps(steps: int, noise: NoiseSchedule) -> list[int]:
     """The times at which DDIM and PLMS evaluate the model, from the noisiest down.
 
-    "leading" is the original's list, range(0, T, T // steps) + 1, which can be longer than `steps`: 30 gives 31.
+    The list can be longer than `steps`: 30 gives 31. "leading" is the original's, range(0, T, T // steps) + 1;
+    "trailing" and "linspace" begin at the last time there is.
     """
     total = noise.num_train_timesteps
+    back = total // steps
     if noise.timestep_spacing == "leading":
-        return [t + noise.steps_offset for t in range(0, total, total // steps)][::-1]
-    if noise.timestep_spacing == "trailing":
-        return [round(total - i * total / steps) - 1 for i in range(steps)]
-    return [round(i * (total - 1) / max(steps - 1, 1)) for i in range(steps)][::-1]
+        return [t + noise.steps_offset for t in range(0, total, back)][::-1]
+    # From the very last time down, by just as much as the schedulers step back: diffusers spreads the times evenly
+    # instead, and where `steps` does not divide `total` its schedulers then fall behind the times the model is told.
+    return list(range(total - 1, -1, -back))
 
 
 def _reaches_past_the_end(steps: int, noise: NoiseSchedule) -> bool:
@@ -78,11 +82,11 @@ def _reaches_past_the_end(steps: int, noise: NoiseSchedule) -> bool:
 def _check_discrete(steps: int, noise: NoiseSchedule) -> None:
     """DDIM and PLMS: some numbers of steps make a list of times that reaches past the last one trained."""
     total = noise.num_train_timesteps
-    if steps > total:
-        raise UsageError(f"--ddim_steps {steps} is more than the model has", fix=f"Give at most {total // 2}.")
-    if not _reaches_past_the_end(steps, noise):
+    if steps <= total and not _reaches_past_the_end(steps, noise):
         return
     works = [s for s in range(1, total + 1) if not _reaches_past_the_end(s, noise)]
+    if steps > total:
+        raise UsageError(f"--ddim_steps {steps} is more than the model has", fix=f"Give at most {max(works)}.")
     below = max((s for s in works if s < steps), default=None)
     above = min((s for s in works if s > steps), default=None)
     nearest = " and ".join(str(s) for s in (below, above) if s is not None)
@@ -91,6 +95,16 @@ def _check_discrete(steps: int, noise: NoiseSchedule) -> None:
         why=f"Its list of timesteps reaches {timesteps(steps, noise)[0]}; the model ends at {total - 1}.",
         fix=f"The nearest that work: {nearest}. --sampler dpm_solver takes any number from 2.",
     )
+
+
+def _check_plms(steps: int, noise: NoiseSchedule) -> None:
+    if noise.rescale_betas_zero_snr:
+        raise UsageError(
+            "--plms does not go with this model",
+            why="It was trained down to a signal of zero, which PLMS divides by.",
+            fix="Draw with --sampler ddim.",
+        )
+    _check_discrete(steps, noise)
 
 
 def _check_dpm_solver(steps: int, noise: NoiseSchedule) -> None:
@@ -173,7 +187,7 @@ def _dpm_solver(steps: int, noise: NoiseSchedule) -> Plan:
 
 
 SAMPLERS: dict[SamplerName, Sampler] = {
-    "ddim": Sampler(_check_discrete, lambda steps, noise: len(timesteps(steps, noise)), _ddim),
-    "plms": Sampler(_check_discrete, lambda steps, noise: len(timesteps(steps, noise)) + 1, _plms),
-    "dpm_solver": Sampler(_check_dpm_solver, lambda steps, noise: 0, _dpm_solver),
+    "ddim": Sampler("DDIM", _check_discrete, lambda steps, noise: len(timesteps(steps, noise)), _ddim),
+    "plms": Sampler("PLMS", _check_plms, lambda steps, noise: len(timesteps(steps, noise)) + 1, _plms),
+    "dpm_solver": Sampler("DPM++ 2M", _check_dpm_solver, lambda steps, noise: 0, _dpm_solver),
 }

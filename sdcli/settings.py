@@ -104,7 +104,7 @@ class Settings(BaseModel):
             "--batch-size",
             panel=PICTURE,
             metavar="N",
-            help="Pictures drawn together, each of the same prompt.",
+            help="Pictures drawn together: the prompt so many times, or so many lines of a file.",
         ),
     ] = 3
     n_iter: Annotated[
@@ -284,6 +284,12 @@ class Settings(BaseModel):
     def _shorthands(cls, values: dict[str, Any]) -> dict[str, Any]:
         """`--laion400m` and the two sampler switches stand for other settings."""
         values = dict(values)
+        for other in ("ckpt", "config"):
+            if values.get("model") is not None and other in values:
+                raise UsageError(
+                    f"--model and --{other} contradict each other",
+                    fix="Give --model for a diffusers folder or hub id, or --ckpt with --config for a checkpoint.",
+                )
         if values.get("laion400m"):
             values = {**LAION_DEFAULTS, **values}
         asked = "dpm_solver" if values.get("dpm_solver") else "plms" if values.get("plms") else None
@@ -299,8 +305,6 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{flag_of(name).names[0]} {value} is not possible", fix="Give 1 or more.")
-        if self.n_rows < 0:
-            raise UsageError(f"--n_rows {self.n_rows} is not possible", fix="Give 1 or more, or 0 for n_samples.")
         for name in ("scale", "eta", "nsfw_threshold"):
             value = getattr(self, name)
             if not math.isfinite(value):
@@ -315,10 +319,6 @@ class Settings(BaseModel):
             )
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"--seed {self.seed} is out of range", fix="Give a number from 0 to 2^64 - 1.")
-        if self.model is not None and "ckpt" in self.model_fields_set and not self.laion400m:
-            raise UsageError(
-                "--model and --ckpt both name a model", fix="Give one: --model for diffusers, --ckpt for a checkpoint."
-            )
         if self.revision is not None and self.model is None:
             raise UsageError("--revision goes with a hub id", fix="Name the hub id with --model.")
         return self

@@ -72,7 +72,8 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
         sdcli.errors.SdcliError: whatever can be known before the model loads is raised before it does.
     """
     # 1. Refuse what can be refused before anything heavy loads.
-    total = prompts.count(settings)
+    one_pass = prompts.read(settings)
+    total = len(one_pass) * settings.n_iter
     source = models.find(
         model=settings.model,
         ckpt=settings.checkpoint,
@@ -112,14 +113,14 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
         if checker:
             checker.load()
     watch.loading("checksum")
-    plans = plan(settings, spec, source.hash(), sampler.draws(settings.steps, spec.schedule))
+    plans = plan(one_pass, settings, spec, source.hash(), sampler.draws(settings.steps, spec.schedule))
 
     # 3. Draw, batch by batch.
     withheld = 0
-    for_grid: list[NDArray[Any]] = []
+    for_grid: list[tuple[Job, NDArray[Any]]] = []
     cut: set[str] = set()
     for jobs in plans:
-        for prompt in {job.prompt for job in jobs} - cut:
+        for prompt in {text for job in jobs for text in (job.prompt, job.negative_prompt)} - cut:
             if words := words_cut(model, prompt):
                 cut.add(prompt)
                 watch.note(f"the prompt is longer than the model reads; not drawn: {words}")
@@ -136,12 +137,12 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
             # The original cuts the fraction off rather than rounding.
             pixels = (picture * 255).astype("uint8")
             if not settings.skip_grid:
-                for_grid.append(pixels)
+                for_grid.append((job, pixels))
             pixels, read_back = _marked(pixels, mark, f"picture {job.index + 1}", watch)
             record = new_record(
-                words_cut=words_cut(model, job.prompt),
+                words_cut=words_cut(model, job.prompt) or None,
                 job=job.model_dump(mode="json"),
-                safety=dataclasses.asdict(verdict) | {"done": settings.on_unsafe} if verdict else None,
+                safety=_safety(checker, verdict, settings.on_unsafe) if checker and verdict else None,
                 watermark=read_back,
                 device=str(compute.device),
                 precision=precision,
@@ -155,16 +156,25 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
 
     # 4. The grid of them all.
     if folder and for_grid:
-        sheet = grid(for_grid, settings.n_rows or settings.n_samples)
+        first = for_grid[0][0]
+        sheet = grid([pixels for _, pixels in for_grid], settings.n_rows if settings.n_rows > 0 else settings.n_samples)
         sheet_mark = _mark(settings, spec.watermark_method, sheet.shape[0], sheet.shape[1])
         sheet, read_back = _marked(sheet, sheet_mark, "the grid", watch)
-        record = new_record(grid=settings.model_dump(mode="json"), watermark=read_back)
-        watch.saved(folder.save_grid(png.encode(sheet, record, "")), record)
+        record = new_record(
+            grid=settings.model_dump(mode="json"), job=first.model_dump(mode="json"), watermark=read_back
+        )
+        watch.saved(folder.save_grid(png.encode(sheet, record, png.parameters(first))), record)
     if withheld == total:
         raise WithheldError(
             "every picture was withheld by the safety checker",
             fix="Try another prompt or seed, or see --safety-checker and --on-unsafe.",
         )
+
+
+def _safety(checker: safety.SafetyChecker, verdict: safety.SafetyVerdict, on_unsafe: str) -> dict[str, Any]:
+    """What a record says of the safety check: who looked, what it found, and what was done about it."""
+    done = on_unsafe if verdict.flagged else None
+    return dataclasses.asdict(verdict) | {"source": checker.source, "done": done}
 
 
 def _mark(settings: Settings, method: str, height: int, width: int) -> watermark.Mark | None:

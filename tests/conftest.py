@@ -14,6 +14,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from compare import write_checkpoint
+from hypothesis import settings
+
+# Busy cores are no reason to fail.
+settings.register_profile("sdcli", deadline=None)
+settings.load_profile("sdcli")
 
 GOLDEN = Path(__file__).parent / "golden"
 

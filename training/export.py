@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 from string import Template
 
@@ -75,7 +76,7 @@ def main() -> None:
             vae_minutes=round(vae["seconds"] / 60),
             psnr=f"{vae['psnr']:.1f}",
             psnr_round_trip=f"{vae['psnr_round_trip']:.1f}",
-            words=known_words(icons),
+            words=textwrap.fill(f"{known_words(icons)}.", 120),
         )
         (folder / "README.md").write_text(card, "utf-8")
         # A file replaces its namesake at once, so whoever reads the folder meanwhile never meets half a file.

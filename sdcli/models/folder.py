@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sdcli.errors import ModelError, ModelNotFound
+from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
 from sdcli.models import hashes, scheduler_config
 from sdcli.models.model import Model, ModelRequest, Progress
@@ -188,6 +188,8 @@ def find(request: ModelRequest) -> FolderModel | None:
     asked = request.model or ""
     path = Path(asked).expanduser()
     if path.is_dir():
+        if request.revision is not None:
+            raise UsageError(f"--revision goes with a hub id, and --model {asked} is a folder", fix="Leave it out.")
         return FolderModel.read(path, name=path.resolve().name)
     if path.is_file():
         raise ModelError(

@@ -71,17 +71,17 @@ def find(request: ModelRequest) -> HubModel:
     from huggingface_hub import constants
 
     offline = request.offline or constants.is_offline_mode()
-    unreachable = "" if offline else _unreachable()
-    if unreachable:
+    no_answer = "" if offline else unreachable()
+    if no_answer:
         offline = True
     try:
         path = _fetch(request, CONFIGURATIONS, offline, request.revision)
     except ModelNotFound as error:
-        if not unreachable:
+        if not no_answer:
             raise
         raise ModelNotFound(
             f"the model {request.model} is not in the cache, and the hub cannot be reached",
-            why=unreachable,
+            why=no_answer,
             fix="Check the network, or give a model that is on this machine: a folder with --model, a file with "
             "--ckpt, or neither for the builtin one.",
         ) from error
@@ -89,7 +89,7 @@ def find(request: ModelRequest) -> HubModel:
     return HubModel(request, offline, FolderModel.read(path, name=name, names=_names(request, path, offline)))
 
 
-def _unreachable() -> str:
+def unreachable() -> str:
     """Why the hub gives no answer; empty if it does.
 
     huggingface_hub tries again and again for half a minute, so it is asked only after this.

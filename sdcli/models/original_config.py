@@ -92,7 +92,8 @@ class ModelParams(BaseModel):
     conditioning_key: str = "crossattn"
     image_size: PositiveInt = 64
     scale_factor: float = 1.0
-    use_ema: bool = False
+    use_ema: bool = True
+    """Where the YAML does not say, the original draws with the averaged weights, if there are any."""
     unet_config: UNetConfig
     first_stage_config: VAEConfig
     cond_stage_config: TextConfig

@@ -104,11 +104,12 @@ def claim(aside: Path, path: Path) -> None:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
         # No hard links on this file system: claim the name with an empty file, then put the picture in its place.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        claimed = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         try:
+            os.close(claimed)
             aside.replace(path)
-        except OSError:
-            path.unlink()
+        except BaseException:  # an interruption too must not leave the empty file
+            path.unlink(missing_ok=True)
             raise
 
 

@@ -1,4 +1,4 @@
-"""All pictures of a run side by side, as torchvision's `make_grid` lays them out for the original."""
+"""All pictures of a run side by side, as the original lays them out."""
 
 from __future__ import annotations
 

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.jobs import Job
+from sdcli.samplers import SAMPLERS
 from sdcli.version import VERSION
 
 RECORD_KEY = "sdcli"
 PARAMETERS_KEY = "parameters"
-
-_SAMPLER_NAMES = {"ddim": "DDIM", "plms": "PLMS", "dpm_solver": "DPM++ 2M"}
 
 
 def encode(pixels: NDArray[np.uint8], record: dict[str, Any], parameters: str) -> bytes:
@@ -39,7 +38,7 @@ def parameters(job: Job, version: str = VERSION) -> str:
         lines.append(f"Negative prompt: {job.negative_prompt}")
     values = {
         "Steps": job.steps,
-        "Sampler": _SAMPLER_NAMES[job.sampler],
+        "Sampler": SAMPLERS[job.sampler].title,
         "CFG scale": f"{job.scale:g}",
         "Seed": job.seed,
         "Size": f"{job.width}x{job.height}",

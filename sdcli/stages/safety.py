@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
+from sdcli.models.hub import unreachable
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,6 @@ def find_checker(
     *,
     model_folder: Path | None,
     safety_model: str,
-    revision: str | None = None,
     offline: bool,
     device: str | torch.device,
     nsfw_threshold: float,
@@ -79,7 +79,6 @@ def find_checker(
             `safety_model` in the local cache, and opennsfw. "auto" never downloads.
         model_folder: the folder of the model's own CLIP checker, `ModelSource.safety_checker`.
         safety_model: a folder or hub id with a CLIP checker, for when the model has none. "clip" downloads it.
-        revision: branch, tag or commit of the hub id.
         offline: never to use the network.
         device: where the CLIP checker computes; opennsfw stays on the CPU.
         nsfw_threshold: the score from which opennsfw flags.
@@ -88,7 +87,7 @@ def find_checker(
         ModelNotFound: there is no such checker here, and none could be fetched.
         UsageError: there is no checker of that name.
     """
-    search = _Search(model_folder, safety_model, revision, offline, device, nsfw_threshold)
+    search = _Search(model_folder, safety_model, offline, device, nsfw_threshold)
     if choice == "off":
         return None
     if choice == "auto":
@@ -304,7 +303,6 @@ class _Search:
 
     model_folder: Path | None
     safety_model: str
-    revision: str | None
     offline: bool
     device: str | torch.device
     nsfw_threshold: float
@@ -320,7 +318,7 @@ def _find_clip(search: _Search) -> SafetyChecker | None:
         from huggingface_hub.errors import HFValidationError
 
         try:
-            cached = try_to_load_from_cache(search.safety_model, "config.json", revision=search.revision)
+            cached = try_to_load_from_cache(search.safety_model, "config.json")
         except HFValidationError:
             return None
         if not isinstance(cached, str):
@@ -368,10 +366,16 @@ def _download(search: _Search) -> Path:
             why="The network is not to be used.",
             fix=f"Fetch it where there is a network ({fetch}), or {other}.",
         )
+    if no_answer := unreachable():
+        raise ModelNotFound(
+            f"the CLIP safety checker {search.safety_model!r} is not in the local cache, and the hub cannot be reached",
+            why=no_answer,
+            fix=f"Fetch it where there is a network ({fetch}), or {other}.",
+        )
     try:
         for weights in ("*.safetensors", "*.bin"):
             wanted = ["*.json", weights]
-            folder = Path(snapshot_download(search.safety_model, revision=search.revision, allow_patterns=wanted))
+            folder = Path(snapshot_download(search.safety_model, allow_patterns=wanted))
             if _is_clip_checker(folder):
                 return folder
     except Exception as error:  # the network fails in more ways than the library wraps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,17 @@ def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint,
     assert record["job"]["noise"]["row"] == 1
     assert record["safety"]["checker"] == "opennsfw"
     assert record["safety"]["scores"].keys() == {"nsfw"}
+    assert record["safety"]["done"] is None
     assert record["watermark"] == {
         "text": "StableDiffusionV1", "method": "robust", "found": True, "wrong_bits": 0, "bits": 136,
     }  # fmt: skip
     assert picture.text["parameters"].startswith(
         "a cat\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 128x128"
     )
-    assert Image.open(tmp_path / "out/grid-0000.png").size == (2 * 130 + 2, 130 + 2)
+    sheet = Image.open(tmp_path / "out/grid-0000.png")
+    assert sheet.size == (2 * 130 + 2, 130 + 2)
+    assert sheet.text["parameters"] == picture.text["parameters"]
+    assert json.loads(sheet.text["sdcli"])["job"]["model"] == "v1-small.ckpt"
 
     second = run("txt2img", *arguments, "--json", "--quiet")
     assert second.returncode == 0
@@ -62,6 +67,7 @@ def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint,
         assert (tmp_path / f"out/samples/{old}.png").read_bytes() == (tmp_path / f"out/samples/{new}.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_library_draws_the_same_pictures(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run("txt2img", *model(small_checkpoint), *FAST, "--prompt", "a cat", "--outdir", "out", "--skip-grid")
     assert drawn.stdout.splitlines() == ["out/samples/00000.png"]
@@ -74,6 +80,7 @@ def test_the_library_draws_the_same_pictures(run: Run, small_checkpoint: SmallCh
     assert picture.image.size == (128, 128)
 
 
+@pytest.mark.slow
 def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     """Dashes and underscores are one and the same, and modern spellings stand for the original's."""
     (tmp_path / "prompts.txt").write_text("a cat\na dog\na fox\n")
@@ -128,6 +135,7 @@ def test_interrupted_it_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, t
         (["--skip_g"], 2, ["--skip_g", "Did you mean --skip_grid"]),
         (["--negativ-promt", "x"], 2, ["--negative-prompt"]),
         (["--model", "x", "--ckpt", "y"], 2, ["--model and --ckpt"]),
+        (["--model", "x", "--config", "y"], 2, ["--model and --config"]),
         (["--watermark-method", "dwtDct", "--H", "64", "--W", "64"], 2, ["dwtDct"]),
         (["--from-file", "none.txt"], 3, ["none.txt does not exist"]),
         (["--from-file", "empty.txt"], 3, ["empty.txt is empty"]),
@@ -185,13 +193,44 @@ def write_header(path: Path, shapes: dict[str, list[int]]) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(offset))
 
 
-def test_a_missing_hub_model_offline_fails_at_once(run: Run) -> None:
-    failed = run("txt2img", "--model", "nobody/nothing", "--offline")
+@pytest.mark.parametrize(
+    "arguments", [["--model", "nobody/nothing"], ["--safety-checker", "clip", "--safety-model", "nobody/nothing"]]
+)
+def test_offline_opens_no_connection(run: Run, arguments: list[str]) -> None:
+    """Against a hub that counts: a connection would be accepted, and seen."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        failed = run("txt2img", *arguments, "--offline", HF_HUB_OFFLINE="0", HF_ENDPOINT=endpoint)
+        hub.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            hub.accept()
     assert failed.returncode == 4
     assert "nobody/nothing" in failed.stderr
-    assert "--offline" in failed.stderr
 
 
+def test_without_a_network_a_hub_id_fails_with_what_to_do(run: Run) -> None:
+    failed = run("txt2img", "--model", "nobody/nothing", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert failed.returncode == 4
+    assert "the hub cannot be reached" in failed.stderr
+    assert "--ckpt" in failed.stderr
+
+
+@pytest.mark.slow
+def test_laion400m_takes_its_own_checkpoint_and_folder(
+    run: Run, small_laion_checkpoint: SmallCheckpoint, tmp_path: Path
+) -> None:
+    missing = run("txt2img", "--laion400m")
+    assert missing.returncode == 4
+    assert "models/ldm/text2img-large/model.ckpt" in missing.stderr
+    default = tmp_path / "models/ldm/text2img-large/model.ckpt"
+    default.parent.mkdir(parents=True)
+    default.symlink_to(small_laion_checkpoint.ckpt)
+    drawn = run("txt2img", "--laion400m", "--config", small_laion_checkpoint.config, *FAST, "--skip_grid")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.splitlines() == ["outputs/txt2img-samples-laion400m/samples/00000.png"]
+
+
+@pytest.mark.slow
 def test_every_picture_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run(
         "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
@@ -203,9 +242,43 @@ def test_every_picture_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp
     assert not np.asarray(picture).any(), "replaced by a black one"
     record = json.loads(picture.text["sdcli"])
     assert record["safety"]["flagged"] is True
+    assert record["safety"]["done"] == "replace"
     assert record["watermark"] is None
 
 
+@pytest.mark.slow
+def test_unsafe_pictures_can_be_skipped(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    drawn = run(
+        "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
+        "--on-unsafe", "skip", "--outdir", "out",
+    )  # fmt: skip
+    assert drawn.returncode == 6, drawn.stderr
+    assert drawn.stdout == ""
+    assert not list(tmp_path.glob("out/**/*.png"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_its_code(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """A file system of 40 kB, in a mount namespace of its own where the system lets us have one."""
+    (tmp_path / "out").mkdir()
+    script = (
+        f"mount -t tmpfs -o size=40k none {tmp_path}/out && "
+        f"{sys.executable} -m sdcli txt2img {' '.join([*model(small_checkpoint), *FAST])} --n_iter 3 --outdir out; "
+        "code=$?; ls -A out/samples; exit $code"
+    )
+    unshare = ["unshare", "--mount", "--map-root-user", "sh", "-c", script]
+    if subprocess.run([*unshare[:3], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    ended = subprocess.run(unshare, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 7, ended.stderr
+    assert "Free some space" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    *told, left = ended.stdout.split()
+    assert told == ["out/samples/00000.png"], "what was saved is told, and nothing half-written is left"
+    assert left == "00000.png"
+
+
+@pytest.mark.slow
 def test_weights_that_are_not_numbers(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     import torch
 

@@ -1,15 +1,22 @@
 """A batch on its way: not a number is seen, and memory that runs out becomes words."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import reference
 import torch
 from torch import nn
 
 from sdcli.devices import Compute, choose, memory_errors
 from sdcli.errors import DeviceError, ModelError
 from sdcli.generate import generate
-from sdcli.jobs import Job
+from sdcli.jobs import Job, plan
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models.model import Model
+from sdcli.prompts import read
+from sdcli.samplers import SAMPLERS
+from sdcli.settings import SamplerName, Settings
 from sdcli.watch import Watch
 
 SPEC = ModelSpec(
@@ -106,6 +113,8 @@ def test_not_a_number_in_full_precision_is_an_error() -> None:
     "error",
     [
         MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."
@@ -147,3 +156,93 @@ def test_a_cpu_without_fast_bfloat16_says_that_it_runs_full(monkeypatch: pytest.
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(DeviceError, match="cuda"):
         choose("cuda", "full")
+
+
+class ReferenceUnet(nn.Module):
+    """The reference's model; each half of the batch told apart by its embeddings, whose first number is a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[float]] = []
+
+    def forward(self, latents: torch.Tensor, times: torch.Tensor, *given: torch.Tensor, **named: object) -> object:
+        embeddings = given[0] if given else named["encoder_hidden_states"]
+        lengths = embeddings[:, 0, 0].tolist()
+        self.batches.append(lengths)
+        rows = [
+            predicted(row.double().numpy(), float(time), length)
+            for row, time, length in zip(latents, times, lengths, strict=True)
+        ]
+        return (torch.from_numpy(np.stack(rows)).float(),)
+
+
+def predicted(latents: np.ndarray, time: float, length: float) -> np.ndarray:
+    return reference.model(latents, time) + 0.05 * length
+
+
+class KeepingVae(Vae):
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents: list[torch.Tensor] = []
+
+    def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        self.latents.append(latents)
+        return super().decode(latents, return_dict)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "eta", "scale", "fixed_code", "steps"),
+    [
+        ("ddim", 0.0, 7.5, False, 6),
+        ("ddim", 0.7, 3.0, False, 15),
+        ("ddim", 1.0, 1.0, True, 4),
+        ("ddim", 0.4, 0.0, True, 10),
+        ("plms", 0.0, 7.5, False, 6),
+        ("plms", 0.0, 1.0, True, 5),
+        ("dpm_solver", 0.0, 7.5, False, 10),
+        ("dpm_solver", 0.0, 0.5, True, 20),
+    ],
+)
+def test_a_whole_run_is_the_original_s(
+    tmp_path: Path, sampler: SamplerName, eta: float, scale: float, fixed_code: bool, steps: int
+) -> None:
+    """One generator for the run, drawn from in the original's order, a short last batch included."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nbb\nccc\n")
+    settings = Settings.of(
+        from_file=str(path), n_samples=2, n_iter=2, rng="cpu", sampler=sampler, eta=eta, scale=scale,
+        fixed_code=fixed_code, steps=steps, height=16, width=16, precision="full",
+    )  # fmt: skip
+    unet, vae = ReferenceUnet(), KeepingVae()
+    toy = Model(SPEC, Tokenizer(), Text(), unet, vae, torch.device("cpu"))
+    draws = SAMPLERS[sampler].draws(steps, SPEC.schedule)
+    for batch in plan(read(settings), settings, SPEC, "0", draws):
+        generate(toy, batch, Compute(torch.device("cpu"), None), Watch())
+
+    generator = torch.Generator().manual_seed(42)
+
+    def drawn(rows: int) -> np.ndarray:
+        return torch.randn((rows, 4, 2, 2), generator=generator).double().numpy()
+
+    code = drawn(2) if fixed_code else None
+    for latents, lengths in zip(vae.latents, [[1, 2], [3], [1, 2], [3]], strict=True):
+
+        def guided(state: np.ndarray, time: float, lengths: list[int] = lengths) -> np.ndarray:
+            words = np.stack([predicted(row, time, length) for row, length in zip(state, lengths, strict=True)])
+            nothing = np.stack([predicted(row, time, 0) for row in state])
+            return words if scale == 1.0 else nothing + scale * (words - nothing)
+
+        rows = len(lengths)
+        start = drawn(rows) if code is None else code[:rows]
+        fresh = (drawn(rows) for _ in range(draws))
+        if sampler == "ddim":
+            expected = reference.ddim(start, steps, eta, fresh, guided)
+        elif sampler == "plms":
+            expected = reference.plms(start, steps, guided)
+        else:
+            expected = reference.dpm_solver(start, steps, guided)
+        for _ in fresh:  # drawn all the same
+            pass
+        np.testing.assert_allclose(latents.double().numpy(), expected, atol=2e-3, rtol=2e-3)
+
+    assert unet.batches[0] == ([1, 2] if scale == 1.0 else [0, 0, 1, 2]), "unconditional first"

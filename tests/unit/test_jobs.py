@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sdcli.errors import UsageError
 from sdcli.jobs import Job, plan, size
 from sdcli.model_spec import ModelSpec, NoiseSchedule
+from sdcli.prompts import read
 from sdcli.settings import Settings
 
 SPEC = ModelSpec(
@@ -16,7 +17,8 @@ SPEC = ModelSpec(
 
 
 def jobs(step_draws: int = 10, **settings: object) -> list[list[Job]]:
-    return list(plan(Settings.of(**settings), SPEC, "00", step_draws))
+    chosen = Settings.of(**settings)
+    return list(plan(read(chosen), chosen, SPEC, "00", step_draws))
 
 
 def test_a_prompt_fills_each_batch() -> None:

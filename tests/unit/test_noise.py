@@ -55,8 +55,9 @@ def test_cuda_noise_is_normal_and_draws_differ() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
 @pytest.mark.parametrize("seed", [0, 42, 2**63 + 1])
-@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 4, 64, 64), (2, 4, 96, 64)])
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (2, 4, 64, 64), (1, 4, 96, 64)])
 def test_cuda_noise_on_a_card(seed: int, shape: tuple[int, ...]) -> None:
     torch.cuda.manual_seed(seed)
     for draw in range(5):

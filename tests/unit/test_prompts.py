@@ -3,7 +3,7 @@
 import pytest
 
 from sdcli.errors import InputFileError
-from sdcli.prompts import PromptFile, count
+from sdcli.prompts import batches, read, read_lines
 from sdcli.settings import Settings
 
 
@@ -15,15 +15,17 @@ from sdcli.settings import Settings
         (b"\xef\xbb\xbfone\n", ["one"]),
         ("ein Fuchs im Café\n一只猫\n🐱\n".encode(), ["ein Fuchs im Café", "一只猫", "🐱"]),
         (b"one\n\ntwo\n", ["one", "", "two"]),
-        ("a\u2028b\n".encode(), ["a\u2028b"]),
+        ("a\u2028b\x0bc\rd\n".encode(), ["a", "b", "c", "d"]),
     ],
 )
 def test_lines(tmp_path, data: bytes, lines: list[str]) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(data)
-    assert list(PromptFile(path)) == lines
-    assert len(PromptFile(path)) == len(lines)
-    assert count(Settings.of(from_file=str(path), n_iter=3, n_samples=2)) == 3 * len(lines)
+    settings = Settings.of(from_file=str(path), n_iter=3, n_samples=2)
+    assert read(settings) == lines
+    cut = list(batches(lines, settings))
+    assert [line for batch in cut for line in batch] == lines * 3
+    assert all(0 < len(batch) <= 2 for batch in cut)
 
 
 @pytest.mark.parametrize(
@@ -34,19 +36,31 @@ def test_what_is_no_prompt_file_is_refused(tmp_path, data: bytes, says: str) -> 
     path = tmp_path / "prompts.txt"
     path.write_bytes(data)
     with pytest.raises(InputFileError, match=says):
-        PromptFile(path)
+        read_lines(path)
 
 
 def test_the_line_and_byte_that_are_not_utf8_are_named(tmp_path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"ok\ncaf\xe9\n")
     with pytest.raises(InputFileError) as caught:
-        PromptFile(path)
+        read_lines(path)
     assert caught.value.why == "Line 2 holds the byte 0xe9."
 
 
 def test_missing_and_folder_are_told_apart(tmp_path) -> None:
     with pytest.raises(InputFileError, match="does not exist"):
-        PromptFile(tmp_path / "none.txt")
+        read_lines(tmp_path / "none.txt")
     with pytest.raises(InputFileError, match="is a folder"):
-        PromptFile(tmp_path)
+        read_lines(tmp_path)
+
+
+def test_a_pipe_is_read_once(tmp_path) -> None:
+    import os
+    import threading
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("a cat\na dog\n"))
+    writer.start()
+    assert read(Settings.of(from_file=str(pipe))) == ["a cat", "a dog"]
+    writer.join()

@@ -1,5 +1,7 @@
 """Samplers: timesteps as the original's, and each scheduler's arithmetic against the formulas it stands for."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -74,7 +76,9 @@ def exact_path(name: SamplerName, steps: int, noise: NoiseSchedule) -> float:
     latents = (start.sqrt() * picture + (1 - start).sqrt() * epsilon).float()
     for evaluation in plan.evaluations:
         latents = plan.step(epsilon.float(), evaluation, latents, 0.0, None)
-    end = alphas[0]
+    end = (
+        alphas[0] if noise.timestep_spacing == "leading" or name == "dpm_solver" else plan.scheduler.final_alpha_cumprod
+    )
     return float((latents.double() - end.sqrt() * picture - (1 - end).sqrt() * epsilon).abs().max())
 
 
@@ -86,13 +90,27 @@ def test_a_model_that_knows_the_answer_gives_it(name: SamplerName, steps: int) -
     assert exact_path(name, steps, V1) < 2e-4
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [2, 15, 20, 60, 150, 501])
+def test_the_builtin_model_s_schedule_leaves_no_noise(name: SamplerName, steps: int) -> None:
+    trailing = V1.model_copy(update={"timestep_spacing": "trailing", "set_alpha_to_one": True})
+    assert exact_path(name, steps, trailing) < 5e-4
+
+
+def test_plms_is_refused_where_it_would_divide_by_zero() -> None:
+    with pytest.raises(UsageError, match="plms"):
+        SAMPLERS["plms"].check(20, V1.model_copy(update={"rescale_betas_zero_snr": True}))
+
+
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 @given(steps=st.integers(1, 1000))
 def test_other_spacings_stay_in_range_for_any_steps(spacing: str, steps: int) -> None:
     noise = V1.model_copy(update={"timestep_spacing": spacing})
     times = timesteps(steps, noise)
-    assert len(times) == steps
+    assert len(times) >= steps
+    assert times[0] == 999, "it begins at the last time there is"
     assert all(0 <= t < 1000 for t in times)
+    assert {a - b for a, b in pairwise(times)} <= {1000 // steps}, "the step that the schedulers take"
     SAMPLERS["ddim"].check(steps, noise)
 
 
