@@ -20,6 +20,9 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 TEXT_WIDTH = 128
 MAX_TOKENS = 77
 
+NEUTRAL_WORD = "picture"
+"""A word of many captions that says nothing about what is drawn: unknown words are read as it."""
+
 
 def new_unet(size: int) -> UNet2DConditionModel:
     """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, 128)`."""
@@ -131,12 +134,17 @@ class Vocabulary:
 
     @torch.no_grad()
     def widen(self, trained: CLIPTextModel) -> CLIPTextModel:
-        """The same text encoder over all of CLIP's tokens; those never trained get a zero row, which says nothing."""
+        """The same text encoder over all of CLIP's tokens; those never trained get the row of `NEUTRAL_WORD`.
+
+        Rows of zeros are no silence: a single one turned "a photograph of a red apple" into something brown.
+        """
         full = new_text_encoder(len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         weights = copy.copy(trained.state_dict())
         name = next(key for key in weights if key.endswith("token_embedding.weight"))
-        rows = torch.zeros(len(self.tokenizer), TEXT_WIDTH)
-        rows[self.known] = weights[name].cpu().float()
+        own = weights[name].cpu().float()
+        neutral = self.own(self.tokenizer.encode(NEUTRAL_WORD, add_special_tokens=False)[0])
+        rows = own[neutral].repeat(len(self.tokenizer), 1)
+        rows[self.known] = own
         weights[name] = rows
         full.load_state_dict(weights)
         return full
