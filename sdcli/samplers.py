@@ -60,7 +60,7 @@ class Sampler:
     plan: Callable[[int, NoiseSchedule], Plan]
 
 
-def timesteps(steps: int, noise: NoiseSchedule) -> list[int]:
+def timesteps(steps: int, noise: NoiseSchedule) -> Sequence[int]:
     """The times at which DDIM and PLMS evaluate the model, from the noisiest down.
 
     The list can be longer than `steps`: 30 gives 31. "leading" is the original's, range(0, T, T // steps) + 1;
@@ -69,10 +69,10 @@ def timesteps(steps: int, noise: NoiseSchedule) -> list[int]:
     total = noise.num_train_timesteps
     back = total // steps
     if noise.timestep_spacing == "leading":
-        return [t + noise.steps_offset for t in range(0, total, back)][::-1]
+        return range(noise.steps_offset, total + noise.steps_offset, back)[::-1]
     # From the very last time down, by just as much as the schedulers step back: diffusers spreads the times evenly
     # instead, and where `steps` does not divide `total` its schedulers then fall behind the times the model is told.
-    return list(range(total - 1, -1, -back))
+    return range(total - 1, -1, -back)
 
 
 def _reaches_past_the_end(steps: int, noise: NoiseSchedule) -> bool:
@@ -139,7 +139,7 @@ def _ddim(steps: int, noise: NoiseSchedule) -> Plan:
     times = timesteps(steps, noise)
     # The scheduler steps back by T // num_inference_steps; the list itself may be one longer than `steps`.
     scheduler.num_inference_steps = steps
-    scheduler.timesteps = torch.tensor(times)
+    scheduler.timesteps = torch.tensor(list(times))
     return Plan(scheduler, [Evaluation(t, t) for t in times], takes_noise=True)
 
 
@@ -180,7 +180,7 @@ def _dpm_solver(steps: int, noise: NoiseSchedule) -> Plan:
     at = np.interp(continuous, np.arange(1, total + 1, dtype=np.float32) / total, log_alpha)
     scheduler.sigmas = torch.from_numpy(np.sqrt(np.expm1(-2.0 * at)).astype(np.float32))
     times = ((continuous[:-1] - 1.0 / total) * total).tolist()
-    scheduler.timesteps = torch.tensor(times)
+    scheduler.timesteps = torch.tensor(list(times))
     scheduler.num_inference_steps = steps
     scheduler.set_begin_index(0)
     return Plan(scheduler, [Evaluation(t, t) for t in times], takes_noise=False)

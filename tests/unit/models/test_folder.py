@@ -286,7 +286,11 @@ def test_a_file_points_to_the_flag_for_files(small_checkpoint: SmallCheckpoint) 
 @pytest.mark.parametrize(
     "path", ["nowhere", "./no/where", "/no/where", "a/b/c", "../a", "no where/x", "~/nowhere-at-all"]
 )
-def test_a_path_to_nowhere_is_not_taken_for_a_hub_id(path: str) -> None:
+def test_a_path_to_nowhere_is_not_taken_for_a_hub_id(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(ModelNotFound, match=f"there is no folder {re.escape(path)}"):
         find(model=path)
 
