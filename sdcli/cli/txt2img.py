@@ -66,5 +66,6 @@ def _signature() -> inspect.Signature:
 
 
 txt2img.__doc__ = _HELP
-txt2img.__signature__ = _signature()  # type: ignore[attr-defined]
-txt2img.__annotations__ = {name: p.annotation for name, p in _signature().parameters.items()}
+_SIGNATURE = _signature()
+txt2img.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+txt2img.__annotations__ = {name: p.annotation for name, p in _SIGNATURE.parameters.items()}
