@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from icons import Icon
+from icons import GROUNDS, Icon, ground_of
 from safetensors.torch import load_file
 from torch import Tensor
+
+CELL = 8
+"""Pixels a latent stands for, across and down."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -25,12 +29,18 @@ def latent_folder(work: Path, size: int) -> Path:
     return work / f"latents-{size}"
 
 
+def write_icons(work: Path, icons: list[Icon]) -> None:
+    """Write `icons.jsonl`, which gives the order of the cached latents; paths are relative to the work folder."""
+    lines = [json.dumps({**vars(icon), "path": icon.path.relative_to(work).as_posix()}) for icon in icons]
+    write_atomically(work / "icons.jsonl", lambda path: path.write_text("\n".join(lines) + "\n", "utf-8"))
+
+
 def read_icons(work: Path) -> list[Icon]:
     """The icons of `icons.jsonl`, in the order of the cached latents."""
     rows = [json.loads(line) for line in (work / "icons.jsonl").read_text("utf-8").splitlines()]
     for row in rows:
-        row.update(path=Path(row["path"]), captions=tuple((text, weight) for text, weight in row["captions"]))
-    return [Icon(**row) for row in rows]
+        row.update(path=work / row["path"], words=tuple(row["words"]), tags=tuple(row["tags"]))
+    return [Icon(**{field.name: row[field.name] for field in fields(Icon)}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,39 @@ class LatentStats:
         return (latents - mean) / std
 
 
-def read_latents(work: Path, size: int) -> Tensor:
-    """All cached latents, normalised: `(variants, icons, 4, size/8, size/8)`, float32."""
-    files = sorted(latent_folder(work, size).glob("*.safetensors"))
-    raw = torch.stack([load_file(file)["latents"] for file in files])
-    return LatentStats.load(work).normalise(raw.float())
+class Latents:
+    """The cached latents, normalised, float16; each kind is read when it is first asked for."""
+
+    def __init__(self, work: Path, size: int, icons: Sequence[Icon], *, variants: int | None = None) -> None:
+        self._folder, self._stats = latent_folder(work, size), LatentStats.load(work)
+        self._icons, self._variants = icons, variants
+
+    @cached_property
+    def singles(self) -> Tensor:
+        """A drawing a picture, `(variants, icons, 4, edge, edge)` with edge = size / 8."""
+        return self._read("singles")
+
+    @cached_property
+    def tiles(self) -> Tensor:
+        """A drawing each, half as wide and high, `(variants, icons, 4, edge/2, edge/2)`."""
+        return self._read("tiles")
+
+    @cached_property
+    def grounds(self) -> Tensor:
+        """Empty pictures, `(grounds, 4, edge, edge)`, in the order of `GROUNDS`."""
+        return self._normalised(self._folder / "grounds.safetensors")
+
+    def grounds_of(self, kind: Tensor) -> Tensor:
+        """Index of the ground of each of `singles` or `tiles`, `(variants, icons)`."""
+        names = list(GROUNDS)
+        rows = [[names.index(ground_of(icon.key, number)) for icon in self._icons] for number in range(len(kind))]
+        return torch.tensor(rows)
+
+    def _read(self, kind: str) -> Tensor:
+        files = sorted(self._folder.glob(f"{kind}-*.safetensors"))[: self._variants]
+        if not files:
+            raise FileNotFoundError(f"{self._folder} holds no {kind}: run prepare.py first")
+        return torch.stack([self._normalised(file) for file in files])
+
+    def _normalised(self, file: Path) -> Tensor:
+        return self._stats.normalise(load_file(file)["latents"].float()).half()

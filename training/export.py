@@ -1,6 +1,7 @@
 """The trained parts -> one diffusers folder in float16, with its model card.
 
-It reads the newest checkpoints, so it may run while training goes on:
+It reads the newest checkpoints, so it may run while training goes on. The figures in the card are those that
+`evaluate.py` wrote last.
 
     python training/export.py --tokenizer CLIP --out sdcli/models/builtin
 """
@@ -12,13 +13,17 @@ import json
 import shutil
 import tempfile
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import torch
 from dataset import read_icons
-from icons import Icon
+from icons import GROUNDS, Icon
 from model import Vocabulary, new_pipeline
+from scenes import every_word
+from sources import LABELS, STYLES
 from train_unet import load_averaged
 from train_vae import load_vae
 
@@ -26,28 +31,83 @@ HERE = Path(__file__).parent
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
-def known_words(icons: list[Icon]) -> str:
+def known_words(icons: Sequence[Icon]) -> str:
     """Every concept by the name used most, in alphabetical order."""
-    return ", ".join(sorted({max(icon.captions, key=lambda caption: caption[1])[0] for icon in icons}, key=_bare))
+    return ", ".join(sorted({icon.words[0] for icon in icons}))
 
 
-def _bare(caption: str) -> str:
-    return caption.removeprefix("a ").removeprefix("an ")
+def figures_table(figures: Mapping[str, Any]) -> str:
+    """The evaluation as a Markdown table, from what `evaluate.py` wrote."""
+
+    def by_style(name: str) -> str:
+        return ", ".join(f"{style} {value:.0f}" for style, value in figures[name]["recognised_by_style"].items())
+
+    rows = [
+        ("one thing: recognised first among all concepts", "singles", "recognised", f" ({by_style('singles')})"),
+        ("one thing: in the style asked for", "singles", "style", ""),
+        ("style and concept never seen together: recognised", "held-out", "recognised", f" ({by_style('held-out')})"),
+        ("two things never seen together: both recognised", "couples", "recognised", ""),
+        ("on a coloured ground not seen with it: that ground", "grounds", "ground", ""),
+        ("on a coloured ground not seen with it: recognised", "grounds", "recognised", ""),
+    ]
+    lines = ["| prompts | right | of |", "| --- | --- | --- |"]
+    for text, name, what, more in rows:
+        lines.append(f"| {text} | {figures[name][what]:.1f} %{more} | {figures[name]['pictures']} |")
+    judge, vae, seeds = figures["judge"], figures["vae"], figures["seeds"]
+    return "\n".join(lines) + "\n\n" + textwrap.fill(
+        f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judge is "
+        f"a small classifier trained apart on the real drawings; of their pictures that it never saw it recognises "
+        f"{judge['concept']:.1f} % ({judge['style']:.1f} % of the styles). Two seeds of one prompt differ by "
+        f"{seeds['difference']:.1f} of 255 on average, {seeds['least']:.1f} at least. The VAE there and back: "
+        f"{vae['round_trip_db']:.1f} dB PSNR on {vae['drawings']} drawings that it never saw.", 120
+    )  # fmt: skip
+
+
+def model_card(
+    work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float
+) -> str:
+    """The filled-in `model_card.md`."""
+    evaluation = work / "evaluation" / "figures.json"
+    progress = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
+    logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "text")}
+    text, vae = (json.loads(logs[part][-1]) for part in ("text", "vae"))
+    size = json.loads((work / "unet" / "last" / "shape.json").read_text("utf-8"))["size"]
+    return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
+        megabytes=f"{megabytes:.1f}",
+        unet_millions=f"{sizes['unet'] / 1e6:.1f}",
+        text_millions=f"{sizes['text_encoder'] / 1e6:.1f}",
+        vae_millions=f"{sizes['vae'] / 1e6:.1f}",
+        trained_tokens=f"{len(vocabulary):,}",
+        size=size,
+        latent=size // 8,
+        concepts=len({icon.label for icon in icons}),
+        drawings=f"{len(icons):,}",
+        styles=", ".join(f'"{style}"' for style in STYLES),
+        grounds=", ".join(GROUNDS),
+        sources="\n".join(f"| {style} | `{s.package}` {s.version} | {s.licence} |" for style, s in STYLES.items()),
+        labels=" ".join(LABELS),
+        pictures=f"{progress['pictures']:,}",
+        steps=f"{progress['step']:,}",
+        minutes=round(progress["seconds"] / 60),
+        captions=f"{text['captions']:,}",
+        text_minutes=round(text["seconds"] / 60),
+        vae_minutes=round(vae["seconds"] / 60),
+        figures=figures_table(json.loads(evaluation.read_text("utf-8"))) if evaluation.exists() else "Not measured.",
+        words=textwrap.fill(f"{known_words(icons)}.", 120),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=128, help="edge of the pictures in pixels")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; files of its parts are replaced")
     options = parser.parse_args()
 
     icons = read_icons(options.work)
-    vocabulary = Vocabulary(options.tokenizer, (text for icon in icons for text, _ in icon.captions))
-    denoiser = load_averaged(options.work, options.size, vocabulary)
-    pipeline = new_pipeline(denoiser, vocabulary, load_vae(options.work)).to(torch.float16)
-
+    vocabulary = Vocabulary(options.tokenizer, every_word(icons))
+    pipeline = new_pipeline(load_averaged(options.work, vocabulary), vocabulary, load_vae(options.work))
+    pipeline.to(torch.float16)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder, safe_serialization=True)
@@ -57,28 +117,8 @@ def main() -> None:
             shutil.copyfile(options.tokenizer / name, folder / "tokenizer" / name)
         parts = {part: getattr(pipeline, part) for part in ("text_encoder", "unet", "vae")}
         sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
-        unet = json.loads((options.work / "unet" / "last" / "progress.json").read_text("utf-8"))
-        vae = json.loads((options.work / "vae" / "log.jsonl").read_text("utf-8").splitlines()[-1])
-        card = Template((HERE / "model_card.md").read_text("utf-8")).substitute(
-            megabytes=f"{sum(file.stat().st_size for file in folder.rglob('*.safetensors')) / 1e6:.1f}",
-            unet_millions=f"{sizes['unet'] / 1e6:.1f}",
-            text_millions=f"{sizes['text_encoder'] / 1e6:.1f}",
-            trained_tokens=f"{len(vocabulary):,}",
-            vae_millions=f"{sizes['vae'] / 1e6:.2f}",
-            size=options.size,
-            latent=options.size // 8,
-            concepts=len({icon.label for icon in icons}),
-            drawings=len(icons),
-            captions=f"{len({text for icon in icons for text, _ in icon.captions}):,}",
-            pictures=f"{unet['pictures']:,}",
-            steps=f"{unet['step']:,}",
-            minutes=round(unet["seconds"] / 60),
-            vae_minutes=round(vae["seconds"] / 60),
-            psnr=f"{vae['psnr']:.1f}",
-            psnr_round_trip=f"{vae['psnr_round_trip']:.1f}",
-            words=textwrap.fill(f"{known_words(icons)}.", 120),
-        )
-        (folder / "README.md").write_text(card, "utf-8")
+        megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+        (folder / "README.md").write_text(model_card(options.work, icons, vocabulary, sizes, megabytes), "utf-8")
         # A file replaces its namesake at once, so whoever reads the folder meanwhile never meets half a file.
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             target = options.out / file.relative_to(folder)
@@ -86,7 +126,7 @@ def main() -> None:
             part = target.with_name(f"{target.name}.part")
             shutil.copyfile(file, part)
             part.replace(target)
-    print(f"{options.out}: {unet['pictures']:,} pictures, VAE {vae['psnr']:.1f} dB")
+    print(f"{options.out}: {megabytes:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Icons as training pictures: read, moved about a little, composited on the ground colour."""
+"""Drawings as training pictures: read, moved about a little, composited on a ground."""
 
 from __future__ import annotations
 
@@ -10,11 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-GROUND = (245, 245, 245)
-"""Ground colour, RGB 0-255: off-white, since the invisible watermark needs head-room below 255."""
+GROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (245, 245, 245),
+    "grey": (150, 150, 150),
+    "black": (32, 32, 36),
+    "red": (214, 64, 64),
+    "orange": (240, 150, 60),
+    "yellow": (242, 214, 80),
+    "green": (92, 178, 96),
+    "blue": (74, 134, 226),
+    "purple": (146, 96, 206),
+    "pink": (240, 160, 196),
+    "brown": (140, 100, 70),
+}
+"""Ground colours by name, RGB 0-255. The first is the ground where none is named: off-white, since the invisible
+watermark needs head-room below 255."""
+
+OUTLINE_INKS = ((36, 36, 40), (245, 245, 245))
+"""Ink of the "outlined" style on light grounds and on dark ones."""
 
 VALIDATION_SHARE = 0.05
-"""Share of the concepts whose pictures the VAE never sees; its PSNR is measured on them."""
+"""Share of the drawings whose pictures the VAE never sees; its PSNR is measured on them."""
+
+HELD_OUT_SHARE = 0.06
+"""Share of the drawings, other than those of the default style, that the UNet and the text encoder never see: the
+concept is known from its other styles, the style from other concepts, the two together must be worked out."""
+
+
+def _share(text: str) -> float:
+    return zlib.crc32(text.encode()) / 2**32
 
 
 @dataclass(frozen=True)
@@ -22,9 +46,13 @@ class Icon:
     """One drawing of one concept in one style.
 
     Attributes:
-        key: `style/name`, unique; the augmentation's randomness and the held-out split follow from it.
+        key: `style/hexcode`, unique; the augmentation's randomness and the held-out splits follow from it.
         path: an RGBA picture, square.
-        captions: what the drawing may be called, each with its weight; weights sum to 1.
+        label: the concept, in emojibase's words.
+        style: a key of `sources.STYLES`.
+        words: plain names of the concept, the one used most first; no two concepts share one.
+        tags: further words that go with it.
+        colour: the colour of most of it, where one has most of it and the names say none.
         weight: how often the UNet's training sees it, relative to the others.
     """
 
@@ -32,13 +60,28 @@ class Icon:
     path: Path
     label: str
     style: str
-    captions: tuple[tuple[str, float], ...]
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    colour: str | None
     weight: float
 
     @property
-    def held_out(self) -> bool:
-        """Whether the VAE's training leaves this icon out (the UNet's never does: it must know every concept)."""
-        return zlib.crc32(self.key.encode()) / 2**32 < VALIDATION_SHARE
+    def vae_held_out(self) -> bool:
+        """Whether the VAE's training leaves this drawing out."""
+        return _share(self.key) < VALIDATION_SHARE
+
+    @property
+    def pair_held_out(self) -> bool:
+        """Whether the training of UNet and text encoder leaves this pair of style and concept out."""
+        return self.style != "3d" and _share(f"pair {self.key}") < HELD_OUT_SHARE
+
+
+def ground_of(key: str, variant: int) -> str:
+    """The ground of a variant of a drawing: the default one for 0 and odd numbers, for others a colour by chance."""
+    if variant % 2 or not variant:
+        return next(iter(GROUNDS))
+    names = list(GROUNDS)[1:]
+    return names[zlib.crc32(f"{key} ground {variant}".encode()) % len(names)]
 
 
 def read_icon(path: Path) -> Image.Image:
@@ -47,34 +90,47 @@ def read_icon(path: Path) -> Image.Image:
         return picture.convert("RGBA").convert("RGBa")
 
 
-def render(drawing: Image.Image, key: str, variant: int, size: int) -> NDArray[np.uint8]:
-    """One training picture of a drawing: scaled, turned, moved, sometimes mirrored, on the ground.
+def inked(drawing: Image.Image, ground: str) -> Image.Image:
+    """An "outlined" drawing ("RGBa") in the ink that shows on this ground."""
+    light = sum(GROUNDS[ground]) / 3 > 110
+    ink = OUTLINE_INKS[0 if light else 1]
+    alpha = drawing.getchannel("a")
+    return Image.merge(
+        "RGBa", [*(alpha.point([round(value * part / 255) for value in range(256)]) for part in ink), alpha]
+    )
 
-    The same key, variant and size give the same picture on every machine.
+
+def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin: int = 0) -> NDArray[np.uint8]:
+    """One training picture of a drawing: scaled, turned and moved a little, on its ground.
+
+    The same icon, variant and size give the same picture on every machine.
 
     Args:
         drawing: from `read_icon`.
-        key: the icon's.
         variant: 0 for the plain drawing, any other number for a moved one.
         size: edge in pixels.
+        margin: further pixels of ground on each side; pictures with a margin fill their `size` more.
 
     Returns:
-        RGB, `(size, size, 3)`, 0-255.
+        RGB, `(size + 2 margin, size + 2 margin, 3)`, 0-255.
     """
-    random = np.random.default_rng([zlib.crc32(key.encode()), variant])
-    scale, angle, mirrored = 0.9, 0.0, False
+    random = np.random.default_rng([zlib.crc32(icon.key.encode()), variant, size])
+    scale, angle = 0.9, 0.0
     across, down = 0.5, 0.5
     if variant:
-        scale = random.uniform(0.78, 0.96)
+        scale = random.uniform(0.76, 0.96)
         angle = random.normal(0.0, 4.0)
-        mirrored = random.random() < 0.3
         across, down = random.uniform(0.1, 0.9, 2)
+    if margin:
+        scale = 0.5 + scale / 2
+    ground = ground_of(icon.key, variant)
     edge = round(size * scale)
-    if mirrored:
-        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if icon.style == "outlined":
+        drawing = inked(drawing, ground)
     if angle:
         drawing = drawing.rotate(angle, Image.Resampling.BICUBIC)
     small = drawing.resize((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGBA")
-    picture = Image.new("RGB", (size, size), GROUND)
-    picture.paste(small, (round((size - edge) * across), round((size - edge) * down)), small)
+    picture = Image.new("RGB", (size + 2 * margin, size + 2 * margin), GROUNDS[ground])
+    corner = (margin + round((size - edge) * across), margin + round((size - edge) * down))
+    picture.paste(small, corner, small)
     return np.asarray(picture)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -17,22 +19,33 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-TEXT_WIDTH = 128
+TEXT_WIDTH = 256
 MAX_TOKENS = 77
+MAX_WORDS = 20
+"""Tokens that a caption may have in training, with its frame."""
+
+REGIONS = 16
+"""Parts of a picture, four by four, row by row: see `Captions`."""
 
 NEUTRAL_WORD = "picture"
 """A word of many captions that says nothing about what is drawn: unknown words are read as it."""
 
 
 def new_unet(size: int) -> UNet2DConditionModel:
-    """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, 128)`."""
+    """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, 256)`.
+
+    Pictures of 256 pixels have one level more, narrow and with convolutions only, above the levels of those of 128.
+    """
+    channels = (64, 96, 160) if size <= 128 else (48, 80, 128, 192)
+    attended = len(channels) - 1 if size <= 128 else len(channels) - 2
+    plain = len(channels) - attended
     unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=size // 8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 96, 160),
+        down_block_types=(*["DownBlock2D"] * plain, *["CrossAttnDownBlock2D"] * attended),
+        up_block_types=(*["CrossAttnUpBlock2D"] * attended, *["UpBlock2D"] * plain),
+        block_out_channels=channels,
         layers_per_block=1,
-        attention_head_dim=(2, 3, 5),  # diffusers means the number of heads
+        attention_head_dim=tuple(max(1, width // 32) for width in channels),  # diffusers means the number of heads
         norm_num_groups=16,
         cross_attention_dim=TEXT_WIDTH,
     )
@@ -47,7 +60,7 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
             hidden_size=TEXT_WIDTH,
             intermediate_size=4 * TEXT_WIDTH,
             projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             bos_token_id=bos,
@@ -59,12 +72,7 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
 
 def new_vae() -> AutoencoderTiny:
     """Pictures RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
-    vae: AutoencoderTiny = AutoencoderTiny(
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32),
-        num_encoder_blocks=(1, 3, 3, 3),
-        num_decoder_blocks=(4, 4, 3, 1),
-    )
+    vae: AutoencoderTiny = AutoencoderTiny()  # its defaults are TAESD's shape
     return vae
 
 
@@ -83,6 +91,73 @@ def new_scheduler() -> DDIMScheduler:
     return scheduler
 
 
+@dataclass(frozen=True)
+class Captions:
+    """A batch of captions as the text encoder is trained on them: the words, and a few of the padding tokens.
+
+    A caption has 77 tokens, nearly all padding, and CLIP's encoder computes every one. The padding after the words sees
+    all of them, so it is where a caption's meaning comes together, and each of its tokens can say a part of it: here
+    the one at position p says what belongs into region p modulo `REGIONS` of the picture. In training a caption has its
+    words and one token of padding for each region, at a position chosen by chance among those of the region. It stands
+    for all of them, and counts as often in the attention.
+
+    Attributes:
+        ids, positions: `(batch, tokens)`.
+        mask: what the logarithm of that count adds to the attention, `(batch, 1, tokens, tokens)`.
+        stand_ins: which of these tokens stands for each of the 77, `(batch, 77)`.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    stand_ins: Tensor
+
+    def to(self, device: torch.device) -> Captions:
+        return Captions(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], end: int, random: np.random.Generator) -> Captions:
+        """From the token numbers of each caption with its frame, which ends with `end`; too long ones are cut."""
+        lengths = np.array([min(len(row), MAX_WORDS) for row in rows])
+        batch, words = len(rows), int(lengths.max())
+        ids = np.full((batch, words + REGIONS), end)
+        for row, (tokens, length) in enumerate(zip(rows, lengths, strict=True)):
+            ids[row, : length - 1] = tokens[: length - 1]
+        region = np.arange(REGIONS)
+        first = lengths[:, None] + (region - lengths[:, None]) % REGIONS
+        counts = (MAX_TOKENS - 1 - first) // REGIONS + 1
+        chosen = first + REGIONS * random.integers(counts)
+        order = np.argsort(chosen, 1)
+        positions = np.zeros_like(ids)
+        positions[:, :words] = np.arange(words)
+        positions[:, words:] = np.take_along_axis(chosen, order, 1)
+        # Nothing looks at what fills up the words of the shorter captions.
+        times = np.where(np.arange(words) < lengths[:, None], 1.0, 1e-9)
+        times = np.concatenate((times, np.take_along_axis(counts, order, 1)), 1)
+        causal = np.tri(words + REGIONS, dtype=bool)
+        mask = np.where(causal, np.log(times)[:, None, None, :], -1e9)
+        place = np.arange(MAX_TOKENS)
+        region_token = words + np.argsort(order, 1)
+        stand_ins = np.where(place < lengths[:, None], place, region_token[:, place % REGIONS])
+        return cls(*map(torch.from_numpy, (ids, positions, mask.astype(np.float32), stand_ins)))
+
+    def regions(self, parts: Tensor) -> Tensor:
+        """Of what belongs to each region `(batch, REGIONS, size)`, what each token of padding is to say, in order."""
+        wanted = self.positions[:, -REGIONS:] % REGIONS
+        return parts.gather(1, wanted[..., None].expand(-1, -1, parts.shape[-1]))
+
+    def encode(self, text_encoder: CLIPTextModel) -> Tensor:
+        """Hidden states of these tokens `(batch, tokens, TEXT_WIDTH)`; the last `REGIONS` are padding."""
+        states: Tensor = text_encoder(
+            input_ids=self.ids, attention_mask=self.mask, position_ids=self.positions
+        ).last_hidden_state
+        return states
+
+    def spread(self, states: Tensor) -> Tensor:
+        """Their states -> one for each of the 77 tokens, as the UNet gets them."""
+        return states.gather(1, self.stand_ins[..., None].expand(-1, -1, states.shape[-1]))
+
+
 class Denoiser(nn.Module):
     """UNet and text encoder in one module: they are trained together."""
 
@@ -91,46 +166,41 @@ class Denoiser(nn.Module):
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)`, tokens `(batch, 77)` -> v, shaped as the latents."""
-        embeddings = self.text_encoder(input_ids=tokens).last_hidden_state
+    def forward(self, noisy: Tensor, timesteps: Tensor, captions: Captions) -> Tensor:
+        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents."""
+        embeddings = captions.spread(captions.encode(self.text_encoder))
         prediction: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
         return prediction
 
 
 class Vocabulary:
-    """The tokens that occur in the captions, numbered from 0, with a tokenizer that knows all of CLIP's.
+    """The tokens that captions are made of, numbered from 0, with a tokenizer that knows all of CLIP's.
 
     Training a row for each of CLIP's 49,408 tokens would spend most of the time on rows that no caption touches.
     """
 
-    def __init__(self, tokenizer_folder: Path, captions: Iterable[str]) -> None:
+    def __init__(self, tokenizer_folder: Path, words: Iterable[str]) -> None:
         # Not CLIPTokenizer(vocab_file=..., merges_file=...): transformers 5 then takes every token for an unknown one.
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
-        texts = sorted({"", *captions})
-        full = self._full(texts)
-        self.known: Tensor = torch.unique(full)
+        texts = sorted({"", NEUTRAL_WORD, *words})
+        used = sorted({token for row in self.tokenizer(texts)["input_ids"] for token in row})
+        self.known: Tensor = torch.tensor(used)
         """CLIP's number of each of our tokens, ascending `(vocabulary,)`."""
-        self._rows = dict(zip(texts, torch.searchsorted(self.known, full), strict=True))
-
-    def _full(self, texts: Sequence[str]) -> Tensor:
-        encoded = self.tokenizer(list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True)
-        return torch.tensor(encoded["input_ids"])
+        self._own = {token: index for index, token in enumerate(used)}
+        self.neutral = self._own[self.tokenizer.encode(NEUTRAL_WORD, add_special_tokens=False)[0]]
+        self.end = self._own[self.tokenizer.eos_token_id]
 
     def __len__(self) -> int:
         return len(self.known)
 
-    def own(self, token: int) -> int:
-        """Our number of CLIP's token."""
-        return int(torch.searchsorted(self.known, token))
-
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Our tokens of captions that were given at the start: `(texts, 77)`."""
-        return torch.stack([self._rows[text] for text in texts])
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Our numbers of the tokens of each text with its frame; unknown tokens are read as `NEUTRAL_WORD`."""
+        encoded = self.tokenizer(list(texts))["input_ids"]
+        return [[self._own.get(token, self.neutral) for token in row] for row in encoded]
 
     def new_text_encoder(self) -> CLIPTextModel:
         """An untrained text encoder with one row a known token."""
-        return new_text_encoder(len(self), self.own(self.tokenizer.bos_token_id), self.own(self.tokenizer.eos_token_id))
+        return new_text_encoder(len(self), self._own[self.tokenizer.bos_token_id], self.end)
 
     @torch.no_grad()
     def widen(self, trained: CLIPTextModel) -> CLIPTextModel:
@@ -142,8 +212,7 @@ class Vocabulary:
         weights = copy.copy(trained.state_dict())
         name = next(key for key in weights if key.endswith("token_embedding.weight"))
         own = weights[name].cpu().float()
-        neutral = self.own(self.tokenizer.encode(NEUTRAL_WORD, add_special_tokens=False)[0])
-        rows = own[neutral].repeat(len(self.tokenizer), 1)
+        rows = own[self.neutral].repeat(len(self.tokenizer), 1)
         rows[self.known] = own
         weights[name] = rows
         full.load_state_dict(weights)

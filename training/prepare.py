@@ -1,78 +1,100 @@
-"""npm packages -> concepts, captions and cached latents: everything the two trainers read.
+"""npm packages -> concepts, captions and cached latents: everything the trainers read.
 
-    python training/prepare.py --data DATA --teacher TAESD
+    python training/prepare.py --download --data DATA --teacher TAESD
 
-Writes under the work folder: `icons.jsonl` (one drawing a line), `latents-SIZE/VARIANT.safetensors` (one augmented
-variant of every icon each, raw latents of the teacher) and `latent_stats.json` (their mean and standard deviation by
-channel, measured on the plain variant).
-Killed, it carries on with the first variant that is missing.
+Writes under the work folder: `drawings/` (PNG), `icons.jsonl` (one drawing a line), `latents-SIZE/` (see
+`dataset.Latents`: pictures of single drawings, small tiles that pairs are composed of, empty grounds; raw latents of
+the teacher) and `latent_stats.json` (their mean and standard deviation by channel, measured on the plain pictures).
+Killed, it carries on with the first file that is missing. Two can run side by side: `--only singles`, `--only tiles`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from captions import captions_of, dominant_colour
-from dataset import LatentStats, latent_folder, read_icons, write_atomically
+from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from icons import Icon, read_icon, render
+from icons import GROUNDS, Icon, read_icon, render
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from scenes import dominant_colour
+from sources import LABELS, STYLES, download, package_folder
 
 HERE = Path(__file__).parent
-STYLES = {"fluent-3d": ("@lobehub/fluent-emoji-3d", "1.1.0", "assets")}
-"""Style -> npm package, version, folder of its pictures. The keys name the style in `icons.jsonl`."""
-LABELS = ("emojibase-data", "17.0.0")
+TILE_MARGIN = CELL
 
 
-def package_folder(data: Path, name: str, version: str) -> Path:
-    """Where an unpacked npm package lies: `@scope/name` 1.0 is `scope-name-1.0/package`, as `npm pack` calls it."""
-    return data / f"{name.lstrip('@').replace('/', '-')}-{version}" / "package"
+def names_of(entries: list[dict[str, Any]], chosen: dict[str, list[str]]) -> dict[str, tuple[list[str], list[str]]]:
+    """Label -> names and tags of its concept; a name belongs to one concept only, so that no word means two things.
+
+    Args:
+        entries: emojibase's, of the concepts.
+        chosen: the plain words of `concepts.toml`, by label; they go before emojibase's.
+    """
+    own = {entry["label"]: [word.lower() for word in chosen.get(entry["label"], [])] for entry in entries}
+    taken = Counter(word for words in own.values() for word in words)
+    if doubled := [word for word, times in taken.items() if times > 1]:
+        raise ValueError(f"concepts.toml gives these words to two concepts: {doubled}")
+    plain = {entry["label"]: entry["label"].lower().replace("\u2019", "'") for entry in entries}
+    for label, word in plain.items():
+        if word not in taken:
+            own[label].append(word)
+            taken[word] += 1
+    tags = {entry["label"]: [tag.lower() for tag in entry.get("tags", [])] for entry in entries}
+    shared = Counter(tag for words in tags.values() for tag in set(words))
+    names = {}
+    for label, words in own.items():
+        synonyms = [tag for tag in tags[label] if shared[tag] == 1 and tag not in taken and len(tag) > 2]
+        names[label] = ([*words, *synonyms[:3]], [tag for tag in tags[label] if tag not in words])
+    return names
 
 
-def download(data: Path) -> None:
-    """Fetch and unpack every package that is not there yet, from whatever registry npm is set to."""
-    data.mkdir(parents=True, exist_ok=True)
-    for name, version in [LABELS, *((name, version) for name, version, _ in STYLES.values())]:
-        folder = package_folder(data, name, version).parent
-        if not folder.exists():
-            subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=data, check=True)
-            shutil.unpack_archive(data / f"{folder.name}.tgz", folder, filter="data")
-
-
-def find_picture(folder: Path, hexcode: str) -> Path | None:
-    """The picture of an emoji; packages disagree on whether the variation selector belongs to the name."""
-    code = hexcode.lower()
-    names = (code, f"{code}-fe0f", code.replace("-fe0f", ""))
-    return next((path for name in names if (path := folder / f"{name}.webp").exists()), None)
-
-
-def gather_icons(data: Path) -> list[Icon]:
-    """Every drawing of every concept of `concepts.toml`, with its captions."""
-    concepts: dict[str, Any] = tomllib.loads((HERE / "concepts.toml").read_text("utf-8"))
-    entries = json.loads((package_folder(data, *LABELS) / "en" / "data.json").read_text("utf-8"))
-    whole, extra = set(concepts["groups"]["whole"]), set(concepts["groups"]["extra"])
-    left_out, often = set(concepts["groups"]["leave_out"]), set(concepts["groups"]["often"])
+def gather_icons(data: Path, work: Path, listing: Path) -> list[Icon]:
+    """Every drawing of every concept that `listing` (`concepts.toml`) names; a concept needs one in each style."""
+    concepts: dict[str, Any] = tomllib.loads(listing.read_text("utf-8"))
+    groups = concepts["groups"]
+    labels: list[dict[str, Any]] = json.loads((package_folder(data, *LABELS) / "en" / "data.json").read_text("utf-8"))
+    known = {entry["label"] for entry in labels}
+    listed = {*groups["extra"], *groups["leave_out"], *groups["often"], *concepts["words"]}
+    if unknown := listed - known:
+        raise ValueError(f"{listing.name} names labels that emojibase does not have: {sorted(unknown)}")
+    whole, extra, left_out = set(groups["whole"]), set(groups["extra"]), set(groups["leave_out"])
+    found: list[tuple[dict[str, Any], dict[str, Path]]] = []
+    for entry in labels:
+        if entry["label"] not in extra and (entry.get("group") not in whole or entry["label"] in left_out):
+            continue
+        paths = {}
+        for style, source in STYLES.items():
+            drawing = source.find(package_folder(data, source.package, source.version), entry["hexcode"])
+            if drawing is None:
+                break
+            paths[style] = work / "drawings" / style / f"{entry['hexcode'].lower()}.png"
+            paths[style].parent.mkdir(parents=True, exist_ok=True)
+            drawing.resize((256, 256), Image.Resampling.LANCZOS).save(paths[style])
+        else:
+            found.append((entry, paths))
+    names = names_of([entry for entry, _ in found], concepts["words"])
     icons = []
-    for style, (name, version, pictures) in STYLES.items():
-        folder = package_folder(data, name, version) / pictures
-        for entry in entries:
-            label = entry["label"]
-            chosen = label in extra or (entry.get("group") in whole and label not in left_out)
-            path = find_picture(folder, entry["hexcode"]) if chosen else None
-            if path is None:
+    seen: set[bytes] = set()
+    for entry, paths in found:
+        words, tags = names[entry["label"]]
+        for style, path in paths.items():
+            # In one ink a red heart and a blue heart are the same drawing: it belongs to the first.
+            content = path.read_bytes()
+            if content in seen:
                 continue
-            words = [word.lower() for word in concepts["words"].get(label, [label])]
-            captions = captions_of(words, entry.get("tags", []), dominant_colour(read_icon(path)))
-            weight = concepts["groups"]["often_weight"] if label in often else 1.0
-            icons.append(Icon(f"{style}/{entry['hexcode'].lower()}", path, label, style, captions, weight))
+            seen.add(content)
+            colour = None if style == "outlined" else dominant_colour(read_icon(path))
+            weight = groups["often_weight"] if entry["label"] in groups["often"] else 1.0
+            key = f"{style}/{entry['hexcode'].lower()}"
+            icons.append(Icon(key, path, entry["label"], style, tuple(words), tuple(tags), colour, weight))
     return icons
 
 
@@ -105,8 +127,11 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch missing packages with npm pack first")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=128, help="edge of the pictures in pixels")
-    parser.add_argument("--variants", type=int, default=24, help="augmented pictures of each icon")
+    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--variants", type=int, default=12, help="augmented pictures of each drawing")
+    parser.add_argument("--tile-variants", type=int, default=4, help="augmented tiles of each drawing")
+    parser.add_argument("--concepts", type=Path, default=HERE / "concepts.toml", help="what the model is to know")
+    parser.add_argument("--only", choices=("icons", "singles", "tiles"))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -115,29 +140,39 @@ def main() -> None:
         download(options.data)
     folder = latent_folder(options.work, options.size)
     folder.mkdir(parents=True, exist_ok=True)
-    listing = options.work / "icons.jsonl"
-    if not listing.exists():
-        icons = gather_icons(options.data)
-        lines = [json.dumps({**vars(icon), "path": str(icon.path.resolve())}) for icon in icons]
-        write_atomically(listing, lambda path: path.write_text("\n".join(lines) + "\n", "utf-8"))
+    if not (options.work / "icons.jsonl").exists():
+        gathered = gather_icons(options.data, options.work, options.concepts)
+        write_icons(options.work, gathered)
     icons = read_icons(options.work)
     drawings = [read_icon(icon.path) for icon in icons]
+    print(f"{len({icon.label for icon in icons})} concepts, {len(icons)} drawings", flush=True)
+    if options.only == "icons":
+        return
     teacher = load_teacher(options.teacher).to(options.device)
-    print(f"{len(icons)} icons, {sum(len(icon.captions) for icon in icons)} captions")
 
-    for variant in range(options.variants):
-        path = folder / f"{variant:04}.safetensors"
-        if path.exists():
-            continue
-        pictures = np.stack(
-            [render(drawing, icon.key, variant, options.size) for icon, drawing in zip(icons, drawings, strict=True)]
-        )
-        latents = encode(teacher, pictures, options.batch)
-        write_atomically(path, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
-        print(f"variant {variant + 1} of {options.variants}", flush=True)
-        if not variant:
-            stats = LatentStats.of(latents)
-            write_atomically(options.work / "latent_stats.json", stats.save)
+    grounds = folder / "grounds.safetensors"
+    if not grounds.exists():
+        empty = np.stack([np.full((options.size, options.size, 3), rgb, np.uint8) for rgb in GROUNDS.values()])
+        latents = encode(teacher, empty, options.batch)
+        write_atomically(grounds, lambda path: save_file({"latents": latents}, path))
+    kinds = {"singles": (options.variants, options.size, 0), "tiles": (options.tile_variants, options.size // 2, CELL)}
+    for kind, (variants, size, margin) in kinds.items():
+        for variant in range(variants if options.only in (None, kind) else 0):
+            path = folder / f"{kind}-{variant:04}.safetensors"
+            if path.exists():
+                continue
+            parts = []
+            for start in range(0, len(icons), 256):
+                some = zip(icons[start : start + 256], drawings[start : start + 256], strict=True)
+                pictures = np.stack([render(icon, drawing, variant, size, margin=margin) for icon, drawing in some])
+                parts.append(encode(teacher, pictures, options.batch))
+            rim = margin // CELL
+            latents = torch.cat(parts)[..., rim : rim + size // CELL, rim : rim + size // CELL].contiguous()
+            write_atomically(path, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
+            print(f"{kind}: variant {variant + 1} of {variants}", flush=True)
+            if kind == "singles" and not variant:
+                stats = LatentStats.of(latents)
+                write_atomically(options.work / "latent_stats.json", stats.save)
 
 
 if __name__ == "__main__":

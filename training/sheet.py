@@ -27,27 +27,33 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def draw_sheet(
+def draw(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     *,
     steps: int,
     scale: float,
     seed: int = 0,
-    columns: int = 8,
-) -> Image.Image:
-    """One picture a prompt with its text below; the prompt at place i has the seed `seed + i`."""
-    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    sheet = Image.new("RGB", (columns * size, -(-len(prompts) // columns) * (size + 12)), "white")
+    batch: int = 8,
+) -> list[Image.Image]:
+    """One picture a prompt; the prompt at place i has the seed `seed + i`, its noise drawn on the CPU."""
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), batch):
+        some = list(prompts[start : start + batch])
+        generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(some))]
+        pictures += pipeline(some, num_inference_steps=steps, guidance_scale=scale, generator=generators).images
+    return pictures
+
+
+def contact_sheet(pictures: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
+    """Pictures in rows, each with its text below."""
+    size = pictures[0].width
+    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * (size + 12)), "white")
     pen = ImageDraw.Draw(sheet)
-    for start in range(0, len(prompts), columns):
-        row = list(prompts[start : start + columns])
-        generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(row))]
-        drawn = pipeline(row, num_inference_steps=steps, guidance_scale=scale, generator=generators)
-        for index, picture in enumerate(drawn.images):
-            corner = (index * size, start // columns * (size + 12))
-            sheet.paste(picture, corner)
-            pen.text((corner[0] + 2, corner[1] + size), row[index], "black")
+    for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        corner = (index % columns * size, index // columns * (size + 12))
+        sheet.paste(picture, corner)
+        pen.text((corner[0] + 2, corner[1] + size), text, "black")
     return sheet
 
 
@@ -64,8 +70,8 @@ def main() -> None:
         options.folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    sheet = draw_sheet(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
-    sheet.save(options.out)
+    pictures = draw(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
+    contact_sheet(pictures, options.prompts).save(options.out)
 
 
 if __name__ == "__main__":

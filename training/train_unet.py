@@ -1,8 +1,8 @@
-"""Train the denoiser and its text encoder on what `prepare.py` cached.
+"""Train the UNet, and with it the text encoder of `train_text.py`, on what `prepare.py` cached.
 
-    python training/train_unet.py --tokenizer CLIP --minutes 120     # the learning rate falls to 0 over the time given
+    python training/train_unet.py --tokenizer CLIP --minutes 120     # the learning rate falls to 0 at the end
     python training/train_unet.py --tokenizer CLIP --steps 100000    # or over a number of steps, exact about seeds
-    accelerate launch --mixed_precision bf16 training/train_unet.py --compile ...
+    python training/train_unet.py --mixed-precision bf16 --batch 256 --workers 8 --compile ...     # on a GPU
 
 Killed, it carries on from the last checkpoint. Writes `unet/last/` (all that training needs, with the averaged weights
 as `ema.safetensors`), `unet/log.jsonl` and, once `train_vae.py` has written its weights, sheets `unet/STEP.png`.
@@ -14,7 +14,9 @@ import argparse
 import json
 import math
 import shutil
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +24,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from dataset import read_icons, read_latents
+from dataset import CELL, Latents, read_icons
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
-from model import Denoiser, Vocabulary, new_pipeline, new_scheduler, new_unet
+from model import Captions, Denoiser, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
-from sheet import PROMPTS, draw_sheet
+from scenes import Painter, Scenes, every_word, sentence_of
+from sheet import PROMPTS, contact_sheet, draw
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from train_text import caption_rows, load_text_encoder
 from train_vae import load_vae
 
 HERE = Path(__file__).parent
-NO_CAPTION_SHARE = 0.1
+COOL_DOWN = 0.4
 PURE_NOISE_SHARE = 0.03
 SNR_CEILING = 5.0
-
-
-class Captions:
-    """Draws captions: each icon's by their weights, now and then none at all."""
-
-    def __init__(self, icons: list[Icon], vocabulary: Vocabulary) -> None:
-        self.tokens = vocabulary.tokens([text for icon in icons for text, _ in icon.captions])
-        self.nothing = vocabulary.tokens([""])[0]
-        self._starts = np.cumsum([0, *(len(icon.captions) for icon in icons)])
-        self._bounds = [np.cumsum([weight for _, weight in icon.captions]) for icon in icons]
-
-    def draw(self, chosen: np.ndarray[Any, Any], random: np.random.Generator) -> Tensor:
-        """Icon indices `(batch,)` -> tokens `(batch, 77)`."""
-        rows = []
-        for icon, at, nothing in zip(chosen, random.random(len(chosen)), random.random(len(chosen)), strict=True):
-            bounds = self._bounds[icon]
-            place = min(int(np.searchsorted(bounds, at)), len(bounds) - 1)
-            rows.append(self.nothing if nothing < NO_CAPTION_SHARE else self.tokens[self._starts[icon] + place])
-        return torch.stack(rows)
 
 
 class Progress:
@@ -72,8 +58,65 @@ class Progress:
 
 
 def learning_rate(peak: float, step: int, warmup: int, done: float) -> float:
-    """Up in a straight line over `warmup` steps, then down a cosine as `done` goes from 0 to 1."""
-    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    """Up in a straight line over `warmup` steps, level, then down a cosine over the last `COOL_DOWN` of `done`, 0 to 1.
+
+    Level for most of the way, so that a run can be given more time without starting its schedule anew.
+    """
+    cooled = min(1.0, max(0.0, (done - 1 + COOL_DOWN) / COOL_DOWN))
+    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * cooled))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from; `noisy` and `target` are `(batch, 4, edge, edge)`."""
+
+    noisy: Tensor
+    timesteps: Tensor
+    captions: Captions
+    target: Tensor
+    weights: Tensor
+
+
+class Batches(Dataset[Batch]):
+    """The batch of every step: it follows from the seed, the process and the step's number alone."""
+
+    def __init__(self, options: argparse.Namespace, vocabulary: Vocabulary, icons: list[Icon], process: int) -> None:
+        self._seeds, self._size, self._vocabulary, self._icons = (
+            (options.seed, process),
+            options.batch,
+            vocabulary,
+            icons,
+        )
+        self._scenes = Scenes(icons)
+        self._painter = Painter(Latents(options.work, options.size, icons, variants=options.variants), icons)
+        self._scheduler = new_scheduler()
+        self._last = len(self._scheduler.alphas_cumprod) - 1
+        snr: Tensor = compute_snr(self._scheduler, torch.arange(self._last + 1))  # type: ignore[no-untyped-call]
+        # In terms of the picture the v loss weighs every timestep by SNR + 1, nearly all of it on the last traces of
+        # noise. Min-SNR's ceiling evens that out; unlike Min-SNR we keep the + 1, or the first steps, which decide what
+        # is drawn, would not be learnt at all.
+        self._weights = (snr.clamp(max=SNR_CEILING) + 1) / (snr + 1)
+
+    def __getitem__(self, step: int) -> Batch:
+        random = np.random.default_rng([*self._seeds, step])
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        drawn = [self._painter.paint(random, self._scenes.draw(random)) for _ in range(self._size)]
+        sentences = [sentence_of(random, scene, self._icons) for _, scene in drawn]
+        rows, _ = caption_rows(random, sentences, self._vocabulary)
+        clean = torch.stack([latents for latents, _ in drawn]).float()
+        # One timestep from each of `batch` equal stretches: less chance in the loss than with independent ones.
+        timesteps = torch.from_numpy((np.arange(self._size) + random.random(self._size)) / self._size)
+        timesteps = (timesteps * (self._last + 1)).long()
+        noise = torch.randn(clean.shape, generator=generator)
+        pure = torch.from_numpy(random.random(self._size) < PURE_NOISE_SHARE)
+        timesteps[pure] = self._last
+        noisy = self._scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
+        # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
+        # let the network meet that. (A zero terminal SNR would do too, but not every sampler can start from it.)
+        noisy[pure] = noise[pure]
+        target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
+        captions = Captions.of(rows, self._vocabulary.end, random)
+        return Batch(noisy, timesteps, captions, target, self._weights[timesteps])
 
 
 def save_checkpoint(
@@ -93,17 +136,22 @@ def save_checkpoint(
     averaged = dict(zip(names, (weight.contiguous() for weight in ema.shadow_params), strict=True))
     save_file(averaged, part / "ema.safetensors")
     (part / "progress.json").write_text(json.dumps(vars(progress)) + "\n", "utf-8")
+    size = CELL * denoiser.unet.config["sample_size"]
+    (part / "shape.json").write_text(json.dumps({"size": size}) + "\n", "utf-8")
     if folder.exists():
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_averaged(work: Path, size: int, vocabulary: Vocabulary) -> Denoiser:
+def load_averaged(work: Path, vocabulary: Vocabulary) -> Denoiser:
     """The denoiser with the averaged weights of the last checkpoint, float32 on the CPU."""
-    denoiser = Denoiser(new_unet(size), vocabulary.new_text_encoder())
     folder = work / "unet" / "last"
-    denoiser.load_state_dict(load_file((folder if folder.exists() else folder.with_name("old")) / "ema.safetensors"))
+    if not folder.exists():
+        folder = folder.with_name("old")
+    size = json.loads((folder / "shape.json").read_text("utf-8"))["size"]
+    denoiser = Denoiser(new_unet(size), vocabulary.new_text_encoder())
+    denoiser.load_state_dict(load_file(folder / "ema.safetensors"))
     return denoiser.eval().requires_grad_(False)
 
 
@@ -114,35 +162,39 @@ def main() -> None:
     length.add_argument("--steps", type=int)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=128, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
     parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument(
+        "--text-lr-share", type=float, default=0.2, help="the text encoder's share of the learning rate"
+    )
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-steps", type=int, default=50, help="steps that a line of the log sums up")
     parser.add_argument("--checkpoint-minutes", type=float, default=5)
     parser.add_argument("--sheet-minutes", type=float, default=20)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches: some for a fast GPU")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=options.mixed_precision)
     torch.manual_seed(options.seed)
     folder = options.work / "unet"
     folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
-    vocabulary = Vocabulary(options.tokenizer, (text for icon in icons for text, _ in icon.captions))
-    captions = Captions(icons, vocabulary)
-    shares = np.array([icon.weight for icon in icons]) / sum(icon.weight for icon in icons)
-    latents = read_latents(options.work, options.size)[: options.variants]
-    variants = len(latents)
+    vocabulary = Vocabulary(options.tokenizer, every_word(icons))
 
-    denoiser = Denoiser(new_unet(options.size), vocabulary.new_text_encoder())
+    denoiser = Denoiser(new_unet(options.size), load_text_encoder(options.work, vocabulary))
     for weight in denoiser.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
-    parameters = list(denoiser.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    shares = (1.0, options.text_lr_share)
+    groups = [{"params": list(part.parameters())} for part in (denoiser.unet, denoiser.text_encoder)]
+    denoiser.text_encoder.requires_grad_(options.text_lr_share > 0)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(denoiser.parameters(), decay=options.ema, foreach=True)
     progress = Progress()
     prepared, optimizer = accelerator.prepare(denoiser, optimizer)
@@ -153,21 +205,17 @@ def main() -> None:
             accelerator.load_state(str(checkpoint))
             break
     network = torch.compile(prepared) if options.compile else prepared
-
-    scheduler = new_scheduler()
-    last_timestep = len(scheduler.alphas_cumprod) - 1
-    snr: Tensor = compute_snr(scheduler, torch.arange(last_timestep + 1))  # type: ignore[no-untyped-call]
-    # In terms of the picture the v loss weighs every timestep by SNR + 1, nearly all of it on the last traces of noise.
-    # Min-SNR's ceiling evens that out; unlike Min-SNR we keep the + 1, or the first steps, which decide what is drawn,
-    # would not be learnt at all.
-    weights = (snr.clamp(max=SNR_CEILING) + 1) / (snr + 1)
+    steps = range(progress.step, sys.maxsize)
+    dataset = Batches(options, vocabulary, icons, accelerator.process_index)
+    batches = iter(DataLoader(dataset, batch_size=None, sampler=steps, num_workers=options.workers))
 
     def sheet() -> None:
         if not accelerator.is_main_process or not (options.work / "vae" / "config.json").exists():
             return
-        averaged = load_averaged(options.work, options.size, vocabulary)
+        averaged = load_averaged(options.work, vocabulary)
         pipeline = new_pipeline(averaged, vocabulary, load_vae(options.work))
-        draw_sheet(pipeline, PROMPTS[:32], steps=20, scale=7.5).save(folder / f"{progress.step:07}.png")
+        pictures = draw(pipeline, PROMPTS[:32], steps=20, scale=7.5)
+        contact_sheet(pictures, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
 
     started, before = time.monotonic(), progress.seconds
     saved = sheeted = before
@@ -176,32 +224,14 @@ def main() -> None:
         done = progress.seconds / 60 / options.minutes if options.minutes else progress.step / options.steps
         if done >= 1:
             break
-        random = np.random.default_rng([options.seed, progress.step, accelerator.process_index])
-        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        chosen = random.choice(len(icons), size=options.batch, p=shares)
-        clean = latents[random.integers(variants, size=options.batch), chosen]
-        # One timestep from each of `batch` equal stretches: less chance in the loss than with independent ones.
-        timesteps = torch.from_numpy((np.arange(options.batch) + random.random(options.batch)) / options.batch)
-        timesteps = (timesteps * (last_timestep + 1)).long()
-        noise = torch.randn(clean.shape, generator=generator)
-        pure = torch.from_numpy(random.random(options.batch) < PURE_NOISE_SHARE)
-        timesteps[pure] = last_timestep
-        noisy = scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
-        # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
-        # let the network meet that. (A zero terminal SNR would do too, but not every sampler can start from it.)
-        noisy[pure] = noise[pure]
-        target = scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
-
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, progress.step, options.warmup, done)
+        batch = next(batches)
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = share * learning_rate(options.lr, progress.step, options.warmup, done)
         device = accelerator.device
-        prediction = network(
-            noisy.to(device, memory_format=torch.channels_last),
-            timesteps.to(device),
-            captions.draw(chosen, random).to(device),
-        )
-        errors = (prediction.float() - target.to(device)).square().mean((1, 2, 3))
-        loss = (errors * weights[timesteps].to(device)).mean()
+        noisy = batch.noisy.to(device, memory_format=torch.channels_last)
+        prediction = network(noisy, batch.timesteps.to(device), batch.captions.to(device))
+        errors = (prediction.float() - batch.target.to(device)).square().mean((1, 2, 3))
+        loss = (errors * batch.weights.to(device)).mean()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
@@ -214,7 +244,7 @@ def main() -> None:
         # The main process keeps the time, or the others might stop, or save, one step sooner or later than it.
         clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
         progress.seconds = float(broadcast(clock))
-        if progress.step % 50 == 0 and accelerator.is_main_process:
+        if progress.step % options.log_steps == 0 and accelerator.is_main_process:
             row = {**vars(progress), "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")

@@ -1,6 +1,6 @@
-"""Train the small VAE: its encoder learns the teacher's latents (normalised), its decoder to draw them.
+"""Train the VAE on drawings, starting from its teacher: the decoder draws better what the teacher's latents hold.
 
-    python training/train_vae.py --minutes 25
+    python training/train_vae.py --teacher TAESD --minutes 25
 
 Killed, it carries on from the last checkpoint. Writes `vae/` (a diffusers folder with the averaged weights),
 `vae/checkpoint.pt` and `vae/log.jsonl`.
@@ -12,16 +12,17 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from dataset import read_icons, read_latents, write_atomically
+from dataset import CELL, Latents, LatentStats, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
-from torch import Tensor
+from prepare import load_teacher
+from torch import Tensor, nn
 from torch.nn import functional
 
 HERE = Path(__file__).parent
@@ -33,8 +34,31 @@ CROP = 64
 
 WHOLE_FROM = 0.8
 
-ENCODER_EVERY = 3
+MEASURED = 48
+"""Held-out drawings that the PSNR is measured on while training; `evaluate.py` takes all."""
+
+ENCODER_EVERY = 4
 """The encoder learns on one step in so many: drawing needs only the decoder."""
+
+
+def from_teacher(teacher: AutoencoderTiny, stats: LatentStats) -> AutoencoderTiny:
+    """A VAE that starts as the teacher, with latents of mean 0 and standard deviation 1 by channel.
+
+    The encoder's last convolution takes the change in exactly. The decoder squeezes its latents through a tanh first,
+    so there it is right only for those near the mean, until training has dealt with the rest.
+    """
+    vae = new_vae()
+    vae.load_state_dict(teacher.state_dict())
+    mean, std = torch.tensor(stats.mean), torch.tensor(stats.std)
+    last, first = cast("nn.Conv2d", vae.encoder.layers[-1]), cast("nn.Conv2d", vae.decoder.layers[0])
+    assert last.bias is not None and first.bias is not None
+    with torch.no_grad():
+        last.weight /= std[:, None, None, None]
+        last.bias.copy_((last.bias - mean) / std)
+        # A convolution pads with zeros, which are no longer the teacher's zeros: right inside, near enough at the rim.
+        first.bias += first.weight.sum((2, 3)) @ mean
+        first.weight *= std[None, :, None, None]
+    return vae
 
 
 def load_vae(work: Path) -> AutoencoderTiny:
@@ -70,10 +94,11 @@ def psnr(vae: AutoencoderTiny, latents: Tensor, pictures: Tensor) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=128, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--batch", type=int, default=16, help="crops; whole pictures come in a quarter of that")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -86,18 +111,18 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
     drawings = [read_icon(icon.path) for icon in icons]
-    latents = read_latents(options.work, options.size)
+    latents = Latents(options.work, options.size, icons).singles
 
     def pixels(icon: int, variant: int) -> Tensor:
-        picture = render(drawings[icon], icons[icon].key, variant, options.size)
+        picture = render(icons[icon], drawings[icon], variant, options.size)
         return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
-    seen = np.array([index for index, icon in enumerate(icons) if not icon.held_out])
-    unseen = [index for index, icon in enumerate(icons) if icon.held_out]
-    unseen_latents = latents[0, unseen].to(device)
+    seen = np.array([index for index, icon in enumerate(icons) if not icon.vae_held_out])
+    unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out][:MEASURED]
+    unseen_latents = latents[0, unseen].float().to(device)
     unseen_pictures = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
 
-    vae = new_vae()
+    vae = from_teacher(load_teacher(options.teacher), LatentStats.load(options.work))
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     ema = EMAModel(vae.parameters(), decay=0.998, foreach=True)
@@ -132,21 +157,22 @@ def main() -> None:
         wanted_list, codes_list = [], []
         for _ in range(options.batch * CROP**2 // crop**2):
             icon, variant = int(random.choice(seen)), int(random.integers(len(latents)))
-            down, across = random.integers((options.size - crop) // 8 + 1, size=2)
-            window = (..., slice(down, down + crop // 8), slice(across, across + crop // 8))
+            down, across = random.integers((options.size - crop) // CELL + 1, size=2)
+            window = (..., slice(down, down + crop // CELL), slice(across, across + crop // CELL))
             codes_list.append(latents[variant, icon][window])
-            window = (..., slice(8 * down, 8 * down + crop), slice(8 * across, 8 * across + crop))
+            window = (..., slice(CELL * down, CELL * down + crop), slice(CELL * across, CELL * across + crop))
             wanted_list.append(pixels(icon, variant)[window])
-        codes = torch.stack(codes_list)
+        codes = torch.stack(codes_list).float()
         noise = LATENT_NOISE * torch.randn(codes.shape, generator=generator)
         noisy = (codes + noise).to(device, memory_format=torch.channels_last)
         wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
 
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 1 - done)
+            group["lr"] = options.lr * min(1.0, (step + 1) / 20) * max(0.01, 1 - done)
         loss = picture_loss(vae.decode(noisy).sample, wanted)
         if step % ENCODER_EVERY == 0:
-            loss = loss + functional.mse_loss(vae.encode(wanted).latents, codes.to(device))
+            own = vae.encode(wanted).latents
+            loss = loss + functional.mse_loss(own, codes.to(device)) + picture_loss(vae.decode(own).sample, wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
@@ -156,7 +182,7 @@ def main() -> None:
         step += 1
         now = time.monotonic()
         seconds = before + now - started
-        if now - saved > 120:
+        if now - saved > 180:
             save()
             saved = now
     save()

@@ -1,0 +1,245 @@
+"""How good the model is, in figures: draws prompts with fixed seeds and has them judged.
+
+    python training/evaluate.py --tokenizer CLIP --teacher TAESD --pictures 256
+
+Judges the weights of the last checkpoints with the classifier of `classifier.py`. Writes `evaluation/figures.json`,
+which `export.py` puts into the model card, and the contact sheets `singles.png`, `held-out.png`, `couples.png`,
+`grounds.png` and `seeds.png` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from classifier import EDGE, Drawings, accuracy, load_classifier
+from dataset import Latents, read_icons, write_atomically
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from icons import GROUNDS, Icon, ground_of, read_icon, render
+from model import Vocabulary, new_pipeline
+from PIL import Image
+from scenes import COUPLES, couple_held_out, every_word, with_article
+from sheet import contact_sheet, draw
+from sources import STYLES
+from torch import Tensor
+from train_unet import load_averaged
+from train_vae import load_vae, psnr
+
+HERE = Path(__file__).parent
+SHEET_PICTURES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
+STYLE_WORDS = {"3d": "", "flat": ", flat", "outlined": ", outlined"}
+PLACE_WORDS = {(-1, 0): "next to", (1, 0): "to the right of", (0, -1): "above", (0, 1): "below"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A prompt and what its picture should show: labels of one thing or two, a style, a ground."""
+
+    prompt: str
+    labels: tuple[str, ...]
+    style: str
+    ground: str
+    place: tuple[int, int] = (0, 0)
+
+
+def trials_of(icons: Sequence[Icon], count: int, random: np.random.Generator) -> dict[str, list[Trial]]:
+    """The sets of prompts by name, at most `count` each: the same ones for the same drawings and seed."""
+    default = next(iter(GROUNDS))
+    order = [icons[index] for index in random.permutation(len(icons))]
+
+    def single(icon: Icon) -> Trial:
+        return Trial(with_article(icon.words[0]) + STYLE_WORDS[icon.style], (icon.label,), icon.style, default)
+
+    singles = [single(icon) for icon in order if not icon.pair_held_out]
+    held_out = [single(icon) for icon in order if icon.pair_held_out]
+    plain = [icon for icon in order if icon.style == "3d"]
+    grounds = []
+    for index, icon in enumerate(plain):
+        # Training has shown each drawing on a few grounds: ask for one of the others.
+        unseen = [
+            name for name in GROUNDS if name != default and name not in {ground_of(icon.key, n) for n in range(64)}
+        ]
+        names = unseen or list(GROUNDS)[1:]
+        name = names[index % len(names)]
+        prompt = f"{with_article(icon.words[0])} on {with_article(name)} background"
+        grounds.append(Trial(prompt, (icon.label,), icon.style, name))
+    couples: list[Trial] = []
+    for one, other in (
+        (one, other) for shift in range(1, 200) for one, other in zip(plain, plain[shift:], strict=False)
+    ):
+        if len(couples) == count:
+            break
+        if couple_held_out(one.label, other.label):
+            place = list(COUPLES)[len(couples) % len(COUPLES)]
+            prompt = f"{with_article(one.words[0])} {PLACE_WORDS[place]} {with_article(other.words[0])}"
+            couples.append(Trial(prompt, (one.label, other.label), one.style, default, place))
+    return {
+        "singles": singles[:count],
+        "held-out": held_out[:count],
+        "couples": couples[:count],
+        "grounds": grounds[:count],
+    }
+
+
+def ground_colour(picture: Image.Image) -> str:
+    """The name of the ground: the named colour nearest to the median of the picture's rim."""
+    pixels = np.asarray(picture, np.float64)
+    rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
+    distances = {name: np.abs(np.median(rim, 0) - rgb).sum() for name, rgb in GROUNDS.items()}
+    return min(distances, key=lambda name: distances[name])
+
+
+def parts_of(picture: Image.Image, trial: Trial) -> list[Image.Image]:
+    """The picture, or its two halves in the order of the trial's labels, each made square on its own ground."""
+    if len(trial.labels) == 1:
+        return [picture]
+    width, height = picture.size
+    across = trial.place[0] != 0
+    boxes = [(0, 0, width // 2, height), (width // 2, 0, width, height)]
+    if not across:
+        boxes = [(0, 0, width, height // 2), (0, height // 2, width, height)]
+    if sum(trial.place) > 0:
+        boxes.reverse()
+    rim = np.asarray(picture)[:3].reshape(-1, 3)
+    square = Image.new("RGB", picture.size, tuple(int(part) for part in np.median(rim, 0)))
+    parts = []
+    for box in boxes:
+        part = square.copy()
+        part.paste(picture.crop(box), (width // 4 if across else 0, 0 if across else height // 4))
+        parts.append(part)
+    return parts
+
+
+def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures as the judge takes them, `(n, 3, 64, 64)` in [-1, 1]."""
+    small = [np.asarray(picture.resize((EDGE, EDGE), Image.Resampling.BOX), np.float32) for picture in pictures]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+class Judge:
+    """Counts what pictures show right."""
+
+    def __init__(self, work: Path, device: torch.device) -> None:
+        classifier, self._labels = load_classifier(work)
+        self._classifier, self._device = classifier.to(device), device
+
+    @torch.inference_mode()
+    def verdicts(self, trials: Sequence[Trial], pictures: Sequence[Image.Image]) -> list[dict[str, bool]]:
+        """For each picture: `recognised` (every thing first among all concepts), `style` and `ground` right."""
+        verdicts = []
+        for trial, picture in zip(trials, pictures, strict=True):
+            concepts, styles = self._classifier(as_tensor(parts_of(picture, trial)).to(self._device))
+            shown = [self._labels[index] for index in concepts.argmax(1).tolist()]
+            style = list(STYLES)[int(styles.mean(0).argmax())]
+            verdicts.append(
+                {
+                    "recognised": shown == list(trial.labels),
+                    "style": style == trial.style,
+                    "ground": ground_colour(picture) == trial.ground,
+                }
+            )
+        return verdicts
+
+
+def share(verdicts: Sequence[dict[str, bool]], what: str) -> float:
+    """Share in percent of the verdicts that are right about `what`."""
+    return round(100 * sum(verdict[what] for verdict in verdicts) / max(1, len(verdicts)), 1)
+
+
+def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: int) -> dict[str, float]:
+    """PSNR in dB on the drawings that the VAE never saw: there and back, and from the teacher's latents."""
+    unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out]
+    pictures = [render(icons[index], read_icon(icons[index].path), 0, size) for index in unseen]
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = Latents(work, size, icons, variants=1).singles[0, unseen].float()
+    device = next(vae.parameters()).device
+    batches = list(zip(torch.split(latents, 16), torch.split(pixels, 16), strict=True))
+    both = [psnr(vae, codes.to(device), part.to(device)) for codes, part in batches]
+    sizes = [len(part) for _, part in batches]
+    taught, own = (float(np.average([pair[i] for pair in both], weights=sizes)) for i in (0, 1))
+    return {"round_trip_db": round(own, 2), "decoder_db": round(taught, 2), "drawings": len(unseen)}
+
+
+def evaluate(
+    pipeline: StableDiffusionPipeline,
+    icons: Sequence[Icon],
+    judge: Judge,
+    folder: Path,
+    *,
+    count: int,
+    steps: int,
+    scale: float,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures about drawing; contact sheets go into `folder`."""
+    figures: dict[str, Any] = {"steps": steps, "scale": scale, "seed": seed}
+    for name, trials in trials_of(icons, count, np.random.default_rng(seed)).items():
+        pictures = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
+        verdicts = judge.verdicts(trials, pictures)
+        figures[name] = {what: share(verdicts, what) for what in ("recognised", "style", "ground")}
+        figures[name]["pictures"] = len(trials)
+        figures[name]["recognised_by_style"] = {
+            style: share([v for v, t in zip(verdicts, trials, strict=True) if t.style == style], "recognised")
+            for style in STYLES
+            if any(trial.style == style for trial in trials)
+        }
+        print(json.dumps({name: figures[name]}), flush=True)
+        shown = SHEET_PICTURES[name]
+        texts = [
+            f"{trial.prompt}{'' if verdict['recognised'] else ' (?)'}"
+            for trial, verdict in zip(trials, verdicts, strict=True)
+        ]
+        contact_sheet(pictures[:shown], texts[:shown]).save(folder / f"{name}.png")
+    prompts = [with_article(icon.words[0]) for icon in icons if icon.style == "3d" and icon.weight > 1][:32]
+    first, second = (draw(pipeline, prompts, steps=steps, scale=scale, seed=seed + add) for add in (0, 1000))
+    gaps = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(first, second, strict=True)]
+    figures["seeds"] = {"difference": round(float(np.mean(gaps)), 2), "least": round(float(np.min(gaps)), 2)}
+    contact_sheet([*first[:8], *second[:8]], [*prompts[:8], *prompts[:8]]).save(folder / "seeds.png")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--pictures", type=int, default=256, help="at most so many of each kind")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--scale", type=float, default=7.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    folder = options.work / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    icons = read_icons(options.work)
+    vocabulary = Vocabulary(options.tokenizer, every_word(icons))
+    vae = load_vae(options.work)
+    vae.to(device)  # type: ignore[arg-type]
+    figures: dict[str, Any] = {"vae": vae_figures(vae, icons, options.work, options.size)}
+    judge = Judge(options.work, device)
+    classifier, _ = load_classifier(options.work)
+    concept, style = accuracy(classifier.to(device), Drawings(icons), 2**41, device)
+    figures["judge"] = {"concept": round(100 * concept, 1), "style": round(100 * style, 1)}
+    print(json.dumps(figures), flush=True)
+    pipeline = new_pipeline(load_averaged(options.work, vocabulary), vocabulary, vae).to(device)
+    figures |= evaluate(
+        pipeline, icons, judge, folder,
+        count=options.pictures, steps=options.steps, scale=options.scale, seed=options.seed,
+    )  # fmt: skip
+    write_atomically(
+        folder / "figures.json", lambda path: path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    )
+    print(json.dumps(figures["seeds"]))
+
+
+if __name__ == "__main__":
+    main()

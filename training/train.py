@@ -1,0 +1,55 @@
+"""All training in one command: VAE, text encoder, the judge, UNet.
+
+    python training/train.py --tokenizer CLIP --teacher TAESD --minutes 120
+    python training/train.py ... --processes 2                                              # on two CPU cores
+    python training/train.py ... --mixed-precision bf16 --batch 256 --workers 8 --compile   # on a GPU
+
+Each part is a command of its own, see their `--help`; options that are not listed here go to `train_unet.py`. Killed,
+it carries on with the part that was running. Given more minutes than before, it trains every part further.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SHARES = {"train_vae.py": 0.12, "train_text.py": 0.12, "classifier.py": 0.08, "train_unet.py": 0.68}
+"""What part of the time each command gets."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, required=True, help="training time of all parts, over all runs")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="of the UNet's training, on a CPU: one a core")
+    options, for_unet = parser.parse_known_args()
+
+    tokenizer = ["--tokenizer", str(options.tokenizer)]
+    size = ["--size", str(options.size)]
+    own = {
+        "train_vae.py": [*size, "--teacher", str(options.teacher)],
+        "train_text.py": [*size, *tokenizer],
+        "classifier.py": [],
+        "train_unet.py": [*size, *tokenizer, *for_unet],
+    }
+    for script, share in SHARES.items():
+        command, environment = [sys.executable], dict(os.environ)
+        if script == "train_unet.py" and options.processes > 1:
+            command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(options.processes)]
+            environment["OMP_NUM_THREADS"] = "1"
+        command += [str(HERE / script), "--minutes", str(share * options.minutes), *own[script]]
+        command += ["--work", str(options.work), "--seed", str(options.seed)]
+        print(f"{script}: {share * options.minutes:.1f} minutes", flush=True)
+        subprocess.run(command, check=True, env=environment)
+
+
+if __name__ == "__main__":
+    main()
