@@ -181,6 +181,8 @@ def evaluate(
     """All figures about drawing; contact sheets go into `folder`."""
     figures: dict[str, Any] = {"steps": steps, "scale": scale, "seed": seed}
     for name, trials in trials_of(icons, count, np.random.default_rng(seed)).items():
+        if not trials:
+            continue
         pictures = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
         verdicts = judge.verdicts(trials, pictures)
         figures[name] = {what: share(verdicts, what) for what in ("recognised", "style", "ground")}

@@ -27,6 +27,12 @@ MAX_WORDS = 20
 REGIONS = 16
 """Parts of a picture, four by four, row by row: see `Captions`."""
 
+SKETCH_EDGE = 16
+"""Edge in latents of the sketch that the text encoder learns; larger latents are coarsened to it."""
+
+REGION_SIZE = 4 * SKETCH_EDGE**2 // REGIONS
+"""Numbers that a region of the sketch has: 4 x 4 latents of 4 channels."""
+
 NEUTRAL_WORD = "picture"
 """A word of many captions that says nothing about what is drawn: unknown words are read as it."""
 
@@ -158,19 +164,34 @@ class Captions:
         return states.gather(1, self.stand_ins[..., None].expand(-1, -1, states.shape[-1]))
 
 
+class Sketcher(nn.Module):
+    """The text encoder as it is trained: with a head that reads the sketch from its padding tokens."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.head = nn.Linear(TEXT_WIDTH, REGION_SIZE)
+
+    def forward(self, captions: Captions) -> tuple[Tensor, Tensor]:
+        """The hidden states `(batch, 77, TEXT_WIDTH)`, and the sketch `(batch, REGIONS, REGION_SIZE)` in the order of
+        the padding tokens, see `Captions.regions`.
+        """
+        states = captions.encode(self.text_encoder)
+        return captions.spread(states), self.head(states[:, -REGIONS:])
+
+
 class Denoiser(nn.Module):
     """UNet and text encoder in one module: they are trained together."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, sketcher: Sketcher) -> None:
         super().__init__()
         self.unet = unet
-        self.text_encoder = text_encoder
+        self.sketcher = sketcher
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, captions: Captions) -> Tensor:
-        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents."""
-        embeddings = captions.spread(captions.encode(self.text_encoder))
-        prediction: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
-        return prediction
+    def forward(self, noisy: Tensor, timesteps: Tensor, captions: Captions) -> tuple[Tensor, Tensor]:
+        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents, and the sketch."""
+        embeddings, sketch = self.sketcher(captions)
+        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample, sketch
 
 
 class Vocabulary:
@@ -223,7 +244,7 @@ def new_pipeline(denoiser: Denoiser, vocabulary: Vocabulary, vae: AutoencoderTin
     """All parts as one pipeline, which draws and which saves itself as a diffusers folder."""
     parts: dict[str, Any] = {
         "vae": vae,
-        "text_encoder": vocabulary.widen(denoiser.text_encoder),
+        "text_encoder": vocabulary.widen(denoiser.sketcher.text_encoder),
         "tokenizer": vocabulary.tokenizer,
         "unet": denoiser.unet,
         "scheduler": new_scheduler(),

@@ -282,10 +282,9 @@ class Painter:
             ground = int(self._single_grounds[variant, icon])
             return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place)
         tiles = []
-        if scene.ground:
-            pool = self._on_ground[str(self._styles[scene.icons[0]]), scene.ground]
+        if scene.ground and len(pool := self._on_ground[str(self._styles[scene.icons[0]]), scene.ground]):
             tiles = [tuple(pool[int(random.integers(len(pool)))]) for _ in range(2)]
-            labels = [self._labels[icon] for _, icon in tiles]
+        labels = [self._labels[icon] for _, icon in tiles]
         if not tiles or labels[0] == labels[1] or couple_held_out(*labels):
             scene = Scene(scene.icons, 0, scene.place)
             tiles = []

@@ -16,21 +16,19 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from dataset import Latents, read_icons, write_atomically
-from model import REGIONS, TEXT_WIDTH, Captions, Vocabulary
-from scenes import NOTHING_SHARE, Painter, Scenes, every_word, sentence_of
-from torch import Tensor, nn
+from model import SKETCH_EDGE, Captions, Sketcher, Vocabulary
+from scenes import NOTHING_SHARE, Painter, Scene, Scenes, every_word, sentence_of
+from torch import Tensor
 from torch.nn import functional
-from transformers.models.clip.modeling_clip import CLIPTextModel
 
 HERE = Path(__file__).parent
-SKETCH_EDGE = 16
-REGION_SIZE = 4 * SKETCH_EDGE**2 // REGIONS
 FILLER_SHARE = 0.15
 """Share of the captions with words that say nothing, such as unknown words are at drawing time."""
 
@@ -48,8 +46,10 @@ def caption_rows(
     return rows, empty
 
 
-def regions_of(sketches: Tensor) -> Tensor:
-    """Latents `(batch, 4, edge, edge)`, 16 x 16 or coarsened to it -> `(batch, REGIONS, REGION_SIZE)`, row by row."""
+def sketched_regions(painter: Painter, scenes: Sequence[Scene], empty: np.ndarray[Any, Any]) -> Tensor:
+    """What each region of these scenes' sketches holds, `(batch, REGIONS, REGION_SIZE)`; zeros for an empty caption."""
+    sketches = torch.stack([painter.sketch(scene) for scene in scenes])
+    sketches[torch.from_numpy(empty)] = 0
     coarse = functional.adaptive_avg_pool2d(sketches, SKETCH_EDGE)
     return functional.unfold(coarse, SKETCH_EDGE // 4, stride=SKETCH_EDGE // 4).transpose(1, 2)
 
@@ -73,38 +73,40 @@ def main() -> None:
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
     scenes, painter = Scenes(icons), Painter(Latents(options.work, options.size, icons), icons)
     device = torch.device(options.device)
-    encoder, head = vocabulary.new_text_encoder(), nn.Linear(TEXT_WIDTH, REGION_SIZE).to(device)
-    encoder.to(device)  # type: ignore[arg-type]
-    parameters = [*encoder.parameters(), *head.parameters()]
+    sketcher = Sketcher(vocabulary.new_text_encoder()).to(device)
+    parameters = list(sketcher.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     step, seconds = 0, 0.0
+    losses: list[float] = []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        encoder.load_state_dict(state["encoder"])
-        head.load_state_dict(state["head"])
+        sketcher.load_state_dict(state["sketcher"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
 
     def save() -> None:
-        state = {"encoder": encoder.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {"sketcher": sketcher.state_dict(), "optimizer": optimizer.state_dict()}
         write_atomically(checkpoint, lambda path: torch.save({**state, "step": step, "seconds": seconds}, path))
 
+    def log() -> None:
+        row = {"step": step, "captions": step * options.batch, "seconds": seconds, "loss": sum(losses) / len(losses)}
+        with (folder / "log.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+        losses.clear()
+
     started, before, saved = time.monotonic(), seconds, time.monotonic()
-    losses: list[float] = []
     while (done := seconds / 60 / options.minutes) < 1:
         random = np.random.default_rng([options.seed, step, 1])
         drawn = [scenes.draw(random) for _ in range(options.batch)]
         rows, empty = caption_rows(random, [sentence_of(random, scene, icons) for scene in drawn], vocabulary)
         captions = Captions.of(rows, vocabulary.end, random).to(device)
-        sketches = torch.stack([painter.sketch(scene) for scene in drawn])
-        sketches[torch.from_numpy(empty)] = 0
-        wanted = captions.regions(regions_of(sketches).to(device))
+        wanted = captions.regions(sketched_regions(painter, drawn, empty).to(device))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * done)))
-        said = head(captions.encode(encoder)[:, -REGIONS:])
-        loss = functional.mse_loss(said, wanted)
-        loss.backward()
+        loss = functional.mse_loss(sketcher(captions)[1], wanted)
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -112,29 +114,22 @@ def main() -> None:
         step += 1
         now = time.monotonic()
         seconds = before + now - started
-        if step % 50 == 0:
-            row = {
-                "step": step,
-                "captions": step * options.batch,
-                "seconds": seconds,
-                "loss": sum(losses) / len(losses),
-            }
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-            losses.clear()
+        if step % 25 == 0:
+            log()
         if now - saved > 60:
             save()
             saved = now
+    if losses:
+        log()
     save()
 
 
-def load_text_encoder(work: Path, vocabulary: Vocabulary) -> CLIPTextModel:
-    """The text encoder as it stands, float32 on the CPU."""
-    encoder = vocabulary.new_text_encoder()
+def load_sketcher(work: Path, vocabulary: Vocabulary) -> Sketcher:
+    """The text encoder and its head as they stand, float32 on the CPU."""
+    sketcher = Sketcher(vocabulary.new_text_encoder())
     state = torch.load(work / "text" / "checkpoint.pt", map_location="cpu", weights_only=True)
-    encoder.load_state_dict(state["encoder"])
-    return encoder
+    sketcher.load_state_dict(state["sketcher"])
+    return sketcher
 
 
 if __name__ == "__main__":

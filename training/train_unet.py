@@ -27,19 +27,22 @@ from accelerate.utils import broadcast
 from dataset import CELL, Latents, read_icons
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
-from model import Captions, Denoiser, Vocabulary, new_pipeline, new_scheduler, new_unet
+from model import Captions, Denoiser, Sketcher, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
 from scenes import Painter, Scenes, every_word, sentence_of
 from sheet import PROMPTS, contact_sheet, draw
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from train_text import caption_rows, load_text_encoder
+from train_text import caption_rows, load_sketcher, sketched_regions
 from train_vae import load_vae
 
 HERE = Path(__file__).parent
 COOL_DOWN = 0.4
 PURE_NOISE_SHARE = 0.03
 SNR_CEILING = 5.0
+SKETCH_WEIGHT = 0.5
+"""Weight of what the text encoder goes on learning by itself, see `train_text.py`."""
 
 
 class Progress:
@@ -75,6 +78,8 @@ class Batch:
     captions: Captions
     target: Tensor
     weights: Tensor
+    sketch: Tensor
+    """What the text encoder is to say of each region, `(batch, REGIONS, REGION_SIZE)`."""
 
 
 class Batches(Dataset[Batch]):
@@ -102,7 +107,7 @@ class Batches(Dataset[Batch]):
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         drawn = [self._painter.paint(random, self._scenes.draw(random)) for _ in range(self._size)]
         sentences = [sentence_of(random, scene, self._icons) for _, scene in drawn]
-        rows, _ = caption_rows(random, sentences, self._vocabulary)
+        rows, empty = caption_rows(random, sentences, self._vocabulary)
         clean = torch.stack([latents for latents, _ in drawn]).float()
         # One timestep from each of `batch` equal stretches: less chance in the loss than with independent ones.
         timesteps = torch.from_numpy((np.arange(self._size) + random.random(self._size)) / self._size)
@@ -116,7 +121,8 @@ class Batches(Dataset[Batch]):
         noisy[pure] = noise[pure]
         target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
         captions = Captions.of(rows, self._vocabulary.end, random)
-        return Batch(noisy, timesteps, captions, target, self._weights[timesteps])
+        sketch = captions.regions(sketched_regions(self._painter, [scene for _, scene in drawn], empty))
+        return Batch(noisy, timesteps, captions, target, self._weights[timesteps], sketch)
 
 
 def save_checkpoint(
@@ -150,7 +156,7 @@ def load_averaged(work: Path, vocabulary: Vocabulary) -> Denoiser:
     if not folder.exists():
         folder = folder.with_name("old")
     size = json.loads((folder / "shape.json").read_text("utf-8"))["size"]
-    denoiser = Denoiser(new_unet(size), vocabulary.new_text_encoder())
+    denoiser = Denoiser(new_unet(size), Sketcher(vocabulary.new_text_encoder()))
     denoiser.load_state_dict(load_file(folder / "ema.safetensors"))
     return denoiser.eval().requires_grad_(False)
 
@@ -167,7 +173,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument(
-        "--text-lr-share", type=float, default=0.2, help="the text encoder's share of the learning rate"
+        "--text-lr-share", type=float, default=0.5, help="the text encoder's share of the learning rate"
     )
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--ema", type=float, default=0.998)
@@ -187,13 +193,12 @@ def main() -> None:
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
 
-    denoiser = Denoiser(new_unet(options.size), load_text_encoder(options.work, vocabulary))
+    denoiser = Denoiser(new_unet(options.size), load_sketcher(options.work, vocabulary))
     for weight in denoiser.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
     shares = (1.0, options.text_lr_share)
-    groups = [{"params": list(part.parameters())} for part in (denoiser.unet, denoiser.text_encoder)]
-    denoiser.text_encoder.requires_grad_(options.text_lr_share > 0)
+    groups = [{"params": list(part.parameters())} for part in (denoiser.unet, denoiser.sketcher)]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(denoiser.parameters(), decay=options.ema, foreach=True)
     progress = Progress()
@@ -219,7 +224,7 @@ def main() -> None:
 
     started, before = time.monotonic(), progress.seconds
     saved = sheeted = before
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     while True:
         done = progress.seconds / 60 / options.minutes if options.minutes else progress.step / options.steps
         if done >= 1:
@@ -229,15 +234,16 @@ def main() -> None:
             group["lr"] = share * learning_rate(options.lr, progress.step, options.warmup, done)
         device = accelerator.device
         noisy = batch.noisy.to(device, memory_format=torch.channels_last)
-        prediction = network(noisy, batch.timesteps.to(device), batch.captions.to(device))
+        prediction, sketch = network(noisy, batch.timesteps.to(device), batch.captions.to(device))
         errors = (prediction.float() - batch.target.to(device)).square().mean((1, 2, 3))
         loss = (errors * batch.weights.to(device)).mean()
-        accelerator.backward(loss)
+        sketch_loss = functional.mse_loss(sketch.float(), batch.sketch.to(device))
+        accelerator.backward(loss + SKETCH_WEIGHT * sketch_loss)
         accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.step(prepared.parameters())
-        losses.append(loss.item())
+        losses.append((loss.item(), sketch_loss.item()))
 
         progress.step += 1
         progress.pictures += options.batch * accelerator.num_processes
@@ -245,7 +251,8 @@ def main() -> None:
         clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
         progress.seconds = float(broadcast(clock))
         if progress.step % options.log_steps == 0 and accelerator.is_main_process:
-            row = {**vars(progress), "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
+            drawing, sketching = np.mean(losses, 0)
+            row = {**vars(progress), "loss": drawing, "sketch_loss": sketching, "lr": optimizer.param_groups[0]["lr"]}
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
