@@ -1,15 +1,15 @@
 """Everything that can go wrong, each with what failed, why, what to do and the exit code.
 
     SdcliError
-    ├── UsageError          2    the flags themselves
-    ├── InputFileError      3    a prompt file, or a picture to read
+    ├── UsageError          2    the flags themselves, or settings from a file or the environment
+    ├── InputFileError      3    a prompt file, a settings file, or a picture to read
     ├── ModelError          4    a model that is missing, broken or of another kind
     │   └── ModelNotFound   4
     ├── DeviceError         5    a device that is not there, or out of memory
     ├── WithheldError       6    every picture withheld by the safety checker
     └── OutputError         7    pictures that cannot be written
 
-Exit code 0 is success, 1 means "the answer is no" (no mark found), 70 a bug, 130 an interruption.
+Exit code 0 is success, 1 means "the answer is no" (no mark found, pictures differ), 70 a bug, 130 an interruption.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class SdcliError(Exception):
 
 
 class UsageError(SdcliError):
-    """A flag, or flags that contradict each other."""
+    """A setting, or settings that contradict each other, wherever they were said."""
 
     exit_code = 2
 
 
 class InputFileError(SdcliError):
-    """A prompt file, or a picture to read, that cannot be read as one."""
+    """A prompt file, a settings file, or a picture to read, that cannot be read as one."""
 
     exit_code = 3
 

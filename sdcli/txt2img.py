@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sdcli import models, prompts
 from sdcli.errors import WithheldError
 from sdcli.jobs import Job, plan, size
-from sdcli.outputs import png
 from sdcli.outputs.folder import OutputFolder
-from sdcli.outputs.grid import grid
-from sdcli.outputs.record import new_record
+from sdcli.outputs.formats import FORMATS, encode, require_room, stored
+from sdcli.outputs.gallery import Gallery
+from sdcli.outputs.grid import Grid, Page
+from sdcli.outputs.metadata import a1111
+from sdcli.outputs.record import asked, new_record
 from sdcli.samplers import SAMPLERS
-from sdcli.settings import Settings
+from sdcli.settings import ImageFormat, Settings
 from sdcli.stages import safety, watermark
 from sdcli.watch import Watch
 
@@ -35,7 +37,7 @@ class Picture:
     """RGB, uint8, (height, width, 3), with its watermark."""
     job: Job
     record: dict[str, Any]
-    """How it was made: what its PNG carries under "sdcli"."""
+    """How it was made: what its file carries."""
     path: Path | None
     """Where it is saved, if it is."""
 
@@ -50,7 +52,7 @@ class Picture:
 def txt2img(
     prompt: str, *, outdir: str | Path | None = None, watch: Watch | None = None, **settings: Any
 ) -> list[Picture]:
-    """Draw a prompt, as `sdcli txt2img` does with the same settings.
+    """Draw a prompt, as `sdcli txt2img` does with the same settings; those of files and the environment do not count.
 
     Args:
         prompt: the words to draw.
@@ -65,8 +67,13 @@ def txt2img(
     return list(draw(Settings.of(prompt=prompt, **(where | settings)), watch or Watch()))
 
 
-def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
-    """Draw a run's pictures in order, each saved before it is handed over, and the grid after the last.
+def draw(settings: Settings, watch: Watch, plan_jobs: Callable[..., Iterator[list[Job]]] = plan) -> Iterator[Picture]:
+    """Draw a run's pictures in order, each saved before it is handed over; each page of the grid once it is full.
+
+    Args:
+        settings: the run.
+        watch: is told of the progress.
+        plan_jobs: makes the jobs, as `jobs.plan` does from the same arguments.
 
     Raises:
         sdcli.errors.SdcliError: whatever can be known before the model loads is raised before it does.
@@ -88,7 +95,8 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
     mark = _mark(settings, spec.watermark_method, height, width)
     if mark:
         watermark.require_library()
-    folder = None if settings.skip_save and settings.skip_grid else OutputFolder(Path(settings.outdir))
+    require_room(height, width, max(one_pass, key=len), settings.negative_prompt, settings.format)
+    folder = _folder(settings)
     from sdcli import devices
     from sdcli.generate import generate
     from sdcli.text import words_cut
@@ -113,11 +121,14 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
         if checker:
             checker.load()
     watch.loading("checksum")
-    plans = plan(one_pass, settings, spec, source.hash(), sampler.draws(settings.steps, spec.schedule))
+    plans = plan_jobs(one_pass, settings, spec, source.hash(), sampler.draws(settings.steps, spec.schedule))
 
     # 3. Draw, batch by batch.
     withheld = 0
-    for_grid: list[tuple[Job, NDArray[Any]]] = []
+    grid = None if settings.skip_grid else Grid(settings.n_rows if settings.n_rows > 0 else settings.n_samples, total)
+    gallery = Gallery(folder.new_gallery(), settings, spec.name) if folder and settings.gallery else None
+    if gallery:
+        watch.note(f"the gallery is {gallery.path}")
     cut: set[str] = set()
     for jobs in plans:
         for prompt in {text for job in jobs for text in (job.prompt, job.negative_prompt)} - cut:
@@ -136,12 +147,12 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
                 picture = stand_in
             # The original cuts the fraction off rather than rounding.
             pixels = (picture * 255).astype("uint8")
-            if not settings.skip_grid:
-                for_grid.append((job, pixels))
-            pixels, read_back = _marked(pixels, mark, f"picture {job.index + 1}", watch)
+            unmarked = pixels
+            pixels, read_back = _marked(pixels, mark, settings.format, f"picture {job.index + 1}", watch)
             record = new_record(
                 words_cut=words_cut(model, job.prompt) or None,
                 job=job.model_dump(mode="json"),
+                settings=asked(settings),
                 safety=_safety(checker, verdict, settings.on_unsafe) if checker and verdict else None,
                 watermark=read_back,
                 device=str(compute.device),
@@ -149,26 +160,48 @@ def draw(settings: Settings, watch: Watch) -> Iterator[Picture]:
             )
             path = None
             if folder and not settings.skip_save:
-                path = folder.save_sample(png.encode(pixels, record, png.parameters(job)))
+                path = folder.save_sample(encode(pixels, record, a1111.write(job), settings.format))
                 watch.saved(path, record)
+            if gallery:
+                gallery.add(pixels, job, record, path)
             yield Picture(pixels, job, record, path)
+            if folder and grid:
+                _save_page(grid.add(job, unmarked), settings, spec.watermark_method, folder, watch)
         watch.drawn(len(jobs))
 
-    # 4. The grid of them all.
-    if folder and for_grid:
-        first = for_grid[0][0]
-        sheet = grid([pixels for _, pixels in for_grid], settings.n_rows if settings.n_rows > 0 else settings.n_samples)
-        sheet_mark = _mark(settings, spec.watermark_method, sheet.shape[0], sheet.shape[1])
-        sheet, read_back = _marked(sheet, sheet_mark, "the grid", watch)
-        record = new_record(
-            grid=settings.model_dump(mode="json"), job=first.model_dump(mode="json"), watermark=read_back
-        )
-        watch.saved(folder.save_grid(png.encode(sheet, record, png.parameters(first))), record)
+    # 4. The grid of them all, or what is left for its last page.
+    if folder and grid:
+        _save_page(grid.rest(), settings, spec.watermark_method, folder, watch)
+    if gallery:
+        gallery.finish()
     if withheld == total:
         raise WithheldError(
             "every picture was withheld by the safety checker",
             fix="Try another prompt or seed, or see --safety-checker and --on-unsafe.",
         )
+
+
+def _save_page(page: Page | None, settings: Settings, method: str, folder: OutputFolder, watch: Watch) -> None:
+    """Write a page of the grid, if there is one, with a mark of its own."""
+    if page is None:
+        return
+    pixels = page.pixels
+    mark = _mark(settings, method, pixels.shape[0], pixels.shape[1])
+    pixels, read_back = _marked(pixels, mark, settings.format, "the grid", watch)
+    record = new_record(
+        grid=settings.model_dump(mode="json"),
+        page=page.number,
+        job=page.first.model_dump(mode="json"),
+        watermark=read_back,
+    )
+    watch.saved(folder.save_grid(encode(pixels, record, a1111.write(page.first), settings.format)), record)
+
+
+def _folder(settings: Settings) -> OutputFolder | None:
+    """Where the run's files go, if it writes any."""
+    if settings.skip_save and settings.skip_grid and not settings.gallery:
+        return None
+    return OutputFolder(Path(settings.outdir), FORMATS[settings.format].suffix)
 
 
 def _safety(checker: safety.SafetyChecker, verdict: safety.SafetyVerdict, on_unsafe: str) -> dict[str, Any]:
@@ -185,13 +218,13 @@ def _mark(settings: Settings, method: str, height: int, width: int) -> watermark
 
 
 def _marked(
-    pixels: NDArray[Any], mark: watermark.Mark | None, what: str, watch: Watch
+    pixels: NDArray[Any], mark: watermark.Mark | None, format: ImageFormat, what: str, watch: Watch
 ) -> tuple[NDArray[Any], dict[str, Any] | None]:
-    """The picture with its mark, and how the mark reads back."""
+    """The picture with its mark, and how the mark reads back from a file of this format."""
     if mark is None:
         return pixels, None
     pixels = watermark.write(pixels, mark)
-    read = watermark.check(pixels, mark)
+    read = watermark.check(stored(pixels, format), mark)
     if not read.found:
         watch.note(f"the watermark of {what} does not read back: {read.wrong_bits} of {read.bits} bits are wrong")
     return pixels, dataclasses.asdict(read)

@@ -48,9 +48,12 @@ def small_laion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SmallChe
 
 
 @pytest.fixture(autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test remembers hashes in a folder of its own."""
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests remember hashes in a folder of their own, and know nothing of the settings of whoever runs them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+    for variable in [name for name in os.environ if name.startswith("SDCLI_")]:
+        monkeypatch.delenv(variable)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

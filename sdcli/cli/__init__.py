@@ -11,7 +11,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from sdcli.cli.completion import Command
+from sdcli.cli.config import config
 from sdcli.cli.console import Console
+from sdcli.cli.inspect import inspect
+from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
 from sdcli.errors import EXIT_BUG, EXIT_INTERRUPTED, SdcliError
@@ -28,8 +32,11 @@ app = typer.Typer(
         "help_option_names": ["--help", "-h"],
     },
 )
-app.command("txt2img")(txt2img)
-app.command("watermark")(watermark)
+app.command("txt2img", cls=Command)(txt2img)
+app.command("watermark", cls=Command)(watermark)
+app.command("inspect")(inspect)
+app.command("rerun")(rerun)
+app.command("config", cls=Command)(config)
 
 
 def _print_version(asked: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sdcli.outputs.terminal import printable
 from sdcli.watch import Watch
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ class Console:
         from rich.text import Text
 
         rich = RichConsole(stderr=True, soft_wrap=True, highlight=False)
-        rich.print(Text.assemble(("sdcli: ", "bold red"), what))
+        rich.print(Text.assemble(("sdcli: ", "bold red"), printable(what)))
         for line in (why, fix):
             if line:
-                rich.print(Text(f"  {line}"))
+                rich.print(Text(f"  {printable(line)}"))
 
     def line(self, text: str) -> None:
         if not self.quiet:
-            print(f"sdcli: {text}", file=sys.stderr, flush=True)
+            print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
 
 
 class RunConsole(Watch):

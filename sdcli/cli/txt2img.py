@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sdcli.cli.completion import COMPLETERS
+from sdcli.cli.config import CONFIG_FILE_HELP
 from sdcli.cli.console import RunConsole
+from sdcli.configuration import load, origins_told
 from sdcli.settings import OUTPUT, Settings, flags
 
 _HELP = """Draw pictures from words; every flag of the original txt2img.py, and more.
@@ -21,10 +24,13 @@ _HELP = """Draw pictures from words; every flag of the original txt2img.py, and 
 
 The path of each saved picture goes to standard output as soon as it is there.
 Dashes and underscores in flags are one and the same.
+Defaults of your own, in a file or the environment: [cyan]sdcli config --help[/].
 """
 
 
-def txt2img(context: typer.Context, json: bool, quiet: bool, debug: bool, **values: Any) -> None:
+def txt2img(
+    context: typer.Context, config_file: str | None, json: bool, quiet: bool, debug: bool, **values: Any
+) -> None:
     from sdcli.txt2img import draw
 
     said = {
@@ -32,9 +38,9 @@ def txt2img(context: typer.Context, json: bool, quiet: bool, debug: bool, **valu
         for name, value in values.items()
         if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
-    settings = Settings.of(**said)
-    with RunConsole(quiet=quiet, as_json=json) as console:
-        for _ in draw(settings, console):
+    configuration = load(said, config_file=config_file)
+    with origins_told(configuration.said), RunConsole(quiet=quiet, as_json=json) as console:
+        for _ in draw(configuration.settings, console):
             pass
 
 
@@ -52,6 +58,7 @@ def _signature() -> inspect.Signature:
             metavar="NAME" if choices else flag.metavar or "",
             rich_help_panel=flag.panel,
             show_default=default != "",
+            autocompletion=COMPLETERS.get(name),
         )
         kind = Settings.model_fields[name].annotation
         parameters.append(inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option]))
@@ -62,6 +69,8 @@ def _signature() -> inspect.Signature:
     ):
         option = typer.Option(f"--{name}", help=words, metavar="", rich_help_panel=OUTPUT)
         parameters.append(inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, option]))
+    file = Annotated[str | None, typer.Option("--config-file", metavar="FILE", help=CONFIG_FILE_HELP)]
+    parameters.append(inspect.Parameter("config_file", keyword, default=None, annotation=file))
     return inspect.Signature(parameters)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +13,8 @@ import typer
 from sdcli.cli.console import Console
 from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
 from sdcli.outputs.folder import cannot_write, claim, written_aside
+from sdcli.outputs.formats import opened
+from sdcli.outputs.metadata import record, texts
 from sdcli.settings import Settings, WatermarkMethod
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _look(path: Path, expect: str | None, report: _Report) -> bool:
     """Whether the picture carries the mark: the expected one, the one its record names, or the default."""
     from sdcli.stages.watermark import require_text, search
 
-    with _opened(path) as image:
+    with opened(path) as image:
         pixels = _pixels(image)
         recorded = _mark_of(_record(image))
     text = recorded.get("text", _DEFAULT_TEXT) if expect is None else expect
@@ -128,7 +128,7 @@ def _add(source: Path, target: Path, text: str, method: str, report: _Report) ->
     """Write a marked copy; whether the mark reads back from it."""
     from sdcli.stages.watermark import check, choose, write
 
-    with _opened(source) as image:
+    with opened(source) as image:
         pixels = _pixels(image)
         mark = choose(method, "robust", pixels.shape[0], pixels.shape[1], text)
         marked = write(pixels, mark)
@@ -155,28 +155,6 @@ def _values(back: ReadBack | None, text: str) -> dict[str, Any]:
     return {"text": text, "method": None, "found": False, "wrong_bits": None, "bits": bits}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, decoded.
-
-    Raises:
-        InputFileError: it is missing or no image.
-    """
-    from PIL import Image
-
-    try:
-        image = Image.open(path)
-        image.load()
-    # Pillow's decoders have no error of their own: a broken file can raise any of these.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputFileError(
-            f"cannot read the image {path}", why=f"{why}.", fix="Name PNG, JPEG or WebP files."
-        ) from error
-    with image:
-        yield image
-
-
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(height, width, 3), RGB. What lies under transparency counts: a mark may be there."""
     import numpy as np
@@ -186,13 +164,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 def _record(image: Image.Image) -> dict[str, Any]:
     """What sdcli wrote about the picture when it drew it; empty if it did not."""
-    from sdcli.outputs.png import RECORD_KEY
-
-    with suppress(ValueError):
-        record = json.loads(image.info.get(RECORD_KEY, ""))
-        if isinstance(record, dict):
-            return record
-    return {}
+    return record.of(texts.read(image)) or {}
 
 
 def _mark_of(record: dict[str, Any]) -> dict[str, str]:
@@ -211,15 +183,13 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any])
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
 
-    from sdcli.outputs.png import RECORD_KEY
-
     picture = Image.fromarray(pixels)
     if original.has_transparency_data:
         picture.putalpha(original.convert("RGBA").getchannel("A"))
     chunks = PngInfo()
-    chunks.add_itxt(RECORD_KEY, json.dumps(_record(original) | {"watermark": mark}, ensure_ascii=False))
+    chunks.add_itxt(texts.RECORD_KEY, json.dumps(_record(original) | {"watermark": mark}, ensure_ascii=False))
     for key, value in getattr(original, "text", {}).items():
-        if key == RECORD_KEY:
+        if key == texts.RECORD_KEY:
             continue
         if isinstance(value, iTXt):
             chunks.add_itxt(key, value, value.lang or "", value.tkey or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from sdcli.errors import OutputError
 
 SAMPLES = "samples"
 _BEING_WRITTEN = ".sdcli-"
+_GALLERY = re.compile(r"gallery-\d{4,}\.html")
 
 
 class OutputFolder:
@@ -21,13 +23,15 @@ class OutputFolder:
 
     Args:
         path: OUTDIR.
+        suffix: the files' ending.
 
     Raises:
         OutputError: it cannot be made, or not be written to.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, suffix: str = ".png") -> None:
         self.path = path
+        self.suffix = suffix
         self.samples = path / SAMPLES
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
@@ -42,18 +46,34 @@ class OutputFolder:
 
     def save_sample(self, data: bytes) -> Path:
         """Write the next `samples/00000.png`."""
-        path, self.next_sample = _save(data, lambda number: self.samples / f"{number:05}.png", self.next_sample)
+        path, self.next_sample = _save(
+            data, lambda number: self.samples / f"{number:05}{self.suffix}", self.next_sample
+        )
         return path
 
     def save_grid(self, data: bytes) -> Path:
         """Write the next `grid-0000.png`."""
-        path, self.next_grid = _save(data, lambda number: self.path / f"grid-{number:04}.png", self.next_grid)
+        path, self.next_grid = _save(data, lambda number: self.path / f"grid-{number:04}{self.suffix}", self.next_grid)
         return path
+
+    def new_gallery(self) -> Path:
+        """An empty new `gallery-0000.html`, for a page that grows."""
+        number = sum(1 for entry in os.scandir(self.path) if _GALLERY.fullmatch(entry.name))
+        try:
+            while True:
+                path = self.path / f"gallery-{number:04}.html"
+                number += 1
+                with suppress(FileExistsError):
+                    path.touch(exist_ok=False)
+                    return path
+        except OSError as error:
+            raise cannot_write(self.path, error, "--outdir") from error
 
 
 def _count(folder: Path) -> int:
-    """Entries as the original counts them; hidden ones, such as files being written, are none."""
-    return sum(1 for entry in os.scandir(folder) if not entry.name.startswith("."))
+    """Entries as the original counts them; hidden ones, such as files being written, and galleries are none."""
+    names = (entry.name for entry in os.scandir(folder))
+    return sum(1 for name in names if not name.startswith(".") and not _GALLERY.fullmatch(name))
 
 
 def _save(data: bytes, name: Callable[[int], Path], number: int) -> tuple[Path, int]:

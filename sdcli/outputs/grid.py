@@ -1,25 +1,80 @@
-"""All pictures of a run side by side, as the original lays them out."""
+"""All pictures of a run side by side, as the original lays them out; long runs in pages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdcli.jobs import Job
+
+PIXELS = 2**24
+"""The most that a page holds, 4096 x 4096: its mark is written in up to 100 bytes a pixel."""
+HEIGHT = 16_383
+"""The highest page, in pixels; past it viewers, and WebP, fail."""
 _PADDING = 2
 
 
-def grid(pictures: Sequence[NDArray[np.uint8]], per_row: int) -> NDArray[np.uint8]:
-    """Pictures (height, width, 3) of one size in rows of `per_row`, with 2 black pixels around and between."""
-    height, width, _ = pictures[0].shape
-    columns = min(per_row, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    cell_height, cell_width = height + _PADDING, width + _PADDING
-    sheet = np.zeros((rows * cell_height + _PADDING, columns * cell_width + _PADDING, 3), dtype=np.uint8)
-    for index, picture in enumerate(pictures):
-        top = index // columns * cell_height + _PADDING
-        left = index % columns * cell_width + _PADDING
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
+@dataclass(frozen=True)
+class Page:
+    """A finished sheet of pictures."""
+
+    number: int
+    """Its place among the run's pages, from 0."""
+    first: Job
+    """The job of its first picture."""
+    pixels: NDArray[np.uint8]
+    """(height, width, 3)."""
+
+
+class Grid:
+    """Pictures of one size in rows, with 2 black pixels around and between, cut into pages of whole rows.
+
+    Only the page being filled is kept. A run that fits on one page gives the original's grid.
+
+    Args:
+        per_row: pictures in a row; fewer where a row of so many would be more than a page.
+        total: the most pictures there will be.
+    """
+
+    def __init__(self, per_row: int, total: int) -> None:
+        self.per_row = per_row
+        self.total = total
+        self.pages = 0
+        self.filled = 0
+        self.first: Job | None = None
+
+    def add(self, job: Job, picture: NDArray[np.uint8]) -> Page | None:
+        """Put the next picture, (height, width, 3), in its place; the page, if that fills it."""
+        if self.first is None:
+            self._begin(job, *picture.shape[:2])
+        row, column = divmod(self.filled, self.columns)
+        top, left = row * self.cell_height + _PADDING, column * self.cell_width + _PADDING
+        self.sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        self.filled += 1
+        return self.rest() if self.filled == self.rows * self.columns else None
+
+    def rest(self) -> Page | None:
+        """The page begun and not yet full, cut to what it holds; None if there is no such page."""
+        if self.first is None:
+            return None
+        height = math.ceil(self.filled / self.columns) * self.cell_height + _PADDING
+        width = min(self.filled, self.columns) * self.cell_width + _PADDING
+        page = Page(self.pages, self.first, np.ascontiguousarray(self.sheet[:height, :width]))
+        del self.sheet
+        self.first = None
+        self.pages += 1
+        self.total -= self.filled
+        return page
+
+    def _begin(self, first: Job, height: int, width: int) -> None:
+        self.first, self.filled = first, 0
+        self.cell_height, self.cell_width = height + _PADDING, width + _PADDING
+        cell = self.cell_height * self.cell_width
+        self.columns = max(1, min(self.per_row, self.total, PIXELS // cell))
+        at_most = max(1, min(PIXELS // (cell * self.columns), (HEIGHT - _PADDING) // self.cell_height))
+        self.rows = min(at_most, math.ceil(self.total / self.columns))
+        shape = (self.rows * self.cell_height + _PADDING, self.columns * self.cell_width + _PADDING, 3)
+        self.sheet = np.zeros(shape, dtype=np.uint8)

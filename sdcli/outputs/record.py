@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from sdcli.settings import Settings
 from sdcli.version import VERSION
+
+BESIDES_JOB = {
+    "model",
+    "revision",
+    "safety_checker",
+    "safety_model",
+    "nsfw_threshold",
+    "on_unsafe",
+    "watermark_method",
+}
 
 
 def new_record(**parts: Any) -> dict[str, Any]:
@@ -13,3 +25,18 @@ def new_record(**parts: Any) -> dict[str, Any]:
     JSON types only; never a time, so that the same job gives the same file.
     """
     return {"sdcli": VERSION, **parts}
+
+
+def asked(settings: Settings) -> dict[str, Any]:
+    """The settings that a job does not tell and that are needed to draw it again, where they are not the defaults.
+
+    Paths as they were given, with `~` for the home folder: its name is nobody's business.
+    """
+    said = settings.model_dump(include=BESIDES_JOB, exclude_defaults=True)
+    if settings.checkpoint is not None:
+        said |= {"ckpt": settings.ckpt, "config": settings.config}
+    home = os.path.join(os.path.expanduser("~"), "")  # noqa: PTH111, PTH118
+    return {
+        name: f"~/{v.removeprefix(home)}" if isinstance(v, str) and v.startswith(home) else v
+        for name, v in said.items()
+    }

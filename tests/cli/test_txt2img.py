@@ -291,7 +291,7 @@ def test_weights_that_are_not_numbers(run: Run, small_checkpoint: SmallCheckpoin
     assert not list((tmp_path / "out/samples").iterdir())
 
 
-@pytest.mark.parametrize("command", [[], ["txt2img"], ["watermark"]])
+@pytest.mark.parametrize("command", [[], ["txt2img"], ["watermark"], ["inspect"], ["rerun"]])
 def test_help_is_light_and_fits_80_columns(command: list[str]) -> None:
     """Help imports nothing heavy, and no line is longer than a narrow terminal."""
     probe = (

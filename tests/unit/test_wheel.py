@@ -16,6 +16,8 @@ HOLDS = {
     "sdcli/py.typed",
     "sdcli/configs/stable-diffusion/v1-inference.yaml",
     "sdcli/configs/latent-diffusion/txt2img-1p4B-eval.yaml",
+    "sdcli/outputs/gallery.css",
+    "sdcli/outputs/gallery.js",
     "sdcli/models/vocabularies/README.md",
     "sdcli/models/vocabularies/clip/config.json",
     "sdcli/models/vocabularies/clip/vocab.json",

@@ -21,6 +21,13 @@ def test_names_begin_at_what_the_folder_holds(tmp_path: Path) -> None:
     assert again.save_grid(b"e") == tmp_path / "out/grid-0001.png"
 
 
+def test_numbers_go_on_over_formats(tmp_path: Path) -> None:
+    OutputFolder(tmp_path).save_sample(b"a")
+    folder = OutputFolder(tmp_path, ".webp")
+    assert folder.save_sample(b"b").name == "00001.webp"
+    assert folder.save_grid(b"c").name == "grid-0000.webp"
+
+
 def test_other_entries_count_as_in_the_original_and_hidden_ones_do_not(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "notes.txt").touch()

@@ -1,0 +1,95 @@
+"""What the shell completes of values: models, checkpoints, folders; and flags, with dashes and with underscores.
+
+All else is Typer's or the shell's own: commands, fixed choices, other files. A shell asks at every press of the Tab
+key, so nothing heavy is imported here, and no connection is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+_WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
+
+
+def models(incomplete: str) -> list[str]:
+    """The builtin model, those in the Hugging Face cache, and folders."""
+    names = ["builtin", *_cached("model_index.json")]
+    return [name for name in names if name.startswith(incomplete)] + folders(incomplete)
+
+
+def safety_models(incomplete: str) -> list[str]:
+    """Image models in the Hugging Face cache, and folders."""
+    return [name for name in _cached("preprocessor_config.json") if name.startswith(incomplete)] + folders(incomplete)
+
+
+def checkpoints(incomplete: str) -> list[str]:
+    """Checkpoint files, and folders on the way to them."""
+    return _paths(incomplete, (".ckpt", ".safetensors"))
+
+
+def folders(incomplete: str) -> list[str]:
+    """Folders alone."""
+    return _paths(incomplete, ())
+
+
+COMPLETERS = {"model": models, "safety_model": safety_models, "ckpt": checkpoints, "outdir": folders}
+"""What completes a setting's value, where that is neither a fixed choice nor any file at all."""
+
+
+def _cached(file: str) -> list[str]:
+    """Hub ids of the models in the local cache that have this file."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = {path.parents[2].name for path in Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")}
+    return sorted(folder.removeprefix("models--").replace("--", "/") for folder in folders)
+
+
+def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
+    """Folders, and files with one of the endings, that begin with what was typed.
+
+    A single folder is gone into, since shells end a single answer with a blank. Names that need quotes are left to the
+    shell: with one of those among them there is no answer, and it completes files by itself.
+    """
+    start = incomplete.rpartition("/")[2]
+    before = incomplete.removesuffix(start)
+    try:
+        found = sorted(
+            f"{before}{entry.name}{'/' * entry.is_dir()}"
+            for entry in os.scandir(Path(before).expanduser())
+            if entry.name.startswith(start)
+            and entry.name.startswith(".") == start.startswith(".")
+            and (entry.is_dir() or entry.name.lower().endswith(endings))
+        )
+    except (OSError, RuntimeError):  # no such folder, or no such user
+        return []
+    if not all(_WITHOUT_QUOTES.fullmatch(path) for path in found):
+        return []
+    if len(found) == 1 and found[0].endswith("/"):
+        return _paths(found[0], endings) or found
+    return found
+
+
+class Command(TyperCommand):
+    """A command whose flags the shell completes with dashes and with underscores, as they are read."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; while completing, each has all its spellings, the usual first."""
+        parameters = super().get_params(ctx)
+        if ctx.resilient_parsing:
+            for parameter in parameters:
+                for name in tuple(parameter.opts):
+                    spellings = (name[:2] + name[2:].replace("_", "-"), name[:2] + name[2:].replace("-", "_"))
+                    parameter.opts += [spelling for spelling in spellings if spelling not in parameter.opts]
+        return parameters
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The flags that begin with what was typed, each once."""
+        once: dict[str, Any] = {}
+        for item in super().shell_complete(ctx, incomplete):
+            once.setdefault(item.value.replace("-", "_"), item)
+        return list(once.values())

@@ -1,0 +1,210 @@
+"""What the shells complete: the protocol they ask by, and the shells themselves where they are installed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdcli.cli import main
+from sdcli.cli.completion import COMPLETERS, checkpoints, folders, models, safety_models
+from sdcli.settings import flags
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Checkpoints, folders and other files, and a hub's cache with one model; the current folder."""
+    for name in (
+        "models/ldm/v1.ckpt",
+        "models/ldm/v2.SafeTensors",
+        "models/ldm/notes.txt",
+        "prompts.txt",
+        ".git/x.ckpt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in (
+        "models--org--model/snapshots/1/model_index.json",
+        "models--org--check/snapshots/1/preprocessor_config.json",
+    ):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True)
+        (tmp_path / "cache" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_files_and_folders(folder: Path) -> None:
+    assert checkpoints("") == ["cache/", "models/"]
+    assert checkpoints("mo") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
+    assert checkpoints("models/ldm/v1") == ["models/ldm/v1.ckpt"]
+    assert checkpoints("./models/l") == ["./models/ldm/v1.ckpt", "./models/ldm/v2.SafeTensors"]
+    assert checkpoints(f"{folder}/models/ldm/v1") == [f"{folder}/models/ldm/v1.ckpt"]
+    assert checkpoints(".g") == [".git/x.ckpt"], "what is hidden only by name"
+    assert folders("models/") == ["models/ldm/"]
+    assert folders("prompts") == checkpoints("none/") == folders("~nobody-of-this-name/") == []
+
+
+def test_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert checkpoints("~/mod") == ["~/models/ldm/v1.ckpt", "~/models/ldm/v2.SafeTensors"]
+
+
+def test_names_that_need_quotes_are_left_to_the_shell(folder: Path) -> None:
+    (folder / "my models").mkdir()
+    assert checkpoints("m") == []
+    assert checkpoints("mo") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
+
+
+def test_models(folder: Path) -> None:
+    assert models("") == ["builtin", "org/model", "cache/", "models/"]
+    assert models("o") == ["org/model"]
+    assert safety_models("o") == ["org/check"]
+
+
+def test_every_setting_that_names_a_model_or_a_folder_has_its_completer() -> None:
+    assert {name for name, flag, _, _ in flags() if flag.metavar in ("MODEL", "FOLDER")} <= COMPLETERS.keys()
+
+
+Asked = Callable[[str, str], list[str]]
+
+
+@pytest.fixture
+def asked(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Asked:
+    """What a shell is told when Tab is pressed at the end of a line."""
+
+    def asked(shell: str, line: str) -> list[str]:
+        words = shlex.split(line) + [""] * line.endswith(" ")
+        monkeypatch.setenv("_SDCLI_COMPLETE", f"complete_{shell}")
+        monkeypatch.setenv("COMP_WORDS", "\n".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
+        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        assert (left.value.code, told.err) == (0, "")
+        return told.out.splitlines()
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("sdcli conf", ["config"]),
+        ("sdcli txt2img --sampler ", ["ddim", "plms", "dpm_solver"]),
+        ("sdcli txt2img --plms --safety_checker o", ["opennsfw", "off"]),
+        ("sdcli txt2img --n_s", ["--n_samples"]),
+        ("sdcli txt2img --n-s", ["--n-samples"]),
+        ("sdcli txt2img --config", ["--config", "--config-file"]),
+        ("sdcli txt2img --model o", ["org/model"]),
+        ("sdcli txt2img --ckpt models/ldm/v1", ["models/ldm/v1.ckpt"]),
+        ("sdcli txt2img --from-file p", []),
+        ("sdcli config --in", ["--init"]),
+    ],
+)
+def test_by_the_protocol_of_bash(asked: Asked, line: str, answer: list[str]) -> None:
+    assert [word for word in asked("bash", line) if word] == answer
+
+
+def test_by_the_protocols_of_zsh_and_fish(asked: Asked) -> None:
+    (zsh,) = asked("zsh", "sdcli txt2img --precision f")
+    assert zsh == """_arguments '*: :(("full"))'"""
+    assert asked("zsh", "sdcli txt2img --from-file p") == ["_files"]
+    assert asked("fish", "sdcli txt2img --rng ") == ["cuda", "cpu"]
+    assert asked("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single pictures."]
+
+
+def script(run: Run, shell: str, folder: Path) -> dict[str, str]:
+    """The script that a shell sources, at `folder`/script, and an environment in which `sdcli` is a command."""
+    told = run(_SDCLI_COMPLETE=f"source_{shell}")
+    assert told.returncode == 0, told.stderr
+    (folder / "script").write_text(told.stdout)
+    command = folder / "bin/sdcli"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sdcli "$@"\n')
+    command.chmod(0o755)
+    return os.environ | {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_in_bash(run: Run, folder: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    lines = """
+        source ./script
+        complete -p sdcli
+        tab() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _sdcli_completion sdcli; echo "${COMPREPLY[@]}"; }
+        tab sdcli tx
+        tab sdcli txt2img --prompt "'a red apple'" --on-unsafe ''
+        tab sdcli txt2img --ckpt mod
+        tab sdcli txt2img --from-file pro
+    """
+    ended = subprocess.run(
+        [bash, "--norc", "-c", lines], env=script(run, "bash", folder), capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        "complete -o default -F _sdcli_completion sdcli",
+        "txt2img",
+        "replace blur skip keep",
+        "models/ldm/v1.ckpt models/ldm/v2.SafeTensors",
+        "",  # `-o default`: bash completes the file
+    ]
+
+
+def test_in_zsh(run: Run, folder: Path) -> None:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("zsh is not installed")
+    # Off a terminal zsh has no completion system; its two entries are stood in for.
+    lines = """
+        compdef() { print -r -- "compdef $*" }
+        _arguments() { print -r -- "$*" }
+        source ./script
+        words=(sdcli txt2img --sampler p); CURRENT=4
+        _sdcli_completion
+    """
+    ended = subprocess.run(
+        [zsh, "-f", "-c", lines], env=script(run, "zsh", folder), capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == ["compdef _sdcli_completion sdcli", '*: :(("plms"))']
+
+
+def test_in_fish(run: Run, folder: Path) -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    lines = "source ./script; complete -C 'sdcli txt2img --sampler d'"
+    ended = subprocess.run(
+        [fish, "--no-config", "-c", lines], env=script(run, "fish", folder), capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.split() == ["ddim", "dpm_solver"]
+
+
+@pytest.mark.parametrize("line", ["sdcli txt2img --sampler ", "sdcli txt2img --model "])
+def test_nothing_heavy_is_imported(line: str, folder: Path) -> None:
+    probe = (
+        "import sys\nfrom sdcli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as left:\n"
+        "    heavy = {'torch', 'diffusers', 'transformers', 'cv2', 'onnxruntime', 'httpx'} & sys.modules.keys()\n"
+        "    sys.exit(f'imported {heavy}' if heavy else left.code)\n"
+    )
+    environment = os.environ | {"_SDCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+    ended = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("_arguments")

@@ -1,0 +1,120 @@
+"""`sdcli inspect` as its users run it: exit code, standard output, standard error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdcli.jobs import Job
+from sdcli.outputs import formats
+from sdcli.outputs.metadata import a1111
+from sdcli.outputs.record import new_record
+from sdcli.stages.watermark import Mark, write
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+JOB = Job.model_validate({
+    "prompt": "a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "negative_prompt": "", "seed": 42, "rng": "cuda",
+    "noise": {"before": [[3, 20]], "rows": 3, "row": 1}, "height": 128, "width": 128, "steps": 20, "sampler": "plms",
+    "scale": 3.0, "eta": 0.0, "precision": "full", "model": "builtin", "model_hash": "ab" * 32, "index": 4,
+})  # fmt: skip
+MARK = Mark("StableDiffusionV1", "robust")
+
+
+def draw(path: Path, format: str) -> Path:
+    """A picture as sdcli leaves it."""
+    pixels = write(np.full((128, 128, 3), 200, dtype=np.uint8), MARK)
+    record = new_record(
+        words_cut=None,
+        job=JOB.model_dump(mode="json"),
+        settings={},
+        safety={"checker": "opennsfw", "flagged": False, "scores": {"nsfw": 0.01}, "source": "x", "done": None},
+        watermark={"text": MARK.text, "method": MARK.method, "found": True, "wrong_bits": 0, "bits": 136},
+        device="cpu",
+        precision="full",
+    )
+    path.write_bytes(formats.encode(pixels, record, a1111.write(JOB), format))  # type: ignore[arg-type]
+    return path
+
+
+def foreign(path: Path, **chunks: str) -> Path:
+    info = PngInfo()
+    for key, value in chunks.items():
+        info.add_itxt(key, value)
+    Image.new("RGB", (64, 64)).save(path, pnginfo=info)
+    return path
+
+
+def test_tables_fit_80_columns_and_do_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg", "jpeg")
+    foreign(tmp_path / "b.png", parameters="a \x9b31mcat\nSteps: 20, Sampler: Euler a, Seed: 1, Hires: \x1b[2J")
+    shown = run("inspect", "a.jpg", "b.png", COLUMNS="80")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert not {"\x1b", "\x07", "\x9b", "…"} & set(shown.stdout)
+    lines = " ".join(shown.stdout.split())
+    for words in (
+        "JPEG, 128 x 128 pixels", r"a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "42, noise of a CUDA card",
+        "picture 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
+        "Model hash abababababababab Computed on cpu", "safe by opennsfw",
+        "'StableDiffusionV1' by robust; wrong bits of 136: 0 then, 0 now", "AUTOMATIC1111's web UI",
+        r"a \u009b31mcat", "Euler a (sdcli has no such sampler)", r"Hires \x1b[2J",
+        "Not known scale, width, height, model",
+    ):  # fmt: skip
+        assert words in lines, words
+
+
+def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "a.webp", "webp")
+    (tmp_path / "words.png").write_text("not a picture")
+    foreign(tmp_path / "bare.png")
+    shown = run("inspect", "--json", "none.png", "a.webp", "words.png", "bare.png")
+    assert shown.returncode == 3
+    assert "cannot read the image none.png" in shown.stderr
+    assert "cannot read the image words.png" in shown.stderr
+    drawn, bare = map(json.loads, shown.stdout.splitlines())
+    assert (drawn["file"], drawn["format"], drawn["tool"], drawn["unknown"]) == ("a.webp", "WEBP", "sdcli", [])
+    assert drawn["record"]["job"] == JOB.model_dump(mode="json")
+    assert drawn["settings"]["prompt"] == JOB.prompt
+    assert (drawn["watermark"]["found"], drawn["watermark"]["wrong_bits"]) == (True, 0)
+    assert (bare["file"], bare["tool"], bare["settings"], bare["record"]) == ("bare.png", None, {}, None)
+
+
+def test_a_grid_claims_no_more_than_it_knows(run: Run, tmp_path: Path) -> None:
+    record = new_record(grid={"n_samples": 4}, page=0, job=JOB.model_dump(mode="json"), watermark=None)
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    (tmp_path / "grid.png").write_bytes(formats.encode(pixels, record, a1111.write(JOB)))
+    shown = run("inspect", "grid.png")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "of the pictures of one run" in shown.stdout
+    assert not {"None", "Safety", "Computed", "Place"} & set(shown.stdout.split())
+
+
+def test_a_picture_that_says_nothing_ends_with_1(run: Run, tmp_path: Path) -> None:
+    foreign(tmp_path / "bare.png")
+    shown = run("inspect", "bare.png")
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "not known" in shown.stdout
+
+
+def test_the_command_draws_again(run: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", "png")
+    foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms')
+    foreign(tmp_path / "bare.png")
+    shown = run("inspect", "--command", "a.png", "b.png", "bare.png")
+    assert shown.returncode == 1
+    assert shown.stdout.splitlines() == [
+        r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
+        "--n_samples 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --model builtin --precision full "
+        "--safety-checker opennsfw --watermark-method robust",
+        "# picture 4 of those that this draws",
+        "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
+    ]
+    assert "b.png: sdcli has no sampler k_lms; ddim stands in" in shown.stderr
+    assert "bare.png does not say how it was drawn" in shown.stderr

@@ -1,0 +1,159 @@
+"""The command of a picture, run through the command line's own parser and planner, leads back to its job."""
+
+import importlib
+import os
+import subprocess
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdcli.cli import app
+from sdcli.jobs import Job, plan
+from sdcli.model_spec import ModelSpec, NoiseSchedule
+from sdcli.noise import BatchNoise
+from sdcli.outputs.command import command_line
+from sdcli.prompts import read
+from sdcli.samplers import SAMPLERS
+from sdcli.settings import Settings
+
+SPEC = ModelSpec(
+    name="builtin", kind="builtin", text="clip", latent_channels=4, downscale=8, size_multiple=64,
+    default_height=64, default_width=64, schedule=NoiseSchedule(), watermark_method="robust",
+)  # fmt: skip
+SHAPE = (4, 8, 8)
+
+
+def jobs(settings: Settings) -> list[Job]:
+    draws = SAMPLERS[settings.sampler].draws(settings.steps, SPEC.schedule)
+    return [job for batch in plan(read(settings), settings, SPEC, "00", draws) for job in batch]
+
+
+def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that a shell and the command line make of a command."""
+    kept: list[Settings] = []
+    # By its full name: `sdcli.txt2img` as an attribute is the function.
+    module = importlib.import_module("sdcli.txt2img")
+    monkeypatch.setattr(module, "draw", lambda settings, _: kept.append(settings) or [])
+    shell = ["bash", "-c", f"sdcli() {{ printf '%s\\0' \"$@\"; }}\n{line}"]
+    said = subprocess.run(shell, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
+    app(said.stdout.decode().split("\0")[:-1], standalone_mode=False)
+    return kept[0]
+
+
+def job(**changes: object) -> Job:
+    return jobs(Settings.of(prompt="a cat", n_samples=1, n_iter=1))[0].model_copy(update=changes)
+
+
+def test_what_is_default_is_left_out() -> None:
+    assert command_line(job()) == "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --seed 42"
+
+
+def test_what_is_not_is_said() -> None:
+    line = command_line(job(sampler="plms", scale=3.0, steps=20, negative_prompt="a dog", rng="cpu", precision="full"))
+    assert line == (
+        "sdcli txt2img --prompt 'a cat' --negative-prompt 'a dog' --H 64 --W 64 --n_samples 1 --n_iter 1 "
+        "--ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --rng cpu --precision full"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"),
+    [("a.ckpt", "--ckpt a.ckpt"), ("a b.safetensors", "--ckpt 'a b.safetensors'"), ("o/m", "--model o/m")],
+)
+def test_another_model_is_named(model: str, flag: str) -> None:
+    assert f" {flag}" in command_line(job(model=model))
+
+
+def test_the_run_s_settings_tell_what_a_job_does_not_hold() -> None:
+    settings = Settings.of(
+        ckpt="models/my own.ckpt", config="v1.yaml", safety_checker="off", no_watermark=True, outdir="elsewhere"
+    )
+    line = command_line(job(model="my own.ckpt"), settings)
+    assert line.endswith(
+        "--seed 42 --ckpt 'models/my own.ckpt' --config v1.yaml --safety-checker off --no-watermark"
+    ), "and not where it was saved"
+
+
+@pytest.mark.parametrize("path", [f"{Path.home()}/my models/a.ckpt", "~/my models/a.ckpt"])
+def test_the_home_folder_has_no_name(path: str) -> None:
+    said = Settings.of(ckpt=path, config="v1.yaml", watermark="~/")
+    line = command_line(job(prompt=f"{Path.home()}/", model="a.ckpt"), said)
+    assert line.endswith("--ckpt ~/'my models/a.ckpt' --config v1.yaml --watermark '~/'")
+    assert f"--prompt {Path.home()}/ " in line, "a prompt is no path"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        'it\'s "quoted" $HOME `ls` \\ !',
+        "--seed 7",
+        "-",
+        "# not a comment",
+        "two\nlines",
+        "",
+        "שלום 😀",
+        "$(reboot); *",
+        "it's \\ \x1b[2J\x85\r\n",
+    ],
+)
+def test_any_prompt_comes_back_from_a_shell(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parsed(command_line(job(prompt=prompt, negative_prompt=prompt)), monkeypatch)
+    assert (settings.prompt, settings.negative_prompt) == (prompt, prompt)
+
+
+def noise(one: Job) -> np.ndarray:
+    made = BatchNoise([one], SHAPE)
+    return np.stack([made.start().numpy(), made.step(0).numpy(), made.step(1).numpy()])
+
+
+@hypothesis.settings(max_examples=40)
+@given(
+    rng=st.sampled_from(["cuda", "cpu"]),
+    sampler=st.sampled_from(["ddim", "plms", "dpm_solver"]),
+    n_samples=st.integers(1, 3),
+    n_iter=st.integers(1, 3),
+    fixed_code=st.booleans(),
+    lines=st.integers(0, 5),
+    data=st.data(),
+)
+def test_the_command_draws_the_same_noise_where_it_says(
+    tmp_path_factory: pytest.TempPathFactory,
+    rng: str,
+    sampler: str,
+    n_samples: int,
+    n_iter: int,
+    fixed_code: bool,
+    lines: int,
+    data: st.DataObject,
+) -> None:
+    """Of a prompt and of a file whose last batch may be short; in each run for a picture anywhere in it."""
+    said: dict[str, object] = {"prompt": "a cat"}
+    if lines:
+        path = tmp_path_factory.getbasetemp() / f"{lines}.txt"
+        path.write_text("".join(f"prompt {number}\n" for number in range(lines)))
+        said = {"from_file": str(path)}
+    settings = Settings.of(
+        rng=rng, sampler=sampler, n_samples=n_samples, n_iter=n_iter, fixed_code=fixed_code, steps=4, **said
+    )
+    one = data.draw(st.sampled_from(jobs(settings)))
+    with pytest.MonkeyPatch.context() as patch:
+        line = command_line(one, settings)
+        again = jobs(parsed(line, patch))
+        place = int(line.partition("# picture ")[2].split()[0]) if "#" in line else len(again)
+        assert place == len(again) if rng == "cuda" and "from-file" not in line else place <= len(again)
+        found = again[place - 1]
+        assert found.prompt == one.prompt
+        assert np.array_equal(noise(found), noise(one))
+
+
+def test_where_flags_do_not_lead_it_says_so() -> None:
+    place = {"before": ((3, 51), (1, 51)), "rows": 3, "row": 1, "fixed_rows": 0}
+    line = command_line(Job.model_validate(job().model_dump() | {"noise": place, "index": 5}))
+    assert (
+        line.splitlines()[1]
+        == "# not the same picture, which comes after batches of several sizes: sdcli rerun draws that"
+    )

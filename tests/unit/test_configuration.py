@@ -1,0 +1,352 @@
+"""Where settings come from: names and types in files and the environment, and which source wins."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import sdcli
+from sdcli import configuration
+from sdcli.configuration import Origin, Said, load, merge, origin, read_environment, read_file, template
+from sdcli.errors import InputFileError, SdcliError, UsageError
+from sdcli.settings import Settings, flag_of, flags
+
+PATHS = {"FILE", "FOLDER", "YAML", "MODEL"}
+DEFAULTS = Settings.of()
+
+File = Callable[[str], str]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    """A settings file with this text."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "some.toml"
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        return str(path)
+
+    return write
+
+
+def values(name: str) -> st.SearchStrategy[Any]:
+    """What a setting may be, as far as one setting tells."""
+    annotation = Settings.model_fields[name].annotation
+    choices = next(choices for setting, _, _, choices in flags() if setting == name)
+    if choices:
+        return st.sampled_from(choices)
+    kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
+    return {
+        bool: st.booleans(),
+        int: st.integers(1, 10_000),
+        float: st.floats(0, 1, width=32),
+        # A variable holds no zero byte, and an empty one says nothing.
+        str: st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20),
+    }[kind]
+
+
+def spellings(name: str) -> list[str]:
+    names = [name, *(flag.removeprefix("--") for flag in flag_of(name).names)]
+    return [spelling.replace(*pair) for spelling in names for pair in (("-", "_"), ("_", "-"))]
+
+
+def quoted(value: Any) -> str:
+    """A TOML value; a text is all escapes."""
+    return '"' + "".join(f"\\U{ord(sign):08X}" for sign in value) + '"' if isinstance(value, str) else json.dumps(value)
+
+
+NAMES = [name for name, flag, _, _ in flags() if flag.metavar not in PATHS]
+
+
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_a_value_is_the_same_from_every_source(
+    data: st.DataObject, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    value = data.draw(values(name))
+    spelling = data.draw(st.sampled_from(spellings(name)))
+    needed = {"model": "org/name"} if name == "revision" else {}
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(f"{spelling} = {quoted(value)}\n")
+    variable = f"SDCLI_{spelling.replace('-', '_').upper()}"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    by_flag = load(needed | {name: value}, environment={}).settings
+    assert load(needed, config_file=str(path), environment={}).settings == by_flag
+    assert load(needed, environment={variable: text}).settings == by_flag
+    assert load(needed, environment={"SDCLI_CONFIG_FILE": str(path)}).settings == by_flag
+
+
+def test_no_two_settings_share_a_spelling() -> None:
+    """Not as variables either, which know no small letters."""
+    owners = {(spelling.replace("-", "_").upper(), name) for name, *_ in flags() for spelling in spellings(name)}
+    assert len(owners) == len({spelling for spelling, _ in owners})
+    assert "CONFIG_FILE" not in {spelling for spelling, _ in owners}
+
+
+LAYER = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt": st.just("a cat"),
+        "from_file": st.just("prompts.txt"),
+        "sampler": st.sampled_from(["ddim", "plms", "dpm_solver"]),
+        "plms": st.booleans(),
+        "dpm_solver": st.booleans(),
+        "eta": st.sampled_from([0.0, 0.5]),
+        "model": st.sampled_from(["org/name", "builtin"]),
+        "revision": st.just("main"),
+        "ckpt": st.just("a.ckpt"),
+        "config": st.just("a.yaml"),
+        "laion400m": st.booleans(),
+        "watermark": st.just("mine"),
+        "no_watermark": st.booleans(),
+    },
+)
+
+
+def said(values: dict[str, Any], kind: Any = "config file") -> dict[str, Said]:
+    return {name: Said(value, Origin(kind, "here")) for name, value in values.items()}
+
+
+@given(st.lists(LAYER, min_size=2, max_size=4))
+def test_layers_that_are_right_alone_are_right_together(layers: list[dict[str, Any]]) -> None:
+    """No error between layers, and the strongest has its say whole."""
+    for layer in layers:
+        try:
+            Settings.of(**layer)
+        except UsageError:
+            assume(False)
+    merged = {name: one.value for name, one in merge(*map(said, layers)).items()}
+    assert Settings.of(**merged)
+    assert merged.items() >= layers[-1].items()
+
+
+@pytest.mark.parametrize(
+    ("weaker", "stronger", "settings"),
+    [
+        ({"plms": True}, {"sampler": "ddim"}, {"sampler": "ddim", "plms": False}),
+        ({"sampler": "ddim"}, {"plms": True}, {"sampler": "plms"}),
+        ({"dpm_solver": True}, {"plms": True}, {"sampler": "plms", "dpm_solver": False}),
+        ({"plms": True}, {"plms": False}, {"sampler": "ddim"}),
+        ({"plms": True, "dpm_solver": True}, {"dpm_solver": False}, {"sampler": "ddim"}),
+        ({"eta": 0.5}, {"plms": True}, {"sampler": "plms", "eta": 0.0}),
+        ({"sampler": "plms"}, {"eta": 0.5}, {"sampler": "ddim", "eta": 0.5}),
+        ({"sampler": "plms"}, {"eta": 0.0}, {"sampler": "plms"}),
+        ({"ckpt": "a.ckpt", "config": "a.yaml"}, {"model": "org/b"}, {"model": "org/b", "ckpt": DEFAULTS.ckpt}),
+        ({"model": "org/a", "revision": "v2"}, {"model": "org/b"}, {"model": "org/b", "revision": None}),
+        ({"model": "org/a", "revision": "v2"}, {"ckpt": "b.ckpt"}, {"model": None, "revision": None, "ckpt": "b.ckpt"}),
+        ({"model": "org/a"}, {"revision": "v2"}, {"model": "org/a", "revision": "v2"}),
+        ({"revision": "v2"}, {"model": "org/a"}, {"model": "org/a", "revision": "v2"}),
+        ({"ckpt": "a.ckpt"}, {"laion400m": True}, {"ckpt": "models/ldm/text2img-large/model.ckpt"}),
+        ({"outdir": "mine"}, {"laion400m": True}, {"outdir": "mine"}),
+        ({"laion400m": True}, {"ckpt": "b.ckpt"}, {"laion400m": True, "ckpt": "b.ckpt"}),
+        ({"from_file": "a.txt"}, {"prompt": "a cat"}, {"from_file": None, "prompt": "a cat"}),
+        ({"prompt": "a cat"}, {"from_file": "a.txt"}, {"from_file": "a.txt"}),
+        ({"no_watermark": True}, {"watermark": "mine"}, {"no_watermark": False, "watermark": "mine"}),
+    ],
+)  # fmt: skip
+def test_a_stronger_layer_wins(weaker: dict[str, Any], stronger: dict[str, Any], settings: dict[str, Any]) -> None:
+    merged = Settings.of(**{name: one.value for name, one in merge(said(weaker), said(stronger)).items()})
+    assert {name: getattr(merged, name) for name in settings} == settings
+
+
+def test_sources_from_the_weakest_to_the_strongest(file: File) -> None:
+    user = configuration.user_file()
+    user.parent.mkdir(parents=True, exist_ok=True)
+    user.write_text("steps = 1\nseed = 1\nscale = 1\nn_iter = 1\n")
+    try:
+        path = file("# a comment\nseed = 2\nscale = 2\nn_iter = 2\n")
+        found = load({"n_iter": 4}, config_file=path, environment={"SDCLI_SCALE": "3", "SDCLI_N_ITER": "3"})
+    finally:
+        user.unlink()
+    assert {name: getattr(found.settings, name) for name in ("n_samples", "steps", "seed", "scale", "n_iter")} == {
+        "n_samples": 3, "steps": 1, "seed": 2, "scale": 3.0, "n_iter": 4,
+    }  # fmt: skip
+    assert {name: origin(name, found.said) for name in ("n_samples", "steps", "seed", "scale", "n_iter")} == {
+        "n_samples": Origin("default"),
+        "steps": Origin("user file", str(user), 1),
+        "seed": Origin("config file", path, 2),
+        "scale": Origin("environment", "SDCLI_SCALE"),
+        "n_iter": Origin("flag", "--n_iter"),
+    }
+    assert load(environment={}).settings == DEFAULTS, "the user's file is gone"
+
+
+def test_a_switch_is_the_origin_of_what_it_stands_for(file: File) -> None:
+    found = load(config_file=file("laion400m = true\n\nplms = true\n"), environment={"SDCLI_OUTDIR": "out"})
+    lines = {name: origin(name, found.said).line for name in ("sampler", "plms", "ckpt", "config")}
+    assert lines == {"sampler": 3, "plms": 3, "ckpt": 1, "config": 1}
+    assert str(origin("outdir", found.said)) == "SDCLI_OUTDIR"
+    assert origin("sampler", said({"plms": False})) == Origin("default")
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    assert not read_environment({"SDCLI_STEPS": "", "SDCLI_UNKNOWN": "", "SDCLI_CONFIG_FILE": "x", "STEPS": "x"})
+    assert load(environment={"SDCLI_CONFIG_FILE": ""}).settings == DEFAULTS
+
+
+def test_a_given_file_stands_instead_of_the_variable(file: File) -> None:
+    environment = {"SDCLI_CONFIG_FILE": "missing.toml"}
+    assert load(config_file=file("steps = 7"), environment=environment).settings.steps == 7
+
+
+def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/own.yaml").touch()
+    path = Path("conf/some.toml")
+
+    def read(text: str) -> dict[str, Any]:
+        path.write_text(text)
+        return {name: one.value for name, one in read_file(path, "config file").items()}
+
+    assert read('from_file = "a.txt"\nckpt = "../b.ckpt"\nconfig = "own.yaml"\noutdir = "out"') == {
+        "from_file": "conf/a.txt", "ckpt": "conf/../b.ckpt", "config": "conf/own.yaml", "outdir": "out",
+    }  # fmt: skip
+    assert read('config = "configs/shipped.yaml"\nckpt = "/b.ckpt"\noutdir = "~/out"') == {
+        "config": "configs/shipped.yaml", "ckpt": "/b.ckpt", "outdir": str(tmp_path / "home/out"),
+    }  # fmt: skip
+    assert read('model = "model"') == {"model": "conf/model"}
+    assert read('model = "org/name"\nsafety-model = ""') == {"model": "org/name", "safety_model": ""}
+    assert read('model = "~/it"\nprompt = "~/it"') == {"model": str(tmp_path / "home/it"), "prompt": "~/it"}
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("a = 1", 2, ["unknown setting a in FILE, line 1"]),
+        ("\n# x\nstpes = 30", 2, ["unknown setting stpes in FILE, line 3", "Did you mean steps"]),
+        ("SDCLI_STEPS = 30", 2, ["unknown setting SDCLI_STEPS in FILE, line 1"]),
+        ("[txt2img]\nsteps = 3", 2, ["unknown setting txt2img in FILE, line 1"]),
+        ('prompt = """\nsteps = 3\n"""\n"steps" = "30"', 2, ['steps = "30" in FILE, line 4', "valid integer"]),
+        ("steps = 30.0", 2, ["steps = 30.0 in FILE, line 1", "integer"]),
+        ("seed = true", 2, ["seed = true", "integer"]),
+        ("plms = 1", 2, ["plms = 1", "boolean"]),
+        ("prompt = 5", 2, ["prompt = 5", "string"]),
+        ("prompt = [\n]", 2, ["prompt = []", "string"]),
+        ("prompt.a = 5", 2, ["prompt", "string"]),
+        ("prompt = 1979-05-27", 2, ["1979-05-27", "string"]),
+        ('sampler = "euler"', 2, ['sampler = "euler"', "'ddim'"]),
+        ("steps = 3\nddim-steps = 3", 2, ["steps and ddim-steps in FILE, line 2", "the same setting"]),
+        ("\nsteps = 0", 2, ["--ddim_steps 0", "--ddim_steps is set by FILE, line 2."]),
+        ("scale = nan", 2, ["--scale nan", "FILE, line 1"]),
+        ("plms = true\nsampler = 'ddim'", 2, ["--plms contradicts --sampler ddim", "FILE, line 1", "FILE, line 2"]),
+        ("plms = true\neta = 0.5", 2, ["does not go with PLMS", "--ddim_eta is set by FILE, line 2", "line 1"]),
+        ("model = 'a'\nckpt = 'b'", 2, ["--model and --ckpt contradict", "FILE, line 1", "FILE, line 2"]),
+        ("steps = \n", 3, ["FILE", "line 1"]),
+        ("steps = 3\nsteps = 4\n", 3, ["FILE", "overwrite", "line 2"]),
+        ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 holds the byte 0xff"]),
+        (None, 3, ["FILE", "No such file"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_is_told_with_its_line(
+    file: File, text: str | None, code: int, says: list[str]
+) -> None:
+    path = file(text or "")
+    if text is None:
+        Path(path).unlink()
+    with pytest.raises(SdcliError) as caught:
+        load(config_file=path, environment={})
+    assert caught.value.exit_code == code
+    for words in says:
+        assert words.replace("FILE", path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SDCLI_STEP": "30"}, ["SDCLI_STEP in the environment", "Did you mean SDCLI_STEPS"]),
+        ({"SDCLI_steps": "30"}, ["SDCLI_steps", "SDCLI_STEPS"]),
+        ({"SDCLI_STEPS": "many"}, ['SDCLI_STEPS = "many"', "integer"]),
+        ({"SDCLI_PLMS": "perhaps"}, ['SDCLI_PLMS = "perhaps"', "boolean"]),
+        ({"SDCLI_STEPS": "3", "SDCLI_DDIM_STEPS": "3"}, ["SDCLI_STEPS and SDCLI_DDIM_STEPS", "the same setting"]),
+        ({"SDCLI_STEPS": "0"}, ["--ddim_steps 0", "set by SDCLI_STEPS"]),
+        ({"SDCLI_REVISION": "main"}, ["--revision goes with a hub id", "set by SDCLI_REVISION"]),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_told_with_its_variable(
+    environment: dict[str, str], says: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(environment=environment)
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_a_wrong_value_does_not_count_where_a_stronger_one_stands(file: File) -> None:
+    assert load({"steps": 5}, config_file=file("steps = 0"), environment={}).settings.steps == 5
+    with pytest.raises(UsageError) as caught:
+        load({"steps": 0}, config_file=file("steps = 5"), environment={})
+    assert "set by" not in str(caught.value), "the flag speaks for itself"
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputFileError, match="cannot read the settings"):
+        load(config_file=str(tmp_path), environment={})
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
+    assert load(environment={}).settings == DEFAULTS, "no user's file there"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "# x = 1\n",
+                "\n",
+                '{} = "#"\n',
+                "{} = [ # x\n 1,\n]\n",
+                '{} = """\na = 1\n"""\n',
+                "{}.b = 2 # x\n",
+                "\r\n",
+            ]
+        ),
+        max_size=12,
+    )
+)
+def test_every_key_has_its_line(statements: list[str]) -> None:
+    statements = [statement.format(f"key{place}") for place, statement in enumerate(statements)]
+    text = "".join(statements)
+    lines = configuration._lines(text)
+    assert lines.keys() == tomllib.loads(text).keys()
+    for key, line in lines.items():
+        assert text.splitlines()[line - 1].startswith(key)
+    assert all(one < other for one, other in pairwise(lines.values()))
+
+
+def test_the_template_sets_nothing_and_uncommented_the_defaults() -> None:
+    text = template()
+    assert tomllib.loads(text) == {}
+    names = [line.removeprefix("# ").partition(" = ")[0] for line in text.splitlines() if " = " in line]
+    assert [name for name in names if name in Settings.model_fields] == list(Settings.model_fields)
+    kept = "\n".join(
+        line.removeprefix("# ")
+        for line in text.splitlines()
+        if (name := line.removeprefix("# ").partition(" = ")[0]) in Settings.model_fields
+        and getattr(DEFAULTS, name) is not None
+    )
+    assert Settings.of(**tomllib.loads(kept)) == DEFAULTS
+
+
+def test_the_library_hears_neither_files_nor_the_environment(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr(sys.modules["sdcli.txt2img"], "draw", lambda settings, watch: seen.append(settings) or [])
+    monkeypatch.setenv("SDCLI_STEPS", "7")
+    monkeypatch.setenv("SDCLI_CONFIG_FILE", file("seed = 7"))
+    assert load().settings.seed == load().settings.steps == 7
+    sdcli.txt2img("a cat")
+    assert seen == [Settings.of(prompt="a cat", skip_save=True, skip_grid=True)]
+
+
+def test_the_example_of_the_readme(file: File) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("```toml\n")[2].partition("```")[0]
+    settings = load(config_file=file(example), environment={}).settings
+    assert (settings.steps, settings.sampler, settings.skip_grid) == (30, "plms", True)
