@@ -24,7 +24,7 @@ import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
 from sdcli.errors import InputFileError, SdcliError, UsageError
-from sdcli.settings import LAION_DEFAULTS, Settings, flag_of, flags
+from sdcli.settings import LAION_DEFAULTS, Settings, flag_of, flags, spellings
 
 PREFIX = "SDCLI_"
 FILE_VARIABLE = "SDCLI_CONFIG_FILE"
@@ -150,11 +150,7 @@ def read_environment(environment: Mapping[str, str]) -> Layer:
 @cache
 def _spellings() -> dict[str, str]:
     """Every way to name a setting, as a file's key and as a variable, to its name; underscores for dashes."""
-    keys = {
-        spelling.removeprefix("--").replace("-", "_"): name
-        for name, flag, _, _ in flags()
-        for spelling in (name, *flag.names)
-    }
+    keys = spellings()
     return keys | {f"{PREFIX}{key.upper()}": name for key, name in keys.items()}
 
 

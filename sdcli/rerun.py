@@ -23,7 +23,7 @@ from sdcli.outputs.metadata import provenance, texts
 from sdcli.outputs.metadata.provenance import Provenance
 from sdcli.outputs.record import BESIDES_JOB
 from sdcli.samplers import SAMPLERS
-from sdcli.settings import MODEL, PICTURE, PROMPT, SAMPLING, STAGES, Settings, flags
+from sdcli.settings import MODEL, PICTURE, PROMPT, SAMPLING, STAGES, Settings, flags, spellings
 from sdcli.txt2img import Picture, draw
 from sdcli.watch import Watch
 
@@ -222,12 +222,9 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: there is no such setting, or it is not one of a single picture.
     """
-    names = {
-        spelling.lstrip("-").replace("-", "_"): name for name, flag, _, _ in flags() for spelling in (name, *flag.names)
-    }
     changed: dict[str, Any] = {}
     for spelling, value in changes.items():
-        name = names.get(spelling.lstrip("-").replace("-", "_"))
+        name = spellings().get(spelling.lstrip("-").replace("-", "_"))
         if name not in CHANGEABLE:
             raise UsageError(
                 f"--set {spelling} is not a setting of one picture", fix=f"Those are: {', '.join(CHANGEABLE)}."
@@ -290,13 +287,7 @@ def _model(job: Job, asked: Mapping[str, Any], model: str | None) -> dict[str, A
 def _require_model(source: Source, job: Job, settings: Settings, force: bool) -> None:
     """That the model is there, and the one that drew the picture; its hash is known before it loads."""
     try:
-        found = models.find(
-            model=settings.model,
-            ckpt=settings.checkpoint,
-            config=settings.config,
-            revision=settings.revision,
-            offline=settings.offline,
-        )
+        found = models.find_for(settings)
     except ModelNotFound as error:
         raise ModelNotFound(
             f"the model {job.model}, which drew {source.path}, is not found",

@@ -357,3 +357,12 @@ def flags() -> Iterator[tuple[str, Flag, Any, tuple[str, ...]]]:
     for name, field in Settings.model_fields.items():
         choices = get_args(field.annotation) if getattr(field.annotation, "__origin__", None) is Literal else ()
         yield name, flag_of(name), field.default, choices
+
+
+def spellings() -> dict[str, str]:
+    """Every way to name a setting, its name and its flags without dashes, underscores within, to its name."""
+    return {
+        spelling.removeprefix("--").replace("-", "_"): name
+        for name, flag, _, _ in flags()
+        for spelling in (name, *flag.names)
+    }

@@ -81,13 +81,7 @@ def draw(settings: Settings, watch: Watch, plan_jobs: Callable[..., Iterator[lis
     # 1. Refuse what can be refused before anything heavy loads.
     one_pass = prompts.read(settings)
     total = len(one_pass) * settings.n_iter
-    source = models.find(
-        model=settings.model,
-        ckpt=settings.checkpoint,
-        config=settings.config,
-        revision=settings.revision,
-        offline=settings.offline,
-    )
+    source = models.find_for(settings)
     spec = source.spec
     height, width = size(settings, spec)
     sampler = SAMPLERS[settings.sampler]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sdcli.errors import UsageError
 from sdcli.models import builtin, folder, hub, original
 from sdcli.models.model import ModelRequest, ModelSource
+from sdcli.settings import Settings
 
 # Each gives a source for the requests that are its own, else None; the first that answers is taken.
 SOURCES: tuple[Callable[[ModelRequest], ModelSource | None], ...] = (
@@ -45,3 +46,14 @@ def find(
         raise UsageError(f"--model {model} and --ckpt {ckpt} are two models", fix="Give one of the two.")
     request = ModelRequest(model, ckpt, config, revision, token, offline)
     return next(source for find_in in SOURCES if (source := find_in(request)) is not None)
+
+
+def find_for(settings: Settings) -> ModelSource:
+    """The model that a run's settings ask for; raises what `find` raises."""
+    return find(
+        model=settings.model,
+        ckpt=settings.checkpoint,
+        config=settings.config,
+        revision=settings.revision,
+        offline=settings.offline,
+    )
