@@ -35,7 +35,7 @@ FILE_VARIABLE = "SDCLI_CONFIG_FILE"
 class Origin:
     """Where a setting's value comes from."""
 
-    kind: Literal["default", "user file", "config file", "environment", "flag"]
+    kind: Literal["default", "user file", "config file", "environment", "record", "flag"]
     name: str = ""
     """The path of the file, the variable, or the flag; none for a default."""
     line: int | None = None
@@ -70,6 +70,7 @@ def load(
     *,
     config_file: str | None = None,
     environment: Mapping[str, str] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Configuration:
     """The settings from, weakest first: defaults, the user's file, `config_file`, the environment, flags.
 
@@ -77,6 +78,7 @@ def load(
         flags: the values of the flags that were given, by the settings' names.
         config_file: another file; by default the one that the environment names.
         environment: variables; by default those of this process.
+        recorded: the settings of an earlier run, which stand in the place of files and environment.
 
     Raises:
         InputFileError: a file that is missing or cannot be read as TOML. Only the user's may be missing.
@@ -85,11 +87,17 @@ def load(
     environment = os.environ if environment is None else environment
     if config_file is None:
         config_file = environment.get(FILE_VARIABLE) or None
+    layers: list[Layer] = [
+        {name: Said(value, Origin("record", "the run's record")) for name, value in (recorded or {}).items()}
+    ]
+    if recorded is None:
+        layers = [
+            read_file(user_file(), "user file"),
+            {} if config_file is None else read_file(Path(config_file), "config file"),
+            read_environment(environment),
+        ]
     said = merge(
-        read_file(user_file(), "user file"),
-        {} if config_file is None else read_file(Path(config_file), "config file"),
-        read_environment(environment),
-        {name: Said(value, Origin("flag", flag_of(name).names[0])) for name, value in (flags or {}).items()},
+        *layers, {name: Said(value, Origin("flag", flag_of(name).names[0])) for name, value in (flags or {}).items()}
     )
     with origins_told(said):
         return Configuration(Settings.of(**{name: one.value for name, one in said.items()}), said)
@@ -238,6 +246,15 @@ _DISPLACED: dict[str, set[str]] = {
     "config": {"model"},
     "laion400m": {"model", "ckpt", "config"},
     "watermark": {"no_watermark"},
+    "matrix": {"compat"},
+    "compat": {"matrix"},
+    "fixed_code": {"seed_mode"},
+    "resume": {"skip_save", "output"},
+    # One picture, and nothing beside it.
+    "output": {
+        *("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt"),
+        *("output_name", "gallery", "skip_save", "skip_grid", "resume"),
+    },
 }
 
 

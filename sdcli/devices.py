@@ -80,12 +80,20 @@ def memory_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError("out of memory", why=str(error).split("\n")[0], fix=advice) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def empty_cache(device: torch.device) -> None:
+    """Give back what PyTorch keeps of a device's memory for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """PyTorch has an exception of its own for this on a card alone, and not for every way in which a card says it."""
     said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)

@@ -3,13 +3,15 @@
     SdcliError
     ├── UsageError          2    the flags themselves, or settings from a file or the environment
     ├── InputFileError      3    a prompt file, a settings file, or a picture to read
+    │   └── SkippedError    3    --on-error skip left something out
     ├── ModelError          4    a model that is missing, broken or of another kind
     │   └── ModelNotFound   4
     ├── DeviceError         5    a device that is not there, or out of memory
     ├── WithheldError       6    every picture withheld by the safety checker
     └── OutputError         7    pictures that cannot be written
 
-Exit code 0 is success, 1 means "the answer is no" (no mark found, pictures differ), 70 a bug, 130 an interruption.
+Exit code 0 is success, 1 means "the answer is no" (no mark found, pictures differ), 70 a bug. A signal gives 128 and
+its number: 129 SIGHUP, 130 SIGINT (Ctrl-C), 141 SIGPIPE (whoever read standard output has gone), 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import ClassVar
 
 EXIT_NO = 1
 EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Plus the signal's number: 129 SIGHUP, 130 SIGINT, 141 SIGPIPE, 143 SIGTERM."""
 
 
 class SdcliError(Exception):
@@ -52,6 +55,21 @@ class InputFileError(SdcliError):
     """A prompt file, a settings file, or a picture to read, that cannot be read as one."""
 
     exit_code = 3
+
+
+class SkippedError(InputFileError):
+    """The run is done but for rows and pictures that `--on-error skip` left out.
+
+    Args:
+        rows: rows of the prompt file that are wrong.
+        pictures: pictures that could not be drawn.
+    """
+
+    def __init__(self, rows: int, pictures: int) -> None:
+        parts = [f"{n} {name}{'' if n == 1 else 's'}" for n, name in ((rows, "row"), (pictures, "picture")) if n]
+        super().__init__(
+            f"left out: {' and '.join(parts)}", why="--on-error is skip; each was told of.", fix="All else is drawn."
+        )
 
 
 class ModelError(SdcliError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sdcli.denoise import decode, denoise
-from sdcli.devices import Compute
+from sdcli.devices import Compute, empty_cache, is_out_of_memory
 from sdcli.errors import ModelError
 from sdcli.jobs import Job
 from sdcli.models.model import Model
@@ -19,17 +21,89 @@ from sdcli.text import encode
 from sdcli.watch import Watch
 
 
-def generate(
-    model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch
-) -> tuple[list[NDArray[np.float32]], str]:
-    """Draw jobs that differ in prompt and noise alone.
+@dataclass
+class Limits:
+    """What memory was found to hold, kept for the rest of the run."""
 
-    Returns:
-        Pictures, each (height, width, 3), RGB in [0, 1], and the precision they took, as records name it.
+    rows: int | None = None
+    """The most pictures drawn together; None: no limit is known."""
+    tiled: bool = False
+    """Whether the VAE decodes a picture in parts."""
+
+    def narrow(self, rows: int, job: Job, model: Model, watch: Watch) -> bool:
+        """Ask for less memory than `rows` pictures such as the job's took; False where there is no less."""
+        side = min(job.height, job.width) // model.spec.downscale
+        if rows > 1:
+            self.rows = rows // 2
+            watch.note(f"out of memory with {rows} pictures at a time: going on with {self.rows}, from the same noise")
+        elif not self.tiled and _tile(model.vae, side, model.spec.downscale):
+            self.tiled = True
+            watch.note("out of memory with one picture at a time: going on with the VAE in tiles, from the same noise")
+        else:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures, and how they came to be.
+
+    pictures: each (height, width, 3), RGB in [0, 1].
+    precision: that they took, as records name it.
+    rows: the most that were drawn together.
+    tiled: whether the VAE decoded them in parts.
+    """
+
+    pictures: list[NDArray[np.float32]]
+    precision: str
+    rows: int
+    tiled: bool
+
+
+def generate(model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch, limits: Limits) -> Drawn:
+    """Draw jobs that differ in prompt, seed and noise alone.
+
+    Where memory does not hold them all, half as many at a time, down to one; then with the VAE in tiles.
 
     Raises:
         ModelError: the pictures are not numbers, even in full precision.
+        RuntimeError, MemoryError: not enough memory for one picture.
     """
+    pictures: list[NDArray[np.float32]] = []
+    precision = compute.precision
+    most = 0
+    while todo := list(jobs[len(pictures) :]):
+        rows = min(len(todo), limits.rows or len(todo))
+        finished = None
+        try:
+            finished, precision = _numbers(model, todo[:rows], compute, watch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not limits.narrow(rows, jobs[0], model, watch):
+                raise
+        if finished is None:
+            # Only out here, where nothing of the failed batch is held any more.
+            empty_cache(compute.device)
+            continue
+        pictures += finished
+        most = max(most, rows)
+        watch.drawn(rows)
+    return Drawn(pictures, precision, most, limits.tiled)
+
+
+def _tile(vae: Any, side: int, downscale: int) -> bool:
+    """Let the VAE decode latents in overlapping tiles of half their shorter side; False if it cannot."""
+    if not hasattr(vae, "use_tiling"):
+        return False
+    vae.enable_tiling()
+    vae.tile_latent_min_size = max(8, side // 2)
+    vae.tile_sample_min_size = vae.tile_latent_min_size * downscale
+    return True
+
+
+def _numbers(
+    model: Model, jobs: Sequence[Job], compute: Compute, watch: Watch
+) -> tuple[list[NDArray[np.float32]], str]:
+    """The batch as numbers in [0, 1], drawn again in full precision where they are none, and the precision it took."""
     precision = compute.precision
     pictures = _decoded(model, jobs, compute, watch)
     if pictures is None and compute.autocast_dtype is not None:

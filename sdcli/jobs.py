@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import batches
+from sdcli.prompts import Request
 from sdcli.settings import Precision, Rng, SamplerName, Settings
 
 
@@ -56,6 +56,13 @@ class Job(BaseModel):
     model_hash: str
     index: int
     """The picture's place in the run, from 0."""
+    out: str | None = None
+    """The name that its prompt's row gave the file, in `samples/`."""
+
+    @property
+    def content(self) -> str:
+        """What is drawn, wherever it stands in the run: the same text for the same picture under the same name."""
+        return self.model_dump_json(exclude={"index"})
 
 
 def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
@@ -89,44 +96,102 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+StepDraws = Callable[[SamplerName, int], int]
+"""How often a sampler draws noise of the batch's shape in so many steps, once the starting noise is there."""
+
+
 def plan(
-    prompts: Sequence[str], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: int
+    requests: Iterable[Request], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, batch by batch.
 
+    A batch holds at most `n_samples` pictures of one pass that differ in prompt, seed and noise alone.
+
     Args:
-        prompts: those of one pass, as `prompts.read` gives them.
-        step_draws: how often the sampler draws noise of the batch's shape, once the starting noise is there.
+        requests: as `Prompts` gives them.
+        settings: the run's.
     """
-    height, width = size(settings, spec)
     fixed_rows = settings.n_samples if settings.fixed_code else 0
-    before: list[tuple[int, int]] = [(fixed_rows, 1)] if fixed_rows else []
-    draws = step_draws + (0 if fixed_rows else 1)
-    index = 0
-    for batch in batches(prompts, settings):
-        rows = len(batch)
-        yield [
-            Job(
-                prompt=prompt,
-                negative_prompt=settings.negative_prompt,
-                seed=settings.seed,
-                rng=settings.rng,
-                noise=NoisePlace(before=tuple(before), rows=rows, row=row, fixed_rows=fixed_rows),
-                height=height,
-                width=width,
-                steps=settings.steps,
-                sampler=settings.sampler,
-                scale=settings.scale,
-                eta=settings.eta,
-                precision=settings.precision,
-                model=spec.name,
-                model_hash=model_hash,
-                index=index + row,
+    # Draws of another shape are no part of the stream that a picture's place is counted in.
+    streams: dict[tuple[int, int], _Stream] = {}
+    for batch in _batches(requests, settings.n_samples):
+        height, width = size(batch[0].settings, spec)
+        stream = streams.setdefault((height, width), _Stream(settings.rng, fixed_rows))
+        before = tuple(stream.before)
+        rows = sum(request.seed is None for request in batch)
+        row = 0
+        jobs = []
+        for request in batch:
+            asked = request.settings
+            place = NoisePlace()
+            if request.seed is None:
+                place = NoisePlace(before=before, rows=rows, row=row, fixed_rows=fixed_rows)
+                row += 1
+            jobs.append(
+                Job(
+                    prompt=request.prompt,
+                    negative_prompt=asked.negative_prompt,
+                    seed=settings.seed if request.seed is None else request.seed,
+                    rng=asked.rng,
+                    noise=place,
+                    height=height,
+                    width=width,
+                    steps=asked.steps,
+                    sampler=asked.sampler,
+                    scale=asked.scale,
+                    eta=asked.eta,
+                    precision=asked.precision,
+                    model=spec.name,
+                    model_hash=model_hash,
+                    index=request.index,
+                    out=request.out,
+                )
             )
-            for row, prompt in enumerate(batch)
-        ]
-        index += rows
-        if before and before[-1][0] == rows:
-            before[-1] = (rows, before[-1][1] + draws)
-        elif draws:
-            before.append((rows, draws))
+        yield jobs
+        if rows:
+            first = batch[0].settings
+            stream.drawn(rows, step_draws(first.sampler, first.steps) + (0 if fixed_rows else 1))
+
+
+class _Stream:
+    """The draws made so far from the run's generator, as `NoisePlace.before` tells them."""
+
+    def __init__(self, rng: Rng, fixed_rows: int) -> None:
+        self.rng = rng
+        self.before: list[tuple[int, int]] = [(fixed_rows, 1)] if fixed_rows else []
+
+    def drawn(self, rows: int, times: int) -> None:
+        """Count so many draws of so many rows."""
+        # On a card a draw's numbers depend on how many there were before, not on their order or size. One entry a
+        # size keeps the list short, however often the size changes.
+        same = [i for i, (size, _) in enumerate(self.before) if size == rows]
+        if same and (self.rng == "cuda" or same[-1] == len(self.before) - 1):
+            self.before[same[-1]] = (rows, self.before[same[-1]][1] + times)
+        elif times:
+            self.before.append((rows, times))
+
+
+def _batches(requests: Iterable[Request], at_most: int) -> Iterator[list[Request]]:
+    """Neighbours that can be drawn together."""
+    batch: list[Request] = []
+    for request in requests:
+        if batch and not _go_together(batch[0], request):
+            yield batch
+            batch = []
+        batch.append(request)
+        # Not only when the next one comes: a producer may wait for the picture before it writes on.
+        if len(batch) == at_most:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _go_together(one: Request, other: Request) -> bool:
+    return one.iteration == other.iteration and (
+        one.settings is other.settings
+        or all(
+            getattr(one.settings, name) == getattr(other.settings, name)
+            for name in ("height", "width", "steps", "sampler", "scale", "eta", "rng", "precision")
+        )
+    )

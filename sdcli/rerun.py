@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sdcli import models
 from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
-from sdcli.jobs import Job, plan
+from sdcli.jobs import Job
 from sdcli.model_spec import NoiseSchedule
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened
@@ -38,7 +38,8 @@ CHANGEABLE = [
     if (flag.panel in (PROMPT, PICTURE, SAMPLING, MODEL, STAGES) and name not in _OF_THE_RUN | {"laion400m", "model"})
     or name == "format"
 ]
-ONE = {"n_samples": 1, "n_iter": 1, "skip_grid": True}
+ONE = {"n_samples": 1, "n_iter": 1, "skip_grid": True, "compat": True}
+"""One picture, of a prompt whose choices are made."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,11 @@ def rerun(
     settings = Settings.of(**(settings_of(source, model) | changed | ONE | where))
     _require_model(source, job, settings, force)
 
-    def plan_again(*arguments: Any) -> Iterator[list[Job]]:
+    def in_its_place(planned: Job) -> Job:
         # All is as the settings say but for the place in the noise, which only a whole run could lead to.
-        for jobs in plan(*arguments):
-            yield [one.model_copy(update={"noise": job.noise, "index": job.index}) for one in jobs]
+        return planned.model_copy(update={"noise": job.noise, "index": job.index})
 
-    picture = next(draw(settings, watch, plan_again))
+    picture = next(draw(settings, watch, change=in_its_place, record=False))
     if changed or picture.path is None:
         return picture, None
     again = read(picture.path).pixels

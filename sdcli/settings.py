@@ -24,6 +24,9 @@ SafetyName = Literal["auto", "clip", "opennsfw", "off"]
 OnUnsafe = Literal["replace", "blur", "skip", "keep"]
 WatermarkMethod = Literal["auto", "dwtDct", "dwtDctSvd", "robust"]
 ImageFormat = Literal["png", "jpeg", "webp"]
+PromptFormat = Literal["auto", "text", "jsonl", "csv"]
+SeedMode = Literal["run", "image"]
+OnError = Literal["stop", "skip"]
 
 LAION_DEFAULTS = {
     "config": "configs/latent-diffusion/txt2img-1p4B-eval.yaml",
@@ -71,12 +74,37 @@ class Settings(BaseModel):
     from_file: Annotated[
         str | None,
         _flag(
-            "--from-file", panel=PROMPT, help="A file of prompts, one a line; each line is one picture.", metavar="FILE"
+            "--from-file",
+            panel=PROMPT,
+            metavar="FILE",
+            help="Prompts from a file: text, one a line, each one picture; JSON Lines; CSV. - is standard input.",
         ),
     ] = None
+    prompt_format: Annotated[
+        PromptFormat,
+        _flag("--prompt-format", panel=PROMPT, help="Of --from-file; auto: by the ending .jsonl or .csv, else text."),
+    ] = "auto"
     negative_prompt: Annotated[
         str, _flag("--negative-prompt", panel=PROMPT, help="Words to steer away from.", metavar="TEXT")
     ] = ""
+    matrix: Annotated[
+        bool,
+        _flag("--matrix", panel=PROMPT, help="Every combination of {a|b} and __name__, not one by the seed."),
+    ] = False
+    wildcards: Annotated[
+        str,
+        _flag(
+            "--wildcards", panel=PROMPT, metavar="FOLDER", help="Where NAME.txt lies, of whose lines __NAME__ is one."
+        ),
+    ] = "wildcards"
+    compat: Annotated[
+        bool,
+        _flag(
+            "--compat",
+            panel=PROMPT,
+            help="Prompts as the original reads them: blank lines and # count, { and __ are ordinary signs.",
+        ),
+    ] = False
 
     height: Annotated[
         int | None,
@@ -115,9 +143,19 @@ class Settings(BaseModel):
             "--iterations",
             panel=PICTURE,
             metavar="N",
-            help="How often to repeat the prompt, or the file as a whole.",
+            help="How often to repeat the prompt, or the file as a whole. 1 where the original has no such thing: with "
+            "JSON Lines, CSV, standard input, --images-per-prompt, --matrix.",
         ),
     ] = 2
+    images_per_prompt: Annotated[
+        int | None,
+        _flag(
+            "--images-per-prompt",
+            panel=PICTURE,
+            metavar="K",
+            help="Pictures of every prompt; they are drawn --n_samples at a time.",
+        ),
+    ] = None
     channels: Annotated[
         int, _flag("--C", "--channels", panel=PICTURE, help="Channels of the latents; the model decides.", metavar="N")
     ] = 4
@@ -159,6 +197,14 @@ class Settings(BaseModel):
     seed: Annotated[
         int, _flag("--seed", panel=SAMPLING, help="Where the noise begins: same seed, same pictures.", metavar="N")
     ] = 42
+    seed_mode: Annotated[
+        SeedMode,
+        _flag(
+            "--seed-mode",
+            panel=SAMPLING,
+            help="run: one stream of noise for the run, as the original; image: picture i has the seed SEED + i.",
+        ),
+    ] = "run"
     rng: Annotated[
         Rng,
         _flag(
@@ -259,6 +305,42 @@ class Settings(BaseModel):
     outdir: Annotated[str, _flag("--outdir", panel=OUTPUT, help="The folder to write to.", metavar="FOLDER")] = (
         "outputs/txt2img-samples"
     )
+    output: Annotated[
+        str | None,
+        _flag(
+            "--output",
+            "-o",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Draw one picture, into this file and nowhere else. - is standard output.",
+        ),
+    ] = None
+    output_name: Annotated[
+        str | None,
+        _flag(
+            "--output-name",
+            panel=OUTPUT,
+            metavar="NAME",
+            help='Names in OUTDIR/samples, such as "{index:05}-{seed}-{prompt:slug}.png". Default: 00000.png and on.',
+        ),
+    ] = None
+    resume: Annotated[
+        str | None,
+        _flag(
+            "--resume",
+            panel=OUTPUT,
+            metavar="[OUTDIR]",
+            help="Draw what is missing of the run in OUTDIR; without OUTDIR, of this same command's run.",
+        ),
+    ] = None
+    on_error: Annotated[
+        OnError,
+        _flag(
+            "--on-error",
+            panel=OUTPUT,
+            help="At a wrong row of --from-file, or a picture that cannot be drawn: stop, or go on without it.",
+        ),
+    ] = "stop"
     format: Annotated[
         ImageFormat,
         _flag(
@@ -303,20 +385,37 @@ class Settings(BaseModel):
                     fix="Give --model for a diffusers folder or hub id, or --ckpt with --config for a checkpoint.",
                 )
         if values.get("laion400m"):
+            if values.get("model") is not None:
+                raise UsageError("--model and --laion400m contradict each other", fix="Give one of the two.")
             values = {**LAION_DEFAULTS, **values}
         asked = "dpm_solver" if values.get("dpm_solver") else "plms" if values.get("plms") else None
         if asked and values.get("sampler", asked) != asked:
             raise UsageError(f"--{asked} contradicts --sampler {values['sampler']}", fix="Give one of the two.")
         if asked:
             values["sampler"] = asked
+        # What the original has not is repeated only if somebody says so.
+        fresh = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
+        if fresh or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
+            values.setdefault("n_iter", 1)
+        if values.get("output") is not None:
+            values = {"n_samples": 1, "n_iter": 1, "skip_grid": True, **values}
+            by_name = image_format(values["output"])
+            if by_name and values.setdefault("format", by_name) != by_name:
+                raise UsageError(
+                    f"--output {values['output']} contradicts --format {values['format']}", fix="Give one of the two."
+                )
         return values
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        for name in ("n_samples", "n_iter", "steps", "channels", "downscale", "height", "width"):
+        counts = ("n_samples", "n_iter", "images_per_prompt", "steps", "channels", "downscale", "height", "width")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{flag_of(name).names[0]} {value} is not possible", fix="Give 1 or more.")
+        for name, value in self:
+            if isinstance(value, str) and not _is_text(value):
+                raise UsageError(f"{flag_of(name).names[0]} {value!r} is no text", fix="Give it in UTF-8.")
         for name in ("scale", "eta", "nsfw_threshold"):
             value = getattr(self, name)
             if not math.isfinite(value):
@@ -333,7 +432,29 @@ class Settings(BaseModel):
             raise UsageError(f"--seed {self.seed} is out of range", fix="Give a number from 0 to 2^64 - 1.")
         if self.revision is not None and self.model is None:
             raise UsageError("--revision goes with a hub id", fix="Name the hub id with --model.")
+        self._check_contradictions()
         return self
+
+    def _check_contradictions(self) -> None:
+        """That no two settings want different things."""
+        contradictions = [
+            ("--fixed_code", "--seed-mode image", self.fixed_code and self.seed_mode == "image"),
+            ("--matrix", "--compat", self.matrix and self.compat),
+            ("--resume", "--skip_save", self.resume is not None and self.skip_save),
+            ("--resume", "--output", self.resume is not None and self.output is not None),
+            ("--output", "--output-name", self.output is not None and self.output_name is not None),
+            ("--output", "--gallery", self.output is not None and self.gallery),
+            ("--output", "--skip_save", self.output is not None and self.skip_save),
+        ]
+        for one, other, both in contradictions:
+            if both:
+                raise UsageError(f"{one} and {other} contradict each other", fix="Give one of the two.")
+        one_picture = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
+        if self.output is not None and not (one_picture and self.from_file is None and not self.matrix):
+            raise UsageError(
+                f"--output {self.output} takes one picture, and this run draws more",
+                fix="Leave out --output and name a folder with --outdir, or draw with --n_samples 1 --n_iter 1.",
+            )
 
     @property
     def checkpoint(self) -> str | None:
@@ -342,6 +463,29 @@ class Settings(BaseModel):
             return None
         asked = not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"})
         return self.ckpt if asked or Path(self.ckpt).exists() else None
+
+
+def _is_text(value: str) -> bool:
+    """Whether these are whole characters: a byte of another encoding, or half of a character, is none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def image_format(name: str) -> ImageFormat | None:
+    """The format that a file's name asks for; None if its ending is none of theirs."""
+    endings: dict[str, ImageFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+    return endings.get(Path(name).suffix.lower())
+
+
+def prompt_format(file: str | None, said: PromptFormat) -> PromptFormat:
+    """What `--from-file` holds: what is said, or by the name's ending."""
+    if said != "auto" or file is None:
+        return said
+    endings: dict[str, PromptFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+    return endings.get(Path(file).suffix.lower(), "text")
 
 
 def flag_of(name: str) -> Flag:
@@ -362,7 +506,5 @@ def flags() -> Iterator[tuple[str, Flag, Any, tuple[str, ...]]]:
 def spellings() -> dict[str, str]:
     """Every way to name a setting, its name and its flags without dashes, underscores within, to its name."""
     return {
-        spelling.removeprefix("--").replace("-", "_"): name
-        for name, flag, _, _ in flags()
-        for spelling in (name, *flag.names)
+        spelling.lstrip("-").replace("-", "_"): name for name, flag, _, _ in flags() for spelling in (name, *flag.names)
     }

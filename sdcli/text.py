@@ -25,14 +25,3 @@ def encode(model: Model, prompts: Sequence[str]) -> torch.Tensor:
     )["input_ids"]
     embeddings: torch.Tensor = model.text_encoder(ids.to(model.device))[0]
     return embeddings[[unique.index(prompt) for prompt in prompts]]
-
-
-def words_cut(model: Model, prompt: str) -> str:
-    """The end of the prompt that does not fit into the model's tokens, as the user wrote it; "" where all fits."""
-    encoded = model.tokenizer(prompt, return_offsets_mapping=True)
-    limit = model.tokenizer.model_max_length
-    if len(encoded["input_ids"]) <= limit:
-        return ""
-    # The last place is taken by the end token.
-    start: int = encoded["offset_mapping"][limit - 1][0]
-    return prompt[start:].strip()

@@ -9,8 +9,8 @@ from typing import Any
 class Watch:
     """Override what is of interest. Called in the order in which things happen."""
 
-    def planned(self, pictures: int, model: str, compute: str) -> None:
-        """Everything that could be checked is; the model loads next."""
+    def planned(self, pictures: int | None, model: str, compute: str) -> None:
+        """Everything that could be checked is, and so many pictures come; None: as many as a stream brings."""
 
     def loading(self, part: str) -> None:
         """A part of the model begins to load."""
@@ -26,6 +26,9 @@ class Watch:
 
     def saved(self, path: Path, record: dict[str, Any]) -> None:
         """A picture, or the grid, is on disk, complete."""
+
+    def output(self, data: bytes) -> None:
+        """A picture's file, for standard output."""
 
     def note(self, text: str) -> None:
         """Something that a person should know."""

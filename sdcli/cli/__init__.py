@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -18,7 +19,7 @@ from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
-from sdcli.errors import EXIT_BUG, EXIT_INTERRUPTED, SdcliError
+from sdcli.errors import EXIT_BUG, EXIT_SIGNAL, SdcliError
 from sdcli.version import VERSION
 
 app = typer.Typer(
@@ -34,8 +35,8 @@ app = typer.Typer(
 )
 app.command("txt2img", cls=Command)(txt2img)
 app.command("watermark", cls=Command)(watermark)
-app.command("inspect")(inspect)
-app.command("rerun")(rerun)
+app.command("inspect", cls=Command)(inspect)
+app.command("rerun", cls=Command)(rerun)
 app.command("config", cls=Command)(config)
 
 
@@ -63,8 +64,17 @@ def main() -> NoReturn:
     # Standard error is for what this program says; the libraries' own warnings speak to programmers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    _turn_signals_into_errors()
     try:
         code = app(prog_name="sdcli", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except _Signalled as signalled:
+        code = EXIT_SIGNAL + signalled.number
+    except BrokenPipeError:
+        # Whoever read the paths has gone. Python would complain of what is still to be written to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_SIGNAL + signal.SIGPIPE
     except SdcliError as error:
         _traceback_if_asked()
         console.error(error.what, error.why, error.fix)
@@ -75,7 +85,7 @@ def main() -> NoReturn:
         console.error(words, *_way_out(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+        code = EXIT_SIGNAL + signal.SIGINT
     except Exception as error:
         _traceback_if_asked()
         console.error(
@@ -83,9 +93,35 @@ def main() -> NoReturn:
             fix="Run it again with --debug and report what it prints.",
         )
         code = EXIT_BUG
-    if code == EXIT_INTERRUPTED:
-        console.error("interrupted", fix="What was saved is kept.")
+    if code in _STOPPED:
+        console.error(_STOPPED[code], fix="What was saved is kept; the same command with --resume draws the rest.")
     sys.exit(code or 0)
+
+
+_STOPPED = {
+    EXIT_SIGNAL + signal.SIGINT: "interrupted",
+    EXIT_SIGNAL + signal.SIGTERM: "stopped by SIGTERM",
+    EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal has gone",
+}
+"""What is said of an exit code that stands for a signal."""
+
+
+class _Signalled(BaseException):
+    """A signal that ends the run; what is open is closed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _turn_signals_into_errors() -> None:
+    def stop(number: int, _: Any) -> NoReturn:
+        raise _Signalled(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has SIGHUP ignored, and that is to stay so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def _way_out(error: TyperException) -> tuple[str, str]:

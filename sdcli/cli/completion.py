@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,14 @@ def folders(incomplete: str) -> list[str]:
     return _paths(incomplete, ())
 
 
-COMPLETERS = {"model": models, "safety_model": safety_models, "ckpt": checkpoints, "outdir": folders}
+COMPLETERS = {
+    "model": models,
+    "safety_model": safety_models,
+    "ckpt": checkpoints,
+    "outdir": folders,
+    "resume": folders,
+    "wildcards": folders,
+}
 """What completes a setting's value, where that is neither a fixed choice nor any file at all."""
 
 
@@ -75,7 +83,22 @@ def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
 
 
 class Command(TyperCommand):
-    """A command whose flags the shell completes with dashes and with underscores, as they are read."""
+    """A command whose flags the shell completes with dashes and with underscores, as they are read.
+
+    A value that is left out after a flag in `may_be_alone` is the empty one.
+    """
+
+    may_be_alone = ("--resume",)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ever, but that some flags may stand without a value."""
+        alone = (
+            arg in self.may_be_alone and (value is None or value.startswith("-"))
+            for arg, value in zip_longest(args, args[1:])
+        )
+        return super().parse_args(
+            ctx, [f"{arg}=" if is_alone else arg for arg, is_alone in zip(args, alone, strict=True)]
+        )
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters; while completing, each has all its spellings, the usual first."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sdcli.outputs.terminal import printable
+from sdcli.errors import OutputError
+from sdcli.outputs.terminal import json_line, printable
 from sdcli.watch import Watch
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class Console:
         if not self.quiet:
             print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
 
+    def indented(self, text: str) -> None:
+        """A line that belongs to what standard output has just said."""
+        if not self.quiet:
+            print(f"  {printable(text)}", file=sys.stderr, flush=True)
+
 
 class RunConsole(Watch):
     """Tells a run: each saved path on standard output at once, the rest on standard error.
@@ -55,7 +62,8 @@ class RunConsole(Watch):
         self.bars: Progress | None = None
         self.steps: TaskID | None = None
         self.pictures: TaskID | None = None
-        self.done = self.total = self.batch = 0
+        self.done = self.batch = 0
+        self.total: int | None = None
         self.evaluation = self.evaluations = 0
         self.said = 0.0
 
@@ -71,7 +79,7 @@ class RunConsole(Watch):
                 TimeRemainingColumn(compact=True),
                 console=RichConsole(stderr=True),
                 # Paths on standard output pass beside the bars, also where both are the same terminal.
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
                 redirect_stderr=True,
                 transient=True,
             )
@@ -84,10 +92,10 @@ class RunConsole(Watch):
         if self.bars is not None:
             self.bars.stop()
 
-    def planned(self, pictures: int, model: str, compute: str) -> None:
+    def planned(self, pictures: int | None, model: str, compute: str) -> None:
         self.total = pictures
-        plural = "" if pictures == 1 else "s"
-        self.console.line(f"{pictures} picture{plural} to draw with {model} on {compute}")
+        count = "pictures" if pictures is None else "1 picture" if pictures == 1 else f"{pictures} pictures"
+        self.console.line(f"{count} to draw with {model} on {compute}")
         if self.bars is not None:
             self.steps = self.bars.add_task("loading", total=None, count="")
 
@@ -103,12 +111,13 @@ class RunConsole(Watch):
         if self.bars is not None and self.steps is not None:
             self.bars.reset(self.steps, total=evaluations, description="steps", count=f"0/{evaluations}")
             if self.pictures is None:
-                self.pictures = self.bars.add_task("pictures", total=self.total, count=f"0/{self.total}")
+                self.pictures = self.bars.add_task("pictures", total=self.total, count=self._count())
 
     def step(self) -> None:
         self.evaluation += 1
         if self.bars is None or self.steps is None or self.pictures is None:
-            self._now_and_then(f"picture {self.done + 1} of {self.total}, step {self.evaluation} of {self.evaluations}")
+            of = "" if self.total is None else f" of {self.total}"
+            self._now_and_then(f"picture {self.done + 1}{of}, step {self.evaluation} of {self.evaluations}")
             return
         self.bars.update(self.steps, advance=1, count=f"{self.evaluation}/{self.evaluations}")
         # In parts of a picture, so that the time left is known from the first step on.
@@ -118,16 +127,38 @@ class RunConsole(Watch):
     def drawn(self, pictures: int) -> None:
         self.done += pictures
         if self.bars is not None and self.pictures is not None:
-            self.bars.update(self.pictures, completed=self.done, count=f"{self.done}/{self.total}")
+            self.bars.update(self.pictures, completed=self.done, count=self._count())
 
     def saved(self, path: Path, record: dict[str, Any]) -> None:
-        print(json.dumps({"file": str(path), **record}, ensure_ascii=False) if self.as_json else path, flush=True)
+        with standard_output():
+            print(json_line({"file": str(path), **record}) if self.as_json else path, flush=True)
+
+    def output(self, data: bytes) -> None:
+        with standard_output():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
 
     def note(self, text: str) -> None:
         self.console.line(text)
+
+    def _count(self) -> str:
+        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
 
     def _now_and_then(self, text: str) -> None:
         """A plain line every few seconds, so that a log file tells the progress without drowning in it."""
         if time.monotonic() - self.said >= _SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
             self.console.line(text)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """A standard output that cannot be written is an error that a person can act on; one that nobody reads is not."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            "cannot write to standard output", why=f"{error.strerror}.", fix="What was saved is kept."
+        ) from error

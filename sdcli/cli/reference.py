@@ -22,9 +22,14 @@ def table() -> str:
             names = ", ".join(f"`{name}`" for name in flag.names)
             shown = "" if default is None or default is False or default == "" else f"`{default}`"
             words = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
-            lines.append(f"| {names} | {shown} | {words} |")
+            lines.append(f"| {names} | {shown} | {_escaped(words)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _escaped(words: str) -> str:
+    """Words for a cell of a table: a bar would end it, and two underscores make Markdown bold."""
+    return words.replace("|", r"\|").replace("__", r"\_\_")
 
 
 if __name__ == "__main__":

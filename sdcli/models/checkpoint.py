@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _compat_pickle
 import json
+import math
 import pickle
 import pickletools
 import re
@@ -115,6 +116,17 @@ def shapes(path: Path) -> Shapes:
         raise
     except Exception as error:  # whatever a damaged file can bring about in json, zipfile and pickletools
         raise _damaged(path, error) from error
+
+
+def size(path: Path) -> int:
+    """Bytes that the weights in a file take in float32: reckoned from their shapes, or else the file's own size.
+
+    Raises:
+        ModelError: as `shapes`.
+    """
+    if container(path) != "safetensors":
+        return path.stat().st_size
+    return sum(4 * math.prod(shape) for shape in _safetensors_shapes(path).values() if shape is not None)
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:

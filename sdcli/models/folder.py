@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.models import hashes, scheduler_config
+from sdcli.models import checkpoint, hashes, scheduler_config
 from sdcli.models.model import Model, ModelRequest, Progress
 
 if TYPE_CHECKING:
@@ -157,8 +157,21 @@ class FolderModel:
     def hash(self) -> str:
         return self._hash
 
+    def here(self) -> bool:
+        return all((self.path / name).is_file() for part in self.parts.values() for name in part.files)
+
+    def weights(self) -> int:
+        return sum(checkpoint.size(self.path / name) for part in self.parts.values() for name in part.files)
+
+    def tokenizer(self) -> Any:
+        from sdcli.models import tokenizer
+
+        configuration = _read_json(self.path / self.parts["text encoder"].part / "config.json")
+        length = configuration.get("max_position_embeddings", 77)
+        return tokenizer.load(self.spec.text, self.path / "tokenizer", int(length))
+
     def load(self, device: torch.device, progress: Progress) -> Model:
-        from sdcli.models import pretrained, tokenizer, weights
+        from sdcli.models import pretrained, weights
 
         with weights.enough_memory(self.spec.name):
             loaded = {}
@@ -167,10 +180,9 @@ class FolderModel:
                 kind = {"text encoder": self.spec.text, "UNet": "unet", "VAE": self.vae_class}[label]
                 loaded[label] = pretrained.load(kind, self.path, part, what=label, source=self.spec.name).to(device)
             weights.check_width(loaded["text encoder"], loaded["UNet"], self.spec.name)
-            length = loaded["text encoder"].config.max_position_embeddings
             return Model(
                 spec=self.spec,
-                tokenizer=tokenizer.load(self.spec.text, self.path / "tokenizer", length),
+                tokenizer=self.tokenizer(),
                 text_encoder=loaded["text encoder"],
                 unet=loaded["UNet"],
                 vae=loaded["VAE"],

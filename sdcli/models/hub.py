@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec
@@ -55,6 +55,15 @@ class HubModel:
 
     def hash(self) -> str:
         return self._fetched.hash()
+
+    def here(self) -> bool:
+        return self.folder.here()
+
+    def weights(self) -> int:
+        return self.folder.weights()
+
+    def tokenizer(self) -> Any:
+        return self.folder.tokenizer()
 
     def load(self, device: torch.device, progress: Progress) -> Model:
         progress("weights from the hub")

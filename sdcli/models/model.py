@@ -69,6 +69,22 @@ class ModelSource(Protocol):
         """SHA-256 of the weights, 64 hexadecimal digits; remembered between runs by path, size and time."""
         ...
 
+    def here(self) -> bool:
+        """Whether the weights are on this machine; else `hash` and `load` fetch them first."""
+        ...
+
+    def weights(self) -> int:
+        """Bytes that the weights will take in memory, in float32, as far as the files' beginnings tell."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, as `Model.tokenizer`.
+
+        Raises:
+            ModelError: its vocabulary cannot be read.
+        """
+        ...
+
     def load(self, device: torch.device, progress: Progress) -> Model:
         """Read the weights.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
 from sdcli.model_spec import ModelSpec
@@ -38,8 +39,26 @@ class OriginalModel:
     def hash(self) -> str:
         return hashes.of_file(self.path)
 
+    def here(self) -> bool:
+        return True
+
+    def weights(self) -> int:
+        return checkpoint.size(self.path)
+
+    def tokenizer(self) -> Any:
+        from sdcli.models import tokenizer
+
+        return tokenizer.load(self.config.text, self.text_folder, self._length)
+
+    @property
+    def _length(self) -> int:
+        """Tokens that the text encoder takes."""
+        if self.config.text == "bert":
+            return self.config.model.params.cond_stage_config.params.max_seq_len
+        return int(json.loads((self.text_folder / "config.json").read_text("utf-8"))["max_position_embeddings"])
+
     def load(self, device: torch.device, progress: Progress) -> Model:
-        from sdcli.models import ldm, tokenizer, weights
+        from sdcli.models import ldm, weights
 
         source, config_name = self.path.name, self.config_path.name
         with weights.enough_memory(source):
@@ -49,10 +68,8 @@ class OriginalModel:
             progress("text encoder")
             if self.config.text == "bert":
                 text_encoder = ldm.bert(tensors, self.config, source=source, config_name=config_name)
-                length = self.config.model.params.cond_stage_config.params.max_seq_len
             else:
                 text_encoder = ldm.clip(tensors, self.text_folder, source=source, config_name=config_name)
-                length = text_encoder.config.max_position_embeddings
             progress("UNet")
             unet = ldm.unet(tensors, self.config, source=source, config_name=config_name)
             weights.check_width(text_encoder, unet, source)
@@ -60,7 +77,7 @@ class OriginalModel:
             vae = ldm.vae(tensors, self.config, source=source, config_name=config_name)
             return Model(
                 spec=self.spec,
-                tokenizer=tokenizer.load(self.config.text, self.text_folder, length),
+                tokenizer=self.tokenizer(),
                 text_encoder=text_encoder.to(device),
                 unet=unet.to(device),
                 vae=vae.to(device),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,3 +40,29 @@ def load(kind: Literal["clip", "bert"], folder: Path, length: int) -> Any:
     if len(set(loaded("a red apple").input_ids)) < 4:
         raise ModelError(f"the vocabulary in {folder} does not fit its tokenizer", why="Every word is unknown to it.")
     return loaded
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt as a model reads it.
+
+    tokens: how many it has, with those for its beginning and end.
+    limit: how many the model reads.
+    cut: the end of the prompt that does not fit, as it was written; "" where all fits.
+    """
+
+    tokens: int
+    limit: int
+    cut: str
+
+
+def words(tokenizer: Any, prompts: Sequence[str]) -> list[Words]:
+    """How a tokenizer as `load` gives it reads prompts."""
+    encoded = tokenizer(list(prompts), return_offsets_mapping=True)
+    limit = tokenizer.model_max_length
+    read = []
+    for prompt, ids, offsets in zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        # The last place is taken by the end token.
+        cut = prompt[offsets[limit - 1][0] :].strip() if len(ids) > limit else ""
+        read.append(Words(len(ids), limit, cut))
+    return read

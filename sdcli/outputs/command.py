@@ -9,10 +9,10 @@ from typing import Any
 
 from sdcli.jobs import Job
 from sdcli.outputs.terminal import printable
-from sdcli.settings import MODEL, STAGES, Settings, flags
+from sdcli.settings import MODEL, PICTURE, PROMPT, STAGES, Settings, flags
 
-_ALWAYS = {"seed", "height", "width"}
-_PATHS = {"from_file", "model", "ckpt", "config", "safety_model"}
+_ALWAYS = {"seed", "height", "width", "n_iter"}
+_PATHS = {"from_file", "wildcards", "model", "ckpt", "config", "safety_model"}
 
 
 def command_line(job: Job, settings: Settings | None = None) -> str:
@@ -37,12 +37,17 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
     comment = f"# picture {(iterations - 1) * samples + job.noise.row + 1} of those that this draws"
     if samples == iterations == 1:
         comment = ""
-    if not exact and settings is not None and settings.from_file is not None:
+    if not exact and settings is not None and settings.from_file not in (None, "-"):
+        # The whole run, less where its files go: what a row says stays in the prompt file.
+        values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (PROMPT, PICTURE)}
+        values |= {"seed_mode": settings.seed_mode}
         samples, iterations = settings.n_samples, settings.n_iter
-        values |= {"prompt": settings.prompt, "from_file": settings.from_file}
         comment = f"# picture {job.index + 1} of those that this draws"
-    elif not exact:
-        comment = "# not the same picture, which comes after batches of several sizes: sdcli rerun draws that"
+    else:
+        # The choices in the prompt are made; what looks like one is not to be made again.
+        values["compat"] = any(sign in job.prompt for sign in ("{", "__", "\\"))
+        if not exact:
+            comment = "# not the same picture, which comes after batches of several sizes: sdcli rerun draws that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
     return "\n".join(filter(None, (command_of(values), comment)))
 
@@ -52,7 +57,7 @@ def command_of(values: Mapping[str, Any]) -> str:
     words = ["sdcli", "txt2img"]
     for name, flag, default, _ in flags():
         value = values.get(name, default)
-        if value != default or (name in _ALWAYS and name in values):
+        if value is not None and (value != default or (name in _ALWAYS and name in values)):
             words.append(flag.names[0] if value is True else _with_value(name, flag.names[0], str(value)))
     return " ".join(words)
 

@@ -147,7 +147,7 @@ class Gallery:
                 prompt=_text(job.prompt),
                 negative=negative,
                 facts="\n".join(f"<div><dt>{key}</dt><dd>{_text(str(fact))}</dd></div>" for key, fact in facts.items()),
-                safety=_safety(record["safety"]),
+                safety=_safety(record.get("safety")),
                 command=_text(command_line(job, self.settings)),
             )
         )

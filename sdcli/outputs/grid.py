@@ -30,7 +30,7 @@ class Page:
 
 
 class Grid:
-    """Pictures of one size in rows, with 2 black pixels around and between, cut into pages of whole rows.
+    """Pictures in rows, with 2 black pixels around and between, cut into pages of whole rows.
 
     Only the page being filled is kept. A run that fits on one page gives the original's grid.
 
@@ -47,9 +47,13 @@ class Grid:
         self.first: Job | None = None
 
     def add(self, job: Job, picture: NDArray[np.uint8]) -> Page | None:
-        """Put the next picture, (height, width, 3), in its place; the page, if that fills it."""
+        """Put the next picture, (height, width, 3), in its place; the page, if that fills it.
+
+        One of another size than the page's first is made to fit, with black where it leaves room.
+        """
         if self.first is None:
             self._begin(job, *picture.shape[:2])
+        picture = _fitted(picture, self.cell_height - _PADDING, self.cell_width - _PADDING)
         row, column = divmod(self.filled, self.columns)
         top, left = row * self.cell_height + _PADDING, column * self.cell_width + _PADDING
         self.sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
@@ -78,3 +82,12 @@ class Grid:
         self.rows = min(at_most, math.ceil(self.total / self.columns))
         shape = (self.rows * self.cell_height + _PADDING, self.columns * self.cell_width + _PADDING, 3)
         self.sheet = np.zeros(shape, dtype=np.uint8)
+
+
+def _fitted(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The picture at its own proportions in the middle of so many black pixels."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.pad(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))

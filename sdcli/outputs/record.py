@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from sdcli.settings import Settings
@@ -35,8 +35,12 @@ def asked(settings: Settings) -> dict[str, Any]:
     said = settings.model_dump(include=BESIDES_JOB, exclude_defaults=True)
     if settings.checkpoint is not None:
         said |= {"ckpt": settings.ckpt, "config": settings.config}
-    home = os.path.join(os.path.expanduser("~"), "")  # noqa: PTH111, PTH118
-    return {
-        name: f"~/{v.removeprefix(home)}" if isinstance(v, str) and v.startswith(home) else v
-        for name, v in said.items()
-    }
+    return {name: at_home(value) if isinstance(value, str) else value for name, value in said.items()}
+
+
+def at_home(path: str) -> str:
+    """The path, with `~` for the home folder."""
+    home = str(Path.home())
+    if path == home:
+        return "~"
+    return f"~/{path.removeprefix(home).lstrip('/')}" if path.startswith(f"{home}/") else path

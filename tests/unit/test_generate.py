@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import reference
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from sdcli.devices import Compute, choose, memory_errors
 from sdcli.errors import DeviceError, ModelError
-from sdcli.generate import generate
+from sdcli.generate import Limits, generate
 from sdcli.jobs import Job, plan
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models.model import Model
-from sdcli.prompts import read
+from sdcli.prompts import Prompts
 from sdcli.samplers import SAMPLERS
 from sdcli.settings import SamplerName, Settings
 from sdcli.watch import Watch
@@ -87,26 +90,26 @@ def model(through: float) -> Model:
 def test_not_a_number_in_autocast_is_drawn_again_in_full_precision() -> None:
     half, full = Compute(torch.device("cpu"), torch.float16), Compute(torch.device("cpu"), None)
     notes = Notes()
-    again, precision = generate(model(1e6), jobs(), half, notes)
-    assert precision == "full, after not a number in autocast float16"
+    again = generate(model(1e6), jobs(), half, notes, Limits())
+    assert again.precision == "full, after not a number in autocast float16"
     assert "drawing the batch again" in notes.notes[0]
-    expected, _ = generate(model(1e6), jobs(), full, Notes())
-    for one, other in zip(again, expected, strict=True):
+    expected = generate(model(1e6), jobs(), full, Notes(), Limits())
+    for one, other in zip(again.pictures, expected.pictures, strict=True):
         assert (one == other).all(), "from the same noise"
 
 
 def test_what_autocast_can_do_stays_in_autocast() -> None:
     notes = Notes()
-    pictures, precision = generate(model(10.0), jobs(), Compute(torch.device("cpu"), torch.float16), notes)
-    assert precision == "autocast float16"
+    drawn = generate(model(10.0), jobs(), Compute(torch.device("cpu"), torch.float16), notes, Limits())
+    assert (drawn.precision, drawn.rows, drawn.tiled) == ("autocast float16", 2, False)
     assert notes.notes == []
-    assert len(pictures) == 2
-    assert all(p.shape == (16, 16, 3) and p.min() >= 0 and p.max() <= 1 for p in pictures)
+    assert len(drawn.pictures) == 2
+    assert all(p.shape == (16, 16, 3) and p.min() >= 0 and p.max() <= 1 for p in drawn.pictures)
 
 
 def test_not_a_number_in_full_precision_is_an_error() -> None:
     with pytest.raises(ModelError, match="not numbers"):
-        generate(model(float("nan")), jobs(), Compute(torch.device("cpu"), None), Notes())
+        generate(model(float("nan")), jobs(), Compute(torch.device("cpu"), None), Notes(), Limits())
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,97 @@ def test_a_cpu_without_fast_bfloat16_says_that_it_runs_full(monkeypatch: pytest.
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(DeviceError, match="cuda"):
         choose("cuda", "full")
+
+
+class SmallMemory(Unet):
+    """Has room for `holds` pictures; keeps count of those it was asked for, guidance's two halves as one."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__(10.0)
+        self.holds = holds
+        self.asked: list[int] = []
+
+    def forward(self, latents: torch.Tensor, *given: object, **named: object) -> tuple[torch.Tensor]:
+        self.asked.append(len(latents) // 2)
+        if len(latents) // 2 > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return super().forward(latents, *given, **named)
+
+
+class TilingVae(AutoencoderKL):
+    """A real VAE with room for latents of `holds` pixels a side."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, sample_size=512,
+        )  # fmt: skip
+        self.holds = holds
+
+    def _decode(self, z: torch.Tensor, return_dict: bool = True) -> object:
+        if not self.use_tiling and z.shape[-1] > self.holds:
+            raise MemoryError
+        return super()._decode(z, return_dict)
+
+
+FULL = Compute(torch.device("cpu"), None)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_and_the_size_kept() -> None:
+    unet, notes, limits = SmallMemory(holds=2), Notes(), Limits()
+    small = Model(SPEC, Tokenizer(), Text(), unet, Vae(), torch.device("cpu"))
+    drawn = generate(small, jobs(7), FULL, notes, limits)
+    assert drawn.rows == 1
+    assert limits == Limits(rows=1)
+    assert [note.split(":")[0] for note in notes.notes] == [
+        "out of memory with 7 pictures at a time", "out of memory with 3 pictures at a time",
+    ]  # fmt: skip
+    expected = generate(model(10.0), jobs(7), FULL, Notes(), Limits())
+    for one, other in zip(drawn.pictures, expected.pictures, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+    unet.asked.clear()
+    generate(small, jobs(7), FULL, notes, limits)
+    assert set(unet.asked) == {1}, "not tried again for the rest of the run"
+    assert len(notes.notes) == 2
+
+
+@given(holds=st.integers(1, 8), count=st.integers(1, 9))
+def test_halving_ends_with_every_picture_in_order(holds: int, count: int) -> None:
+    limits = Limits()
+    small = Model(SPEC, Tokenizer(), Text(), SmallMemory(holds), Vae(), torch.device("cpu"))
+    drawn = generate(small, jobs(count), FULL, Notes(), limits)
+    assert len(drawn.pictures) == count
+    assert drawn.rows <= holds
+    expected = generate(model(10.0), jobs(count), FULL, Notes(), Limits())
+    for one, other in zip(drawn.pictures, expected.pictures, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_picture_that_memory_does_not_hold_is_decoded_in_tiles() -> None:
+    torch.manual_seed(0)
+    vae = TilingVae(holds=16).eval()
+    size = {"height": 256, "width": 256, "noise": {"rows": 1}}
+    one = [Job.model_validate(jobs(1)[0].model_dump() | size)]
+    notes, limits = Notes(), Limits()
+    drawn = generate(Model(SPEC, Tokenizer(), Text(), Unet(10.0), vae, torch.device("cpu")), one, FULL, notes, limits)
+    assert drawn.tiled
+    assert limits.tiled
+    assert vae.tile_latent_min_size == 16
+    assert "VAE in tiles" in notes.notes[0]
+    vae.disable_tiling()
+    vae.holds = 32
+    whole = generate(
+        Model(SPEC, Tokenizer(), Text(), Unet(10.0), vae, torch.device("cpu")), one, FULL, Notes(), Limits()
+    )
+    apart = np.mean((drawn.pictures[0] - whole.pictures[0]) ** 2)
+    assert 0 < apart < 1e-2, "nearly the same picture, with seams blended"
+
+
+def test_with_nothing_left_to_save_it_is_an_error() -> None:
+    small = Model(SPEC, Tokenizer(), Text(), SmallMemory(holds=0), Vae(), torch.device("cpu"))
+    with pytest.raises(DeviceError), memory_errors("Draw less."):
+        generate(small, jobs(4), FULL, Notes(), Limits())
 
 
 class ReferenceUnet(nn.Module):
@@ -216,8 +310,8 @@ def test_a_whole_run_is_the_original_s(
     unet, vae = ReferenceUnet(), KeepingVae()
     toy = Model(SPEC, Tokenizer(), Text(), unet, vae, torch.device("cpu"))
     draws = SAMPLERS[sampler].draws(steps, SPEC.schedule)
-    for batch in plan(read(settings), settings, SPEC, "0", draws):
-        generate(toy, batch, Compute(torch.device("cpu"), None), Watch())
+    for batch in plan(Prompts(settings), settings, SPEC, "0", lambda *_: draws):
+        generate(toy, batch, Compute(torch.device("cpu"), None), Watch(), Limits())
 
     generator = torch.Generator().manual_seed(42)
 

@@ -1,6 +1,7 @@
 """The README's tables and the program agree."""
 
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGPIPE, SIGTERM
 
 from sdcli import errors
 from sdcli.cli.reference import PLACE, table
@@ -21,5 +22,6 @@ def test_exit_codes_are_those_of_the_program() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.SdcliError)
     }
-    for code in codes | {errors.EXIT_NO, errors.EXIT_BUG, errors.EXIT_INTERRUPTED}:
+    signals = {errors.EXIT_SIGNAL + number for number in (SIGHUP, SIGINT, SIGPIPE, SIGTERM)}
+    for code in codes | signals | {errors.EXIT_NO, errors.EXIT_BUG}:
         assert f"\n| {code} | " in README

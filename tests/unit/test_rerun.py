@@ -131,7 +131,9 @@ class TestRefusals:
         grid = Settings.of(prompt="a cat", n_samples=4).model_dump(mode="json")
         with pytest.raises(InputFileError, match="is a grid") as caught:
             self.again(source(tmp_path, grid=grid))
-        assert caught.value.fix == "Draw its run again: sdcli txt2img --prompt 'a cat' --n_samples 4 --seed 42"
+        assert (
+            caught.value.fix == "Draw its run again: sdcli txt2img --prompt 'a cat' --n_samples 4 --n_iter 2 --seed 42"
+        )
 
     def test_another_tools(self, tmp_path: Path) -> None:
         one = foreign(

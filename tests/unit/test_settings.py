@@ -4,7 +4,7 @@ import pytest
 
 from sdcli.errors import UsageError
 from sdcli.samplers import SAMPLERS
-from sdcli.settings import Settings, flags
+from sdcli.settings import Settings, flags, spellings
 
 ORIGINAL = {
     "--prompt": "a painting of a virus monster playing guitar",
@@ -112,3 +112,80 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, object]) -> None:
         Settings.of(**given)
     assert caught.value.exit_code == 2
     assert caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("given", "flags_named"),
+    [
+        ({"fixed_code": True, "seed_mode": "image"}, ("--fixed_code", "--seed-mode image")),
+        ({"matrix": True, "compat": True}, ("--matrix", "--compat")),
+        ({"resume": "out", "skip_save": True}, ("--resume", "--skip_save")),
+        ({"resume": "", "skip_save": True}, ("--resume", "--skip_save")),
+        ({"resume": "out", "output": "a.png"}, ("--resume", "--output")),
+        ({"output": "a.png", "output_name": "{index}"}, ("--output", "--output-name")),
+        ({"output": "a.png", "gallery": True}, ("--output", "--gallery")),
+        ({"output": "a.png", "skip_save": True}, ("--output", "--skip_save")),
+        ({"output": "a.png", "format": "jpeg"}, ("--output a.png", "--format jpeg")),
+    ],
+)
+def test_contradictions_are_refused_and_each_alone_is_not(
+    given: dict[str, object], flags_named: tuple[str, str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings.of(**given)
+    assert caught.value.exit_code == 2
+    assert all(flag in caught.value.what for flag in flags_named)
+    assert caught.value.fix
+    for name, value in given.items():
+        Settings.of(**{name: value})
+
+
+class TestOutput:
+    """`--output`: one picture, and nothing else."""
+
+    def test_one_picture_is_the_default(self) -> None:
+        settings = Settings.of(output="a.png")
+        assert (settings.n_samples, settings.n_iter, settings.skip_grid) == (1, 1, True)
+        assert Settings.of(output="a.png", n_samples=1, n_iter=1, images_per_prompt=1).output == "a.png"
+
+    @pytest.mark.parametrize(
+        "more",
+        [{"n_samples": 2}, {"n_iter": 2}, {"images_per_prompt": 2}, {"from_file": "p.txt"}, {"matrix": True},
+         {"from_file": "-"}, {"skip_grid": False}],
+    )  # fmt: skip
+    def test_more_than_one_is_refused(self, more: dict[str, object]) -> None:
+        for output in ("a.png", "-"):
+            with pytest.raises(UsageError, match="takes one picture") as caught:
+                Settings.of(output=output, **more)
+            assert caught.value.exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("name", "format"),
+        [
+            ("a.png", "png"), ("a.jpg", "jpeg"), ("a.JPEG", "jpeg"), ("b.webp", "webp"), ("a.png/b.webp", "webp"),
+            ("a", "png"), ("a.gif", "png"), ("-", "png"), (".jpg", "png"),
+        ],
+    )  # fmt: skip
+    def test_its_ending_gives_the_format(self, name: str, format: str) -> None:
+        assert Settings.of(output=name).format == format
+
+    @pytest.mark.parametrize("name", ["a", "-", "a.gif", "a.jpg"])
+    def test_a_format_that_is_said_counts(self, name: str) -> None:
+        assert Settings.of(output=name, format="jpeg").format == "jpeg"
+
+
+@pytest.mark.parametrize("name", ["n_samples", "n_iter", "images_per_prompt", "steps", "height", "width"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_there_is_at_least_one_of_each(name: str, value: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings.of(**{name: value})
+    assert caught.value.exit_code == 2
+
+
+def test_every_spelling_leads_to_one_setting() -> None:
+    known = spellings()
+    assert known["H"] == known["height"] == "height"
+    assert known["ddim_steps"] == known["steps"] == "steps"
+    assert known["images_per_prompt"] == "images_per_prompt"
+    for name, flag, _, _ in flags():
+        assert {known[spelling.lstrip("-").replace("-", "_")] for spelling in (name, *flag.names)} == {name}

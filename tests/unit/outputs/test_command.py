@@ -16,9 +16,9 @@ from sdcli.jobs import Job, plan
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.noise import BatchNoise
 from sdcli.outputs.command import command_line
-from sdcli.prompts import read
+from sdcli.prompts import Prompts
 from sdcli.samplers import SAMPLERS
-from sdcli.settings import Settings
+from sdcli.settings import SamplerName, Settings
 
 SPEC = ModelSpec(
     name="builtin", kind="builtin", text="clip", latent_channels=4, downscale=8, size_multiple=64,
@@ -28,8 +28,10 @@ SHAPE = (4, 8, 8)
 
 
 def jobs(settings: Settings) -> list[Job]:
-    draws = SAMPLERS[settings.sampler].draws(settings.steps, SPEC.schedule)
-    return [job for batch in plan(read(settings), settings, SPEC, "00", draws) for job in batch]
+    def draws(sampler: SamplerName, steps: int) -> int:
+        return SAMPLERS[sampler].draws(steps, SPEC.schedule)
+
+    return [job for batch in plan(Prompts(settings), settings, SPEC, "00", draws) for job in batch]
 
 
 def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -108,6 +108,59 @@ def test_a_picture_larger_than_a_page_is_a_page(monkeypatch: pytest.MonkeyPatch)
     assert [page.pixels.shape for page in pages([picture(1)] * 2, 3)] == [(7, 9, 3)] * 2
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "filled"),
+    [
+        (30, 50, (0, 30, 0, 50)),  # twice as large
+        (15, 50, (7, 23, 0, 50)),  # too wide
+        (60, 50, (0, 30, 12, 38)),  # too high
+        (3, 5, (0, 30, 0, 50)),  # too small
+        (1, 50, (14, 16, 0, 50)),
+    ],
+)
+def test_a_picture_of_another_size_is_fitted(height: int, width: int, filled: tuple[int, int, int, int]) -> None:
+    """Whole and at its own proportions, in the middle of its place, and in no other's."""
+    drawn = [picture(100, 30, 50), picture(200, height, width), picture(50, 30, 50)]
+    (page,) = pages(drawn, 2)
+    assert page.pixels.shape == (2 * 32 + 2, 2 * 52 + 2, 3)
+    cell = page.pixels[2:32, 54:104]
+    top, bottom, left, right = filled
+    assert (np.abs(cell[top + 2 : bottom - 2, left + 2 : right - 2].astype(int) - 200) <= 1).all()
+    outside = np.ones(cell.shape[:2], dtype=bool)
+    outside[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
+    assert not cell[outside].any(), "black where it leaves room"
+    assert (cell.max(axis=2) > 100).any()
+    alone = torchvision_s([drawn[0], picture(0, 30, 50), drawn[2]], 2)
+    page.pixels[2:32, 54:104] = 0
+    assert np.array_equal(page.pixels, alone), "the rest is as ever"
+
+
+def test_each_page_has_the_size_of_its_own_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "PIXELS", 2 * 12 * 12)
+    drawn = [picture(1, 10, 10), picture(2, 4, 4), picture(3, 4, 4), picture(4, 10, 10)]
+    first, second = pages(drawn, 2)
+    assert first.pixels.shape == (14, 26, 3)
+    assert second.pixels.shape == (8, 14, 3)
+    assert second.first.index == 2
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(8, 40), st.integers(8, 40)), min_size=1, max_size=6),
+    per_row=st.integers(1, 5),
+)
+def test_pictures_of_all_sizes_have_their_places(sizes: list[tuple[int, int]], per_row: int) -> None:
+    (page,) = pages([picture(255, *size) for size in sizes], per_row)
+    height, width = (side + 2 for side in sizes[0])
+    columns = min(per_row, len(sizes))
+    assert page.pixels.shape == (-(-len(sizes) // columns) * height + 2, columns * width + 2, 3)
+    for place in range(len(sizes)):
+        row, column = divmod(place, columns)
+        cell = page.pixels[row * height + 2 : (row + 1) * height, column * width + 2 : (column + 1) * width]
+        assert cell.any()
+    lines = np.arange(page.pixels.shape[0]) % height < 2
+    assert not page.pixels[lines].any(), "the lines between stay black"
+
+
 def test_thousands_of_pictures_take_the_memory_of_one_page() -> None:
     """10,000 pictures of 64 x 64 are 123 MB, a page 50 MB."""
     count, side = 10_000, 64
