@@ -154,6 +154,7 @@ class Saver:
 
     def add_saved(self, job: Job, key: str, entry: Entry) -> None:
         """Put a picture that was there already on grid and gallery, from its file."""
+        self.withheld += entry.withheld
         if self.folder is None or entry.file is None or not (self._grid or self._gallery):
             return
         path = self.folder.path / entry.file

@@ -78,31 +78,31 @@ def draw(
     saver = Saver(run, folder, work, checker, watch)
     planned = failed = there = elsewhere = 0
     watch.loading("checksum")
+    if folder:
+        folder.begin()
     for jobs in run.batches():
         jobs = [change(job) for job in jobs]
-        keys = work.keys(jobs)
-        states = work.take(keys)
-        drawn: list[Canvas | SdcliError | None] = [None] * len(jobs)
-        if "ours" in states:
-            # The whole batch, also where some of it is there: a picture's last digits depend on how many are drawn.
-            drawn = [*easel.draw(jobs)]
-        else:
-            watch.drawn(len(jobs))
-        for job, key, state, canvas in zip(jobs, keys, states, drawn, strict=True):
-            planned += 1
-            if isinstance(state, Entry):
-                there += 1
-                saver.add_saved(job, key, state)
-            elif state == "theirs":
-                elsewhere += 1
-                saver.leave_out_the_grid()
-            elif isinstance(canvas, SdcliError):
-                failed += 1
-                watch.note(f"picture {job.index + 1} is left out: {canvas}")
-                saver.note("failed", job, key, error=str(canvas))
-            elif canvas is not None and (picture := saver.finish(job, key, canvas)) is not None:
-                yield picture
-        work.free(keys, states)
+        with work.taken(jobs) as taken:
+            drawn: list[Canvas | SdcliError | None] = [None] * len(jobs)
+            if any(state == "ours" for _, _, state in taken):
+                # The whole batch, also where some is there: a picture's last digits depend on how many are drawn.
+                drawn = [*easel.draw(jobs)]
+            else:
+                watch.drawn(len(jobs))
+            for (job, key, state), canvas in zip(taken, drawn, strict=True):
+                planned += 1
+                if isinstance(state, Entry):
+                    there += 1
+                    saver.add_saved(job, key, state)
+                elif state == "theirs":
+                    elsewhere += 1
+                    saver.leave_out_the_grid()
+                elif isinstance(canvas, SdcliError):
+                    failed += 1
+                    watch.note(f"picture {job.index + 1} is left out: {canvas}")
+                    saver.note("failed", job, key, error=str(canvas))
+                elif canvas is not None and (picture := saver.finish(job, key, canvas)) is not None:
+                    yield picture
 
     # 3. What is left for the grid's last page, and what is to be said of the whole.
     saver.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -60,6 +61,8 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and leave with the documented exit code."""
+    if sys.stderr is None:  # closed: what is said to nobody must not go to standard output
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # to the end
     console = Console()
     # Standard error is for what this program says; the libraries' own warnings speak to programmers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -71,10 +74,13 @@ def main() -> NoReturn:
             sys.stdout.flush()
     except _Signalled as signalled:
         code = EXIT_SIGNAL + signalled.number
-    except BrokenPipeError:
-        # Whoever read the paths has gone. Python would complain of what is still to be written to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as left:
+        # Typer leaves where whoever read standard output has gone, with a code that means something else here.
+        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+            raise
         code = EXIT_SIGNAL + signal.SIGPIPE
+        # Python would complain of what is still to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except SdcliError as error:
         _traceback_if_asked()
         console.error(error.what, error.why, error.fix)
@@ -94,7 +100,8 @@ def main() -> NoReturn:
         )
         code = EXIT_BUG
     if code in _STOPPED:
-        console.error(_STOPPED[code], fix="What was saved is kept; the same command with --resume draws the rest.")
+        again = "; the same command with --resume draws the rest" if "txt2img" in sys.argv[1:2] else ""
+        console.error(_STOPPED[code], fix=f"What was saved is kept{again}.")
     sys.exit(code or 0)
 
 

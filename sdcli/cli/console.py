@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -135,6 +136,8 @@ class RunConsole(Watch):
 
     def output(self, data: bytes) -> None:
         with standard_output():
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "It is closed")
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
 

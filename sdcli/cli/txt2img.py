@@ -14,7 +14,7 @@ from sdcli.cli.config import CONFIG_FILE_HELP
 from sdcli.cli.console import RunConsole
 from sdcli.cli.dry_run import show
 from sdcli.configuration import Configuration, load, origins_told
-from sdcli.errors import UsageError
+from sdcli.errors import OutputError, UsageError
 from sdcli.settings import OUTPUT, Settings, flags
 
 _HELP = """Draw pictures from words; every flag of the original txt2img.py, and more.
@@ -68,7 +68,9 @@ def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:
         return
     if as_json:
         raise UsageError("--output - and --json both want standard output", fix="Give one of the two.")
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is None:
+        raise OutputError("standard output is closed", fix="Name a file with --output.")
+    if sys.stdout.isatty():
         raise UsageError(
             "--output - would write a picture to the terminal", fix="Send it on: sdcli txt2img --output - > picture.png"
         )

@@ -79,17 +79,31 @@ class OutputFolder:
             return self._save(data, "grid", variants(self.path / name), line)
         return self._save(data, "grid", self._numbered_grids(), line)
 
+    def begin(self) -> None:
+        """Begin the run's record, if it has one.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.journal is not None:
+            with self._recording():
+                self.journal.begin()
+
     def note(self, kind: str, **line: Any) -> None:
         """Put a line without a file into the run's record.
 
         Raises:
             OutputError: it cannot be written.
         """
-        if self.journal is None:
-            return
+        if self.journal is not None:
+            with self._recording():
+                self.journal.append(kind, **line)
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
         try:
             with self.locks.writing():
-                self.journal.append(kind, **line)
+                yield
         except OSError as error:
             raise cannot_write(self.path, error, "--outdir") from error
 
@@ -118,7 +132,7 @@ class OutputFolder:
 
     def _save(self, data: bytes, kind: str, paths: Iterator[Path], line: dict[str, Any]) -> Path:
         """Write `data` under the first of the names that is free, and its line before it."""
-        path = self.path
+        path = self.samples / "any"
         try:
             with self._aside(data) as aside, self.locks.writing():
                 for path in paths:

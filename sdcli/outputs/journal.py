@@ -36,11 +36,13 @@ class Entry:
 
     file: relative to the folder; None if it has none.
     sha256: of the file.
+    withheld: whether the picture was unsafe, and is not what was drawn.
     """
 
     kind: str
     file: str | None = None
     sha256: str | None = None
+    withheld: bool = False
 
 
 class Journal:
@@ -59,16 +61,29 @@ class Journal:
         self._started = False
         self._before = (0, False)
 
+    def begin(self) -> None:
+        """Make the record of a run that has none yet, so that it can be resumed even before its first picture.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.path is None:
+            self._write([])
+
     def append(self, kind: str, **line: Any) -> None:
         """Write a line, whole or not at all; the first time, the line of this start before it.
 
         Raises:
             OSError: it cannot be written.
         """
+        self._write([{"kind": kind, **line}])
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         if self.path is None:
             self.path = _new(self.folder)
-        lines = [] if self._started else [{"kind": "run", "started": _now(), **self._start}]
-        data = "".join(json_line(one) + "\n" for one in [*lines, {"kind": kind, **line}]).encode()
+        if not self._started:
+            lines = [{"kind": "run", "started": _now(), **self._start}, *lines]
+        data = "".join(json_line(one) + "\n" for one in lines).encode()
         # Without a buffer, which would write what it holds before the file can be cut.
         with self.path.open("r+b", buffering=0) as file:
             _cut_torn_end(file)
@@ -116,7 +131,9 @@ class Ledger:
         kind, key, file = said.get("kind"), said.get("key"), said.get("file")
         # Else it is damaged, or a line without a job.
         if kind in ("picture", "withheld", "grid") and isinstance(key, str) and isinstance(file, str | None):
-            self._entries[key] = Entry(kind, file, said.get("sha256"))
+            safety = said.get("safety")
+            done = safety.get("done") if isinstance(safety, dict) else None
+            self._entries[key] = Entry(kind, file, said.get("sha256"), done in ("replace", "blur", "skip"))
 
     def find(self, key: str) -> Entry | None:
         """What is there of a job or a page of the grid; None if it is to be drawn, its file being gone or changed."""

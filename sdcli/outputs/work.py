@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from sdcli.jobs import Job
@@ -31,9 +32,29 @@ class Work:
                 self._ledger = Ledger(self._folder.path)
         self._keys = Keys(settings)
 
+    @contextmanager
+    def taken(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, str, State]]]:
+        """The run's next jobs, each with its name in records and what is to be done about it.
+
+        Those that are ours are kept from other processes while the context lasts.
+        """
+        keys = self.keys(jobs)
+        states = self.take(keys)
+        try:
+            yield list(zip(jobs, keys, states, strict=True))
+        finally:
+            self.free(keys, states)
+
     def keys(self, jobs: Sequence[Job]) -> list[str]:
         """The names of the run's next jobs in records."""
         return [self._keys.next(job) for job in jobs]
+
+    def free(self, keys: Sequence[str], states: Sequence[State]) -> None:
+        """Give back those that were ours."""
+        if self._folder is not None:
+            for key, state in zip(keys, states, strict=True):
+                if state == "ours":
+                    self._folder.locks.free(key)
 
     def take(self, keys: Sequence[str]) -> list[State]:
         """What is to be done about each job; those that are ours are kept from other processes until `free`."""
@@ -52,13 +73,6 @@ class Work:
                     self._folder.locks.free(key)
                     states[place] = entry
         return states
-
-    def free(self, keys: Sequence[str], states: Sequence[State]) -> None:
-        """The jobs that were ours are done."""
-        if self._folder is not None:
-            for key, state in zip(keys, states, strict=True):
-                if state == "ours":
-                    self._folder.locks.free(key)
 
     def find(self, key: str) -> Entry | None:
         """What is there of a page of the grid."""

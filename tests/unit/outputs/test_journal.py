@@ -260,6 +260,18 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def test_a_new_record_begins_before_the_first_picture_and_an_old_one_with_it(tmp_path: Path) -> None:
+    first = Journal(tmp_path, START)
+    first.begin()
+    assert kinds(tmp_path / "run-0000.jsonl") == ["run"]
+    first.append("picture", key="a")
+    again = Journal(tmp_path, START, resume=True)
+    again.begin()
+    assert kinds(tmp_path / "run-0000.jsonl") == ["run", "picture"]
+    again.append("picture", key="b")
+    assert kinds(tmp_path / "run-0000.jsonl") == ["run", "picture", "run", "picture"]
+
+
 class TestLedger:
     def test_done_gone_changed_and_withheld(self, tmp_path: Path) -> None:
         record = Journal(tmp_path, START)
@@ -275,6 +287,11 @@ class TestLedger:
         assert [ledger.find(key) for key in "bcex"] == [None] * 4
         assert ledger.find("d") == Entry("withheld")
         assert [ledger.name(key) for key in "abcdex"] == ["a", "b", "c", None, None, None]
+        record.append("picture", key="f", file="a", sha256=digest(b"a"), safety={"flagged": True, "done": "blur"})
+        record.append("picture", key="g", file="a", sha256=digest(b"a"), safety={"flagged": True, "done": "keep"})
+        record.append("withheld", key="h", safety={"flagged": True, "done": "skip"})
+        ledger.refresh()
+        assert [ledger.find(key).withheld for key in "afgh"] == [False, True, False, True]
         (tmp_path / "b").write_bytes(b"b")
         assert ledger.find("b"), "the file counts as it is now"
 

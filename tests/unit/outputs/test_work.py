@@ -98,6 +98,15 @@ def test_done_ours_and_theirs(folder: OutputFolder) -> None:
         assert work.take(keys) == [done, "theirs", "theirs", Entry("withheld")]
 
 
+def test_jobs_are_given_back_however_their_drawing_ends(folder: OutputFolder) -> None:
+    work = Work(RESUMED, folder)
+    with pytest.raises(RuntimeError), work.taken(JOBS) as taken:
+        assert [(job, state) for job, _, state in taken] == [(job, "ours") for job in JOBS]
+        raise RuntimeError
+    with drawn_elsewhere(folder, *(key for _, key, _ in taken)):
+        pass  # it could have them all
+
+
 def test_what_is_ours_is_kept_from_others(folder: OutputFolder) -> None:
     work = Work(RESUMED, folder)
     keys = work.keys(JOBS)

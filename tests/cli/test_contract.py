@@ -1,0 +1,161 @@
+"""What scripts rely on: standard output is data alone, standard error is words alone, each exit code means one thing.
+
+Where each exit code is seen:
+
+    0, 2, 3, 5, 70      here
+    4, 6                test_txt2img.py (4 and 7 in many forms)
+    7                   here and test_batches.py, with full disks and folders that go
+    129, 130, 143, 141  test_batches.py
+    1                   test_watermark.py, test_inspect.py, test_rerun.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+TINY = ("--steps", "1", "--safety-checker", "off")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+@pytest.mark.slow
+def test_paths_on_standard_output_and_plain_lines_on_standard_error(run: Run, tmp_path: Path) -> None:
+    """A run of some seconds, with a prompt that would steer a terminal, and be cut by what reads lines."""
+    drawn = run(
+        "txt2img", "--safety-checker", "off", "--steps", "40", "--n_samples", "2", "--n_iter", "4", "--prompt",
+        "a red apple\x1b[31m " + "and more words " * 60, "--outdir", "a folder", "--output-name", "{index}",
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.splitlines() == [*(f"a folder/samples/{n}.png" for n in range(8)), "a folder/grid-0000.png"]
+    assert all((tmp_path / path).is_file() for path in drawn.stdout.splitlines())
+    assert not CONTROL.search(drawn.stderr), "neither bars nor colours, nor those of the prompt"
+    said = drawn.stderr.splitlines()
+    assert said[0].startswith("sdcli: 8 pictures to draw with builtin on cpu")
+    assert all(line.startswith("sdcli: ") for line in said)
+    assert [line for line in said if re.fullmatch(r"sdcli: picture [1-8] of 8, step \d+ of 40", line)]
+    assert sum("longer than the model reads" in line for line in said) == 1, "told once, not of each picture"
+    assert len(said) < 40, "a log file is not to drown in it"
+
+
+@pytest.mark.slow
+def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85two\n\x1b[1ma\tfish\n", encoding="utf-8")
+    drawn = run("txt2img", *TINY, "--from-file", "prompts.txt", "--n_iter", "1", "--json", "--quiet", "--outdir", "out")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stderr == ""
+    assert not CONTROL.search(drawn.stdout)
+    told = [json.loads(line) for line in drawn.stdout.split("\n")[:-1]]
+    assert drawn.stdout.splitlines() == drawn.stdout.split("\n")[:-1], "no other sign that ends a line"
+    assert [line["file"] for line in told] == [
+        *(f"out/samples/{n:05}.png" for n in range(len(told) - 1)),
+        "out/grid-0000.png",
+    ]
+    *pictures, grid = told
+    for n, line in enumerate(pictures):
+        assert line["job"]["index"] == n
+        assert line["watermark"]["found"] is True
+        assert line["safety"] is None
+    assert grid["page"] == 0
+    assert grid["job"] == pictures[0]["job"]
+    # The run's record says the same of each, and more.
+    records = [json.loads(line) for line in (tmp_path / "out/run-0000.jsonl").read_text().splitlines()]
+    by_file = {f"out/{line['file']}": line for line in records if "file" in line}
+    for line in pictures:
+        record = by_file[line["file"]]
+        assert {name: record[name] for name in line if name != "file"} == {
+            name: value for name, value in line.items() if name != "file"
+        }
+        assert set(record) - set(line) == {"kind", "key", "index", "seconds", "batch", "sha256"}
+
+
+def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> None:
+    """Each with what failed and what to do, in words of one prefix, and with nothing written."""
+    (tmp_path / "rows.csv").write_text("prompt,sed\na cat,7\n")
+    for arguments, code, says in (
+        (("--steps", "0"), 2, "--ddim_steps 0"),
+        (("--nonsense",), 2, "--nonsense"),
+        (("--resume", "--skip_save"), 2, "--resume and --skip_save contradict"),
+        (("--output-name", "{weather}.png"), 2, "--output-name has no {weather}"),
+        (("--output-name", "../{index}.png"), 2, "would leave the output folder"),
+        (("--from-file", "rows.csv"), 3, "rows.csv, line 1, the header: a picture has no setting sed"),
+        (("--from-file", "rows.csv", "--quiet"), 3, "rows.csv, line 1"),
+        (("--ckpt", "none.ckpt"), 4, "none.ckpt"),
+        (("--outdir", "rows.csv"), 7, "cannot write to rows.csv"),
+        (("-o", "no/folder.png"), 7, "There is no folder no"),
+    ):
+        refused = run("txt2img", *arguments)
+        assert refused.returncode == code, refused.stderr
+        assert refused.stdout == ""
+        assert says in refused.stderr
+        assert refused.stderr.startswith("sdcli: ")
+        assert "Traceback" not in refused.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
+def test_a_card_that_is_not_there(run: Run) -> None:
+    refused = run("txt2img", "--device", "cuda")
+    assert refused.returncode == 5
+    assert "--device cuda is not there" in refused.stderr
+    assert "choose one of: cpu" in refused.stderr
+    assert refused.stdout == ""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_bug_is_called_one(tmp_path: Path, debug: bool) -> None:
+    """No bug is known that could be called up, so one is put in."""
+    with_a_bug = (
+        "import sys, sdcli.txt2img\nfrom sdcli.cli import main\n"
+        "def draw(*_): raise ZeroDivisionError('one by none')\n"
+        "sys.modules['sdcli.txt2img'].draw = draw\n"
+        f"sys.argv = ['sdcli', 'txt2img', *{['--debug'] * debug}]\n"
+        "main()\n"
+    )
+    failed = subprocess.run(
+        [sys.executable, "-c", with_a_bug], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert failed.returncode == 70
+    assert "a bug in sdcli: ZeroDivisionError: one by none" in failed.stderr
+    assert ("Traceback" in failed.stderr) is debug
+    assert failed.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("closing", "code", "told"),
+    [
+        ("--outdir out 2>&-", 0, ["out/samples/00000.png", "out/grid-0000.png"]),
+        ("--outdir out >&-", 0, []),
+        ("-o - >&-", 7, []),
+    ],
+)
+def test_closed_streams(tmp_path: Path, closing: str, code: int, told: list[str]) -> None:
+    """What would go to a stream that is closed goes nowhere else; a picture that would is an error."""
+    drawn = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "sdcli", "txt2img", *TINY, "--n_samples", "1",
+         "--n_iter", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ,
+    )  # fmt: skip
+    assert drawn.returncode == code, drawn.stderr
+    assert drawn.stdout.splitlines() == told
+    assert (tmp_path / "out/samples/00000.png").is_file() is (code == 0)
+    assert (drawn.stderr == "") is ("2>&-" in closing)
+
+
+@pytest.mark.parametrize("command", ["config", "txt2img"])
+def test_a_command_without_flags(run: Run, tmp_path: Path, command: str) -> None:
+    """Everything has a default; a prompt file from the environment ends the drawing before it begins."""
+    ended = run(command, SDCLI_FROM_FILE="none.txt")
+    assert ended.returncode == {"config": 0, "txt2img": 3}[command], ended.stderr
+    assert "none.txt" in ended.stdout + ended.stderr
