@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdcli.errors import InputFileError, UsageError
-from sdcli.prompts import ROW_SETTINGS, Prompts, Request, Row
+from sdcli.prompt_file import ROW_SETTINGS
+from sdcli.prompts import Prompts, Request, Row
 from sdcli.settings import Settings, flag_of
 
 FORMATS = ("text", "jsonl", "csv")
