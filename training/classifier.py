@@ -9,18 +9,17 @@ on from the last checkpoint. Writes `classifier/checkpoint.pt` and `classifier/l
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dataset import read_icons, write_atomically
+from dataset import read_icons
 from icons import GROUNDS, Icon, inked, read_icon
 from numpy.typing import NDArray
 from PIL import Image
+from session import Session
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -151,33 +150,27 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
-    folder = options.work / "classifier"
-    folder.mkdir(parents=True, exist_ok=True)
     drawings = Drawings(read_icons(options.work))
     classifier = Classifier(len(drawings.labels)).to(device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02, fused=True)
-    step, seconds = 0, 0.0
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        classifier.load_state_dict(state["classifier"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
 
-    def save() -> None:
-        state = {"classifier": classifier.state_dict(), "optimizer": optimizer.state_dict(), "labels": drawings.labels}
-        write_atomically(checkpoint, lambda path: torch.save({**state, "step": step, "seconds": seconds}, path))
+    def measure() -> None:
         classifier.eval()
         concept, style = accuracy(classifier, drawings, 2**40, device)
         classifier.train()
-        row = {"step": step, "seconds": seconds, "accuracy": concept, "style_accuracy": style}
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+        session.log(accuracy=concept, style_accuracy=style)
 
-    started, before, saved = time.monotonic(), seconds, time.monotonic()
-    while (done := seconds / 60 / options.minutes) < 1:
+    session = Session(
+        options.work / "classifier",
+        options.minutes,
+        {"classifier": classifier, "optimizer": optimizer},
+        device,
+        save_seconds=120,
+        beside={"labels": drawings.labels},
+        on_save=measure,
+    )
+    for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
         for group in optimizer.param_groups:
@@ -189,13 +182,6 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step += 1
-        now = time.monotonic()
-        seconds = before + now - started
-        if now - saved > 120:
-            save()
-            saved = now
-    save()
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ Killed, it carries on from the last checkpoint. Writes `text/checkpoint.pt` and 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dataset import Latents, read_icons, write_atomically
+from dataset import Latents, read_icons
 from model import SKETCH_EDGE, Captions, Sketcher, Vocabulary
 from scenes import NOTHING_SHARE, Painter, Scene, Scenes, every_word, sentence_of
+from session import Session
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,8 +66,6 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    folder = options.work / "text"
-    folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
     scenes, painter = Scenes(icons), Painter(Latents(options.work, options.size, icons), icons)
@@ -76,28 +73,16 @@ def main() -> None:
     sketcher = Sketcher(vocabulary.new_text_encoder()).to(device)
     parameters = list(sketcher.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    step, seconds = 0, 0.0
     losses: list[float] = []
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        sketcher.load_state_dict(state["sketcher"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
-
-    def save() -> None:
-        state = {"sketcher": sketcher.state_dict(), "optimizer": optimizer.state_dict()}
-        write_atomically(checkpoint, lambda path: torch.save({**state, "step": step, "seconds": seconds}, path))
 
     def log() -> None:
-        row = {"step": step, "captions": step * options.batch, "seconds": seconds, "loss": sum(losses) / len(losses)}
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-        losses.clear()
+        if losses:
+            session.log(captions=session.step * options.batch, loss=sum(losses) / len(losses))
+            losses.clear()
 
-    started, before, saved = time.monotonic(), seconds, time.monotonic()
-    while (done := seconds / 60 / options.minutes) < 1:
+    parts = {"sketcher": sketcher, "optimizer": optimizer}
+    session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
+    for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
         drawn = [scenes.draw(random) for _ in range(options.batch)]
         rows, empty = caption_rows(random, [sentence_of(random, scene, icons) for scene in drawn], vocabulary)
@@ -111,17 +96,8 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        step += 1
-        now = time.monotonic()
-        seconds = before + now - started
-        if step % 25 == 0:
+        if session.step % 25 == 0:
             log()
-        if now - saved > 60:
-            save()
-            saved = now
-    if losses:
-        log()
-    save()
 
 
 def load_sketcher(work: Path, vocabulary: Vocabulary) -> Sketcher:

@@ -9,19 +9,18 @@ Killed, it carries on from the last checkpoint. Writes `vae/` (a diffusers folde
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from dataset import CELL, Latents, LatentStats, read_icons, write_atomically
+from dataset import CELL, Latents, LatentStats, read_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
 from prepare import load_teacher
+from session import Session
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -108,7 +107,6 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     folder = options.work / "vae"
-    folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
     drawings = [read_icon(icon.path) for icon in icons]
     latents = Latents(options.work, options.size, icons).singles
@@ -127,30 +125,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     ema = EMAModel(vae.parameters(), decay=0.998, foreach=True)
     ema.to(device)
-    step, seconds = 0, 0.0
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load_state_dict(state["ema"])
-        step, seconds = state["step"], state["seconds"]
 
-    def save() -> None:
-        state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict()}
-        write_atomically(checkpoint, lambda path: torch.save({**state, "step": step, "seconds": seconds}, path))
+    def measure() -> None:
         ema.store(vae.parameters())
         ema.copy_to(vae.parameters())
         vae.save_pretrained(folder)
         taught, own = psnr(vae, unseen_latents, unseen_pictures)
         ema.restore(vae.parameters())
-        row = {"step": step, "seconds": seconds, "psnr": taught, "psnr_round_trip": own}
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+        session.log(psnr=taught, psnr_round_trip=own)
 
-    started, before, saved = time.monotonic(), seconds, time.monotonic()
-    while (done := seconds / 60 / options.minutes) < 1:
+    parts = {"vae": vae, "optimizer": optimizer, "ema": ema}
+    session = Session(folder, options.minutes, parts, device, save_seconds=180, on_save=measure)
+    for step, done in session:
         random = np.random.default_rng([options.seed, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         crop = options.size if done > WHOLE_FROM else CROP
@@ -178,14 +164,6 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         ema.step(vae.parameters())
-
-        step += 1
-        now = time.monotonic()
-        seconds = before + now - started
-        if now - saved > 180:
-            save()
-            saved = now
-    save()
 
 
 if __name__ == "__main__":

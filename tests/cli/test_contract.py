@@ -159,3 +159,30 @@ def test_a_command_without_flags(run: Run, tmp_path: Path, command: str) -> None
     ended = run(command, SDCLI_FROM_FILE="none.txt")
     assert ended.returncode == {"config": 0, "txt2img": 3}[command], ended.stderr
     assert "none.txt" in ended.stdout + ended.stderr
+
+
+def test_a_dry_run_tells_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text(f"a red apple\na {{red|blue}} fish\n{'word ' * 90}\n")
+    flags = ("txt2img", "--from-file", "prompts.txt", "--n_iter", "1", "--dry-run", "--outdir", "out")
+    told = run(*flags)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines() == [f"out/samples/{number:05}.png" for number in range(3)]
+    assert "[not read: " in told.stderr
+    assert "92 of 77 tokens" in told.stderr
+    assert "3 pictures would be drawn with builtin" in told.stderr
+    assert "memory: about" in told.stderr
+    assert "loading" not in told.stderr
+
+    listed = run(*flags, "--json", "--quiet")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [row["file"] for row in rows] == told.stdout.splitlines()
+    assert rows[1]["job"]["prompt"] in ("a red fish", "a blue fish")
+    assert rows[2]["words_cut"].split() == ["word"] * 15
+    assert {row["watermark"]["method"] for row in rows} == {"robust"}
+    assert not (tmp_path / "out").exists()
+
+    refused = run(*flags, "--W", "100")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    gone = run("txt2img", "--dry-run", "--ckpt", "none.ckpt")
+    assert (gone.returncode, gone.stdout) == (4, "")

@@ -1,0 +1,79 @@
+"""Training that may be killed at any time: its clock, its checkpoint, its log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from dataset import write_atomically
+
+
+class Session:
+    """The steps of a training on one device, over all runs since the first.
+
+    Args:
+        folder: for `checkpoint.pt` and `log.jsonl`; made if need be.
+        minutes: training time in all.
+        parts: what learns, by name in the checkpoint; anything with `state_dict` and `load_state_dict`. If there is a
+            checkpoint, they are as it has them from here on.
+        device: where they are.
+        save_seconds: time between two checkpoints.
+        beside: further values for whoever reads the checkpoint.
+        on_save: called with each checkpoint, to measure, say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        parts: Mapping[str, Any],
+        device: torch.device,
+        *,
+        save_seconds: float,
+        beside: Mapping[str, Any] | None = None,
+        on_save: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = folder
+        self.minutes = minutes
+        self.step, self.seconds = 0, 0.0
+        self._parts = parts
+        self._save_seconds = save_seconds
+        self._beside = beside or {}
+        self._on_save = on_save
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoint = folder / "checkpoint.pt"
+        if self._checkpoint.exists():
+            state: dict[str, Any] = torch.load(self._checkpoint, map_location=device, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        """Number of each step, from 0, and the share of the time that is over, 0 to 1; saved now and then, and last."""
+        started, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        while (done := self.seconds / 60 / self.minutes) < 1:
+            self.step += 1
+            yield self.step - 1, done
+            now = time.monotonic()
+            self.seconds = before + now - started
+            if now - saved > self._save_seconds:
+                self._save()
+                saved = now
+        self._save()
+
+    def log(self, **values: float) -> None:
+        """Put a line into the log, and on standard output."""
+        row = json.dumps({"step": self.step, "seconds": self.seconds, **values})
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(row + "\n")
+        print(row, flush=True)
+
+    def _save(self) -> None:
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state |= {**self._beside, "step": self.step, "seconds": self.seconds}
+        write_atomically(self._checkpoint, lambda path: torch.save(state, path))
+        self._on_save()
