@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# As many tests at once as there are cores, each on one: cores that are shared make threads wait for one another.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 .PHONY: demo test check lint readme setup clean
 
@@ -10,10 +12,10 @@ demo: setup
 	$(BIN)/sdcli txt2img --prompt "a red apple" --n_samples 4 --n_iter 1 --outdir outputs/demo
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not full_size"
+	$(PYTEST) -m "not gpu and not full_size"
 
 check: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu and not full_size"
+	$(PYTEST) -m "not slow and not gpu and not full_size"
 
 lint: setup
 	$(BIN)/ruff check .
