@@ -139,8 +139,8 @@ def test_interrupted_it_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, t
         (["--watermark-method", "dwtDct", "--H", "64", "--W", "64"], 2, ["dwtDct"]),
         (["--from-file", "none.txt"], 3, ["none.txt does not exist"]),
         (["--from-file", "empty.txt"], 3, ["empty.txt is empty"]),
-        (["--from-file", "binary.txt"], 3, ["binary.txt is binary"]),
-        (["--from-file", "latin1.txt"], 3, ["latin1.txt is not UTF-8", "Line 2", "iconv"]),
+        (["--from-file", "binary.txt"], 3, ["binary.txt, line 1: this is binary"]),
+        (["--from-file", "latin1.txt"], 3, ["latin1.txt, line 2: this is not UTF-8", "iconv"]),
         (["--config", "no.yaml"], 4, ["no.yaml"]),
         (["--config", "list.yaml"], 4, ["list.yaml"]),
         (["--config", "broken.yaml"], 4, ["broken.yaml"]),
@@ -259,10 +259,10 @@ def test_unsafe_pictures_can_be_skipped(run: Run, small_checkpoint: SmallCheckpo
 
 @pytest.mark.slow
 def test_a_full_disk_ends_with_its_code(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    """A file system of 40 kB, in a mount namespace of its own where the system lets us have one."""
+    """A file system of 48 kB, in a mount namespace of its own where the system lets us have one."""
     (tmp_path / "out").mkdir()
     script = (
-        f"mount -t tmpfs -o size=40k none {tmp_path}/out && "
+        f"mount -t tmpfs -o size=48k none {tmp_path}/out && "
         f"{sys.executable} -m sdcli txt2img {' '.join([*model(small_checkpoint), *FAST])} --n_iter 3 --outdir out; "
         "code=$?; ls -A out/samples; exit $code"
     )

@@ -34,7 +34,7 @@ HOLDS = {
     "sdcli/models/builtin/vae/config.json",
     "sdcli/models/builtin/vae/diffusion_pytorch_model.safetensors",
 }
-WEIGHTS_MEGABYTES = 40
+WEIGHTS_MEGABYTES = 60
 
 
 @pytest.fixture(scope="module")
