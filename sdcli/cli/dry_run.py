@@ -75,9 +75,8 @@ def _summary(run: DryRun) -> list[str]:
     """The whole run in a few lines."""
     settings, spec = run.settings, run.run.spec
     left = run.pictures - run.there
-    lines = [
-        f"{left} picture{'' if left == 1 else 's'} would be drawn with {spec.name}, {settings.sampler}, nothing is"
-    ]
+    pictures = "1 picture" if left == 1 else f"{left} pictures"
+    lines = [f"a dry run: {pictures} would be drawn with {spec.name}, {settings.sampler}"]
     if run.there:
         lines[0] += f"; {run.there} are there already"
     if not (settings.skip_grid or settings.output):

@@ -111,8 +111,8 @@ def test_the_command_draws_again(run: Run, tmp_path: Path) -> None:
     assert shown.returncode == 1
     assert shown.stdout.splitlines() == [
         r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
-        "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --model builtin --precision full "
-        "--safety-checker opennsfw --watermark-method robust",
+        "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --model builtin "
+        "--precision full --safety-checker opennsfw --watermark-method robust",
         "# picture 4 of those that this draws",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
     ]
