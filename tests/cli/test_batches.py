@@ -428,6 +428,7 @@ def test_resume_draws_what_is_missing(sdcli: Sdcli, tmp_path: Path) -> None:
     assert sdcli(*command).stdout == ""
 
 
+@pytest.mark.slow
 def test_nothing_to_resume(sdcli: Sdcli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("missing", "empty"):

@@ -79,6 +79,7 @@ def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path
         assert set(record) - set(line) == {"kind", "key", "index", "seconds", "batch", "sha256"}
 
 
+@pytest.mark.slow
 def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> None:
     """Each with what failed and what to do, in words of one prefix, and with nothing written."""
     (tmp_path / "rows.csv").write_text("prompt,sed\na cat,7\n")

@@ -28,6 +28,7 @@ def model(checkpoint: SmallCheckpoint) -> list[str]:
     return ["--ckpt", str(checkpoint.ckpt), "--config", str(checkpoint.config)]
 
 
+@pytest.mark.slow
 def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     """One prompt, twice: names go on, the same seed gives the same pixels, standard output is paths alone."""
     arguments = [*model(small_checkpoint), *FAST, "--prompt", "a cat", "--n_samples", "2", "--outdir", "out"]
@@ -98,6 +99,7 @@ def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) 
     assert Image.open(tmp_path / "out/grid-0000.png").size == (3 * 130 + 2, 132)
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sdcli", "txt2img", *model(small_checkpoint), *FAST, "--n_iter", "10000", "--quiet",

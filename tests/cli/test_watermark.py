@@ -56,6 +56,7 @@ def test_write_then_read(tmp_path: Path) -> None:
     assert run("a.marked.png", folder=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_another_text_is_remembered_by_the_picture_and_by_nothing_else(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     text = "Ätelier № 7"
@@ -78,6 +79,7 @@ def test_another_text_is_remembered_by_the_picture_and_by_nothing_else(tmp_path:
     assert (wrong.returncode, wrong.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_the_originals_method_where_asked_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / "a.png")

@@ -100,6 +100,7 @@ def test_no_word_belongs_to_two_concepts() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
+@pytest.mark.slow
 def test_sentences_name_what_a_scene_shows_and_have_only_known_tokens(seed: int) -> None:
     shown = [icon("red apple", words=("apple",)), icon("owl"), icon("cat", "flat"), icon("bus", "flat")]
     random = np.random.default_rng(seed)
