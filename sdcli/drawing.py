@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,7 @@ class Easel:
         self.compute = compute
         self._limits = Limits()
         self._told: set[int] = set()
-        self._drew = False
+        self._batches = Counter[tuple[int, int, int]]()
 
     @cached_property
     def model(self) -> Model:
@@ -108,9 +109,14 @@ class Easel:
             verdicts = self.checker.check(drawn.pictures) if self.checker else [None] * len(jobs)
         seconds = time.monotonic() - began
         effort = {"seconds": round(seconds / len(jobs), 3), "batch": drawn.rows}
-        if self._drew:  # the first batch warms up
-            estimates.note(jobs[0], str(self.compute.device), len(jobs), seconds)
-        self._drew = True
+        self._remember(jobs[0], len(jobs), seconds)
         how = {"device": str(compute.device), "precision": drawn.precision} | ({"vae": "tiled"} if drawn.tiled else {})
         for job, pixels, verdict in zip(jobs, drawn.pictures, verdicts, strict=True):
             yield Canvas(pixels, verdict, cut[job.prompt], how, effort)
+
+    def _remember(self, job: Job, rows: int, seconds: float) -> None:
+        """What a batch took, once for each size of it; the first of a size warms up."""
+        shape = (job.height, job.width, rows)
+        self._batches[shape] += 1
+        if self._batches[shape] == 2:
+            estimates.note(job, str(self.compute.device), rows, seconds)
