@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sdcli.jobs import Job
+from sdcli.outputs.record import at_home
 from sdcli.outputs.terminal import printable
 from sdcli.settings import MODEL, PICTURE, PROMPT, STAGES, Settings, flags
 
@@ -63,9 +63,9 @@ def command_of(values: Mapping[str, Any]) -> str:
 
 
 def _with_value(name: str, flag: str, value: str) -> str:
-    if name in _PATHS and value.startswith((home := f"{Path.home()}/", "~/")):
-        # Others may see the command, and the home folder's name is nobody's business.
-        return f"{flag} ~/{_quoted(value.removeprefix(home).removeprefix('~/'))}"
+    # Others may see the command, and the home folder's name is nobody's business.
+    if name in _PATHS and (path := at_home(value)).startswith("~/"):
+        return f"{flag} ~/{_quoted(path.removeprefix('~/'))}"
     # A value that begins like a flag must not be taken for one.
     return f"{flag}={_quoted(value)}" if value.startswith("-") else f"{flag} {_quoted(value)}"
 
