@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_job import job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from sdcli.errors import InputFileError, OutputError
-from sdcli.jobs import Job
 from sdcli.outputs import formats
 from sdcli.outputs.metadata import a1111, provenance, texts
 from sdcli.stages.watermark import Mark, check, write
@@ -20,15 +20,6 @@ from sdcli.stages.watermark import Mark, check, write
 FORMATS = list(formats.FORMATS)
 ALL = pytest.mark.parametrize("format", FORMATS)
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
-
-
-def job(**changes: object) -> Job:
-    values = {
-        "prompt": "a cat", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 128,
-        "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",
-        "model_hash": "0123456789abcdef", "index": 3,
-    }  # fmt: skip
-    return Job.model_validate(values | changes)
 
 
 def read(data: bytes) -> tuple[np.ndarray, dict[str, str]]:

@@ -8,25 +8,16 @@ import zlib
 from typing import Any
 
 import pytest
+from example_job import job
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdcli.jobs import Job
 from sdcli.outputs.metadata import a1111, provenance, texts
 from sdcli.outputs.metadata.provenance import Provenance
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
-
-
-def job(**changes: object) -> Job:
-    values = {
-        "prompt": "a cat", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 128,
-        "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",
-        "model_hash": "0123456789abcdef", "index": 3,
-    }  # fmt: skip
-    return Job.model_validate(values | changes)
 
 
 def found(**read: str) -> Provenance:
