@@ -1,17 +1,18 @@
-"""A judge for `evaluate.py`: tells which concept a picture shows, and in which style.
+"""The judges for `evaluate.py`: one tells which concept a picture shows, the other in which style.
 
-    python training/classifier.py --minutes 20
+    python training/classifier.py --minutes 60
 
-It is trained apart from the model, on the real drawings only: moved, turned, blurred, on any ground. Killed, it carries
-on from the last checkpoint. Writes `classifier/checkpoint.pt` and `classifier/log.jsonl`.
+They are trained apart from the model, on the real drawings only: moved, turned, blurred, on any ground. Killed, they
+carry on from the last checkpoint. Writes `classifier/concepts/` and `classifier/styles/`, each with `checkpoint.pt`
+and `log.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,12 @@ STORED = 96
 """Edge of the drawings in memory."""
 
 
-class Classifier(nn.Module):
-    """A small residual network: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores of concepts and of styles."""
+STYLE_TIME = 0.4
+"""Share of the time that the judge of styles gets."""
+
+
+class ConceptClassifier(nn.Module):
+    """A small residual network: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, concepts)`."""
 
     def __init__(self, concepts: int, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
         super().__init__()
@@ -51,15 +56,37 @@ class Classifier(nn.Module):
         features = widths[-1] * (EDGE >> (1 + len(widths))) ** 2
         self.norm = nn.LayerNorm(features)
         self.concepts = nn.Linear(features, concepts)
-        self.styles = nn.Linear(features, len(STYLES))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> Tensor:
         features = self.stem(pictures)
         for down, block in zip(self.downs, self.blocks, strict=True):
             features = down(functional.silu(features))
             features = features + block(features)
-        flat = self.norm(features.flatten(1))
-        return self.concepts(flat), self.styles(flat)
+        scores: Tensor = self.concepts(self.norm(features.flatten(1)))
+        return scores
+
+
+class StyleClassifier(nn.Module):
+    """Looks for what is anywhere in a picture: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, styles)`.
+
+    A network of its own, since a style is told by edges and shades, which the other learns to look past.
+    """
+
+    def __init__(self, styles: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width, stride in ((16, 1), (32, 2), (64, 2), (64, 1), (96, 2), (96, 1)):
+            convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1)
+            layers += [convolution, nn.GroupNorm(8, width), nn.SiLU()]
+            before = width
+        self.layers = nn.Sequential(*layers)
+        self.styles = nn.Linear(2 * before, styles)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        features = self.layers(pictures)
+        scores: Tensor = self.styles(torch.cat((features.mean((2, 3)), features.amax((2, 3))), 1))
+        return scores
 
 
 class Drawings:
@@ -117,71 +144,88 @@ class Drawings:
         return pictures.clamp(0, 255) / 127.5 - 1
 
 
-def load_classifier(work: Path) -> tuple[Classifier, list[str]]:
-    """The judge as it stands, and the concepts by number."""
-    state: dict[str, Any] = torch.load(work / "classifier" / "checkpoint.pt", map_location="cpu", weights_only=True)
-    classifier = Classifier(len(state["labels"]))
-    classifier.load_state_dict(state["classifier"])
-    return classifier.eval().requires_grad_(False), state["labels"]
+@dataclass(frozen=True)
+class Judge:
+    """One of the two: what it is called, its network, the names of its answers, and the right one for each drawing."""
+
+    name: str
+    network: nn.Module
+    answers: list[str]
+    truth: Tensor
+
+    @torch.inference_mode()
+    def accuracy(self, drawings: Drawings, seed: int, device: torch.device) -> float:
+        """Share told right, over a picture of each drawing that training never drew."""
+        random = torch.Generator().manual_seed(seed)
+        right = 0
+        for chosen in torch.split(torch.arange(len(drawings)), 256):
+            scores = self.network(drawings.pictures(chosen, random).to(device))
+            right += int((scores.argmax(1).cpu() == self.truth[chosen]).sum())
+        return right / len(drawings)
 
 
-@torch.inference_mode()
-def accuracy(classifier: Classifier, drawings: Drawings, seed: int, device: torch.device) -> tuple[float, float]:
-    """Share of concepts and of styles told right, over a picture of each drawing that training never drew."""
-    random = torch.Generator().manual_seed(seed)
-    right = torch.zeros(2)
-    for chosen in torch.split(torch.arange(len(drawings)), 256):
-        concepts, styles = classifier(drawings.pictures(chosen, random).to(device))
-        right[0] += (concepts.argmax(1).cpu() == drawings.concept_of[chosen]).sum()
-        right[1] += (styles.argmax(1).cpu() == drawings.style_of[chosen]).sum()
-    concept, style = (right / len(drawings)).tolist()
-    return concept, style
+def new_judges(drawings: Drawings) -> list[Judge]:
+    """The two, untrained."""
+    concepts, styles = ConceptClassifier(len(drawings.labels)), StyleClassifier(len(STYLES))
+    return [
+        Judge("concepts", concepts, drawings.labels, drawings.concept_of),
+        Judge("styles", styles, list(STYLES), drawings.style_of),
+    ]
+
+
+def load_judges(work: Path, drawings: Drawings, device: torch.device) -> list[Judge]:
+    """The two as they stand."""
+    judges = new_judges(drawings)
+    for judge in judges:
+        checkpoint = work / "classifier" / judge.name / "checkpoint.pt"
+        judge.network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
+        judge.network.to(device).eval().requires_grad_(False)
+    return judges
+
+
+def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes: float) -> None:
+    """Train one of them for so many minutes, over all runs since the first."""
+    device = torch.device(options.device)
+    network = judge.network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.02, fused=True)
+
+    def measure() -> None:
+        network.eval()
+        session.log(accuracy=judge.accuracy(drawings, 2**40, device))
+        network.train()
+
+    parts = {"network": network, "optimizer": optimizer}
+    folder = options.work / "classifier" / judge.name
+    session = Session(folder, minutes, parts, device, save_seconds=120, on_save=measure)
+    for step, done in session:
+        random = torch.Generator().manual_seed(options.seed * 2**32 + step)
+        chosen = torch.randint(len(drawings), (options.batch,), generator=random)
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + math.cos(math.pi * done)))
+        scores = network(drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last))
+        loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser.add_argument("--minutes", type=float, required=True, help="training time of both, over all runs")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    device = torch.device(options.device)
     drawings = Drawings(read_icons(options.work))
-    classifier = Classifier(len(drawings.labels)).to(device)
-    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02, fused=True)
-
-    def measure() -> None:
-        classifier.eval()
-        concept, style = accuracy(classifier, drawings, 2**40, device)
-        classifier.train()
-        session.log(accuracy=concept, style_accuracy=style)
-
-    session = Session(
-        options.work / "classifier",
-        options.minutes,
-        {"classifier": classifier, "optimizer": optimizer},
-        device,
-        save_seconds=120,
-        beside={"labels": drawings.labels},
-        on_save=measure,
-    )
-    for step, done in session:
-        random = torch.Generator().manual_seed(options.seed * 2**32 + step)
-        chosen = torch.randint(len(drawings), (options.batch,), generator=random)
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + math.cos(math.pi * done)))
-        concepts, styles = classifier(drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last))
-        loss = functional.cross_entropy(concepts, drawings.concept_of[chosen].to(device), label_smoothing=0.05)
-        loss = loss + 0.3 * functional.cross_entropy(styles, drawings.style_of[chosen].to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    concepts, styles = new_judges(drawings)
+    train(concepts, drawings, options, (1 - STYLE_TIME) * options.minutes)
+    train(styles, drawings, options, STYLE_TIME * options.minutes)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier import EDGE, Drawings, accuracy, load_classifier
+from classifier import EDGE, Drawings, Judge, load_judges
 from dataset import Latents, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from icons import GROUNDS, Icon, ground_of, read_icon, render
 from model import Vocabulary, new_pipeline
 from PIL import Image
-from scenes import COUPLES, couple_held_out, every_word, with_article
+from scenes import COUPLES, Painter, Scene, couple_held_out, every_word, with_article
 from sheet import contact_sheet, draw
 from sources import STYLES
 from torch import Tensor
@@ -35,6 +35,10 @@ from train_vae import load_vae, psnr
 HERE = Path(__file__).parent
 SHEET_PICTURES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
 STYLE_WORDS = {"3d": "", "flat": ", flat", "outlined": ", outlined"}
+SHOWN = 60
+"""By how much, summed over red, green and blue, a pixel differs from the ground where something is shown."""
+ALONE = 0.85
+"""How much of a picture's edge a thing alone takes, see `icons.render`."""
 PLACE_WORDS = {(-1, 0): "next to", (1, 0): "to the right of", (0, -1): "above", (0, 1): "below"}
 
 
@@ -97,55 +101,81 @@ def ground_colour(picture: Image.Image) -> str:
 
 
 def parts_of(picture: Image.Image, trial: Trial) -> list[Image.Image]:
-    """The picture, or its two halves in the order of the trial's labels, each made square on its own ground."""
+    """The picture, or what its two halves show, in the order of the trial's labels."""
     if len(trial.labels) == 1:
         return [picture]
     width, height = picture.size
-    across = trial.place[0] != 0
     boxes = [(0, 0, width // 2, height), (width // 2, 0, width, height)]
-    if not across:
+    if not trial.place[0]:
         boxes = [(0, 0, width, height // 2), (0, height // 2, width, height)]
     if sum(trial.place) > 0:
         boxes.reverse()
-    rim = np.asarray(picture)[:3].reshape(-1, 3)
-    square = Image.new("RGB", picture.size, tuple(int(part) for part in np.median(rim, 0)))
-    parts = []
-    for box in boxes:
-        part = square.copy()
-        part.paste(picture.crop(box), (width // 4 if across else 0, 0 if across else height // 4))
-        parts.append(part)
-    return parts
+    return [as_if_alone(picture.crop(box)) for box in boxes]
+
+
+def as_if_alone(part: Image.Image) -> Image.Image:
+    """What a part of a picture shows, cut out and put into a square that it fills as a thing alone fills a picture:
+    the judge is to tell what a thing is, not how large.
+    """
+    pixels = np.asarray(part, np.int64)
+    ground = np.median(np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)]), 0)
+    shown = np.abs(pixels - ground).sum(2) > SHOWN
+    # A row or column of specks is not the thing.
+    left, right, top, bottom = 0, part.width, 0, part.height
+    across, down = (np.flatnonzero(shown.mean(axis) > 0.03) for axis in (0, 1))
+    if len(across) and len(down):
+        left, right, top, bottom = int(across[0]), int(across[-1]) + 1, int(down[0]), int(down[-1]) + 1
+    edge = round(max(right - left, bottom - top) / ALONE)
+    square = Image.new("RGB", (edge, edge), tuple(round(value) for value in ground))
+    corner = ((edge - right + left) // 2, (edge - bottom + top) // 2)
+    square.paste(part.crop((left, top, right, bottom)), corner)
+    return square
 
 
 def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
     """Pictures as the judge takes them, `(n, 3, 64, 64)` in [-1, 1]."""
-    small = [np.asarray(picture.resize((EDGE, EDGE), Image.Resampling.BOX), np.float32) for picture in pictures]
+    small = [np.asarray(picture.resize((EDGE, EDGE), Image.Resampling.HAMMING), np.float32) for picture in pictures]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-class Judge:
-    """Counts what pictures show right."""
+@torch.inference_mode()
+def verdicts_on(
+    judges: Sequence[Judge], trials: Sequence[Trial], pictures: Sequence[Image.Image]
+) -> list[dict[str, bool]]:
+    """For each picture: `recognised` (every thing first among all concepts), `style` and `ground` right."""
+    verdicts = []
+    device = next(judges[0].network.parameters()).device
+    for trial, picture in zip(trials, pictures, strict=True):
+        parts = as_tensor(parts_of(picture, trial)).to(device)
+        concepts, styles = (judge.network(parts).softmax(1) for judge in judges)
+        shown = [judges[0].answers[index] for index in concepts.argmax(1).tolist()]
+        style = judges[1].answers[int(styles.mean(0).argmax())]
+        verdicts.append(
+            {
+                "recognised": shown == list(trial.labels),
+                "style": style == trial.style,
+                "ground": ground_colour(picture) == trial.ground,
+            }
+        )
+    return verdicts
 
-    def __init__(self, work: Path, device: torch.device) -> None:
-        classifier, self._labels = load_classifier(work)
-        self._classifier, self._device = classifier.to(device), device
 
-    @torch.inference_mode()
-    def verdicts(self, trials: Sequence[Trial], pictures: Sequence[Image.Image]) -> list[dict[str, bool]]:
-        """For each picture: `recognised` (every thing first among all concepts), `style` and `ground` right."""
-        verdicts = []
-        for trial, picture in zip(trials, pictures, strict=True):
-            concepts, styles = self._classifier(as_tensor(parts_of(picture, trial)).to(self._device))
-            shown = [self._labels[index] for index in concepts.argmax(1).tolist()]
-            style = list(STYLES)[int(styles.mean(0).argmax())]
-            verdicts.append(
-                {
-                    "recognised": shown == list(trial.labels),
-                    "style": style == trial.style,
-                    "ground": ground_colour(picture) == trial.ground,
-                }
-            )
-        return verdicts
+def real_couples(
+    couples: Sequence[Trial], icons: Sequence[Icon], work: Path, vae: AutoencoderTiny, size: int, seed: int
+) -> list[Image.Image]:
+    """What perfect pictures of these trials are: put together from the real drawings, as in training."""
+    painter, random = Painter(Latents(work, size, icons), icons), np.random.default_rng(seed)
+    numbers = {(icon.label, icon.style): number for number, icon in enumerate(icons)}
+    device = next(vae.parameters()).device
+    pictures = []
+    for trial in couples:
+        one, other = (numbers[label, trial.style] for label in trial.labels)
+        latents, _ = painter.paint(random, Scene((one, other), 0, trial.place))
+        with torch.inference_mode():
+            decoded = vae.decode(latents[None].float().to(device)).sample
+        pixels = ((decoded[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+        pictures.append(Image.fromarray(pixels.cpu().numpy()))
+    return pictures
 
 
 def share(verdicts: Sequence[dict[str, bool]], what: str) -> float:
@@ -170,7 +200,7 @@ def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: i
 def evaluate(
     pipeline: StableDiffusionPipeline,
     icons: Sequence[Icon],
-    judge: Judge,
+    judges: Sequence[Judge],
     folder: Path,
     *,
     count: int,
@@ -184,7 +214,7 @@ def evaluate(
         if not trials:
             continue
         pictures = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
-        verdicts = judge.verdicts(trials, pictures)
+        verdicts = verdicts_on(judges, trials, pictures)
         figures[name] = {what: share(verdicts, what) for what in ("recognised", "style", "ground")}
         figures[name]["pictures"] = len(trials)
         figures[name]["recognised_by_style"] = {
@@ -227,14 +257,16 @@ def main() -> None:
     vae = load_vae(options.work)
     vae.to(device)  # type: ignore[arg-type]
     figures: dict[str, Any] = {"vae": vae_figures(vae, icons, options.work, options.size)}
-    judge = Judge(options.work, device)
-    classifier, _ = load_classifier(options.work)
-    concept, style = accuracy(classifier.to(device), Drawings(icons), 2**41, device)
-    figures["judge"] = {"concept": round(100 * concept, 1), "style": round(100 * style, 1)}
+    drawings = Drawings(icons)
+    judges = load_judges(options.work, drawings, device)
+    figures["judge"] = {judge.name: round(100 * judge.accuracy(drawings, 2**41, device), 1) for judge in judges}
+    couples = trials_of(icons, options.pictures, np.random.default_rng(options.seed))["couples"]
+    pictures = real_couples(couples, icons, options.work, vae, options.size, options.seed)
+    figures["judge"]["couples"] = share(verdicts_on(judges, couples, pictures), "recognised")
     print(json.dumps(figures), flush=True)
     pipeline = new_pipeline(load_averaged(options.work, vocabulary), vocabulary, vae).to(device)
     figures |= evaluate(
-        pipeline, icons, judge, folder,
+        pipeline, icons, judges, folder,
         count=options.pictures, steps=options.steps, scale=options.scale, seed=options.seed,
     )  # fmt: skip
     write_atomically(

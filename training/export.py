@@ -59,9 +59,10 @@ def figures_table(figures: Mapping[str, Any]) -> str:
             lines.append(f"| {text} | {figures[name][what]:.1f} %{more} | {figures[name]['pictures']} |")
     judge, vae, seeds = figures["judge"], figures["vae"], figures["seeds"]
     return "\n".join(lines) + "\n\n" + textwrap.fill(
-        f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judge is "
-        f"a small classifier trained apart on the real drawings; of their pictures that it never saw it recognises "
-        f"{judge['concept']:.1f} % ({judge['style']:.1f} % of the styles). Two seeds of one prompt differ by "
+        f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judges "
+        f"are small classifiers trained apart on the real drawings. Of pictures of these that they never saw they "
+        f"recognise {judge['concepts']:.1f} %, and the style of {judge['styles']:.1f} %; where couples are put "
+        f"together from the real drawings, both things in {judge['couples']:.1f} %. Two seeds of one prompt differ by "
         f"{seeds['difference']:.1f} of 255 on average, {seeds['least']:.1f} at least. The VAE there and back: "
         f"{vae['round_trip_db']:.1f} dB PSNR on {vae['drawings']} drawings that it never saw.", 120
     )  # fmt: skip
@@ -94,6 +95,7 @@ def model_card(
         steps=f"{progress['step']:,}",
         minutes=round(progress["seconds"] / 60),
         captions=f"{text['captions']:,}",
+        further_captions=f"{progress['captions']:,}",
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
         figures=figures_table(json.loads(evaluation.read_text("utf-8"))) if evaluation.exists() else "Not measured.",

@@ -188,10 +188,15 @@ class Denoiser(nn.Module):
         self.unet = unet
         self.sketcher = sketcher
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, captions: Captions) -> tuple[Tensor, Tensor]:
-        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents, and the sketch."""
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, captions: Captions, further: Sequence[Captions] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents, and the sketches of these
+        captions and of further ones, `(captions, REGIONS, REGION_SIZE)`.
+        """
         embeddings, sketch = self.sketcher(captions)
-        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample, sketch
+        sketches = [sketch, *(self.sketcher(part)[1] for part in further)]
+        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample, torch.cat(sketches)
 
 
 class Vocabulary:

@@ -20,7 +20,6 @@ Random = np.random.Generator
 NOTHING_SHARE = 0.1
 """Share of the pictures without any caption, for classifier-free guidance."""
 
-PAIR_SHARE = 0.25
 GROUND_SHARE = 0.3
 STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
 HELD_OUT_COUPLES = 0.05
@@ -204,10 +203,11 @@ def every_word(icons: Sequence[Icon]) -> Iterator[str]:
 
 
 class Scenes:
-    """Draws scenes by chance, as training meets them, and their pictures."""
+    """Draws scenes by chance, as training meets them; `pair_share` of them show two things."""
 
-    def __init__(self, icons: Sequence[Icon]) -> None:
+    def __init__(self, icons: Sequence[Icon], pair_share: float) -> None:
         self.icons = icons
+        self._pair_share = pair_share
         self._by_style: dict[str, tuple[Any, Any]] = {}
         for style in STYLE_SHARES:
             members = [i for i, icon in enumerate(icons) if icon.style == style and not icon.pair_held_out]
@@ -223,7 +223,7 @@ class Scenes:
         style = _pick(random, tuple(STYLE_SHARES.items()))
         ground = int(random.integers(1, len(GROUNDS))) if random.random() < GROUND_SHARE else 0
         first = self._icon(random, style)
-        if random.random() >= PAIR_SHARE:
+        if random.random() >= self._pair_share:
             return Scene((first,), ground, (0, 0))
         while True:
             second = self._icon(random, style)

@@ -31,6 +31,12 @@ HERE = Path(__file__).parent
 FILLER_SHARE = 0.15
 """Share of the captions with words that say nothing, such as unknown words are at drawing time."""
 
+CAPTION_PAIR_SHARE = 0.5
+"""Share of the captions that name two things: a thing has a sketch of its own in each of the places it can have."""
+
+PART = 64
+"""Captions that are computed together: a few of like length, or the longest would make all of them long."""
+
 
 def caption_rows(
     random: np.random.Generator, sentences: list[str], vocabulary: Vocabulary
@@ -53,14 +59,33 @@ def sketched_regions(painter: Painter, scenes: Sequence[Scene], empty: np.ndarra
     return functional.unfold(coarse, SKETCH_EDGE // 4, stride=SKETCH_EDGE // 4).transpose(1, 2)
 
 
+def lessons(
+    random: np.random.Generator,
+    scenes: Scenes,
+    painter: Painter,
+    vocabulary: Vocabulary,
+    count: int,
+) -> list[tuple[Captions, Tensor]]:
+    """Random captions and what the head is to say to each, `(captions, REGIONS, REGION_SIZE)`, in parts."""
+    drawn = [scenes.draw(random) for _ in range(count)]
+    rows, empty = caption_rows(random, [sentence_of(random, scene, scenes.icons) for scene in drawn], vocabulary)
+    sketches = sketched_regions(painter, drawn, empty)
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    parts = []
+    for chosen in np.array_split(order, max(1, round(count / PART))):
+        captions = Captions.of([rows[index] for index in chosen], vocabulary.end, random)
+        parts.append((captions, captions.regions(sketches[chosen])))
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=PART)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -68,7 +93,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
-    scenes, painter = Scenes(icons), Painter(Latents(options.work, options.size, icons), icons)
+    scenes, painter = Scenes(icons, CAPTION_PAIR_SHARE), Painter(Latents(options.work, options.size, icons), icons)
     device = torch.device(options.device)
     sketcher = Sketcher(vocabulary.new_text_encoder()).to(device)
     parameters = list(sketcher.parameters())
@@ -84,13 +109,11 @@ def main() -> None:
     session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
-        drawn = [scenes.draw(random) for _ in range(options.batch)]
-        rows, empty = caption_rows(random, [sentence_of(random, scene, icons) for scene in drawn], vocabulary)
-        captions = Captions.of(rows, vocabulary.end, random).to(device)
-        wanted = captions.regions(sketched_regions(painter, drawn, empty).to(device))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * done)))
-        loss = functional.mse_loss(sketcher(captions)[1], wanted)
+        learned = lessons(random, scenes, painter, vocabulary, options.batch)
+        sketches = torch.cat([sketcher(captions.to(device))[1] for captions, _ in learned])
+        loss = functional.mse_loss(sketches, torch.cat([wanted for _, wanted in learned]).to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

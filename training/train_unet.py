@@ -16,6 +16,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ from sheet import PROMPTS, contact_sheet, draw
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from train_text import caption_rows, load_sketcher, sketched_regions
+from train_text import CAPTION_PAIR_SHARE, caption_rows, lessons, load_sketcher, sketched_regions
 from train_vae import load_vae
 
 HERE = Path(__file__).parent
 COOL_DOWN = 0.4
+PAIR_SHARE = 0.3
+"""Share of the pictures that show two things."""
+
 PURE_NOISE_SHARE = 0.03
 SNR_CEILING = 5.0
 SKETCH_WEIGHT = 0.5
@@ -51,6 +55,8 @@ class Progress:
     def __init__(self) -> None:
         self.step = 0
         self.pictures = 0
+        self.captions = 0
+        """Without pictures."""
         self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,8 +84,10 @@ class Batch:
     captions: Captions
     target: Tensor
     weights: Tensor
-    sketch: Tensor
-    """What the text encoder is to say of each region, `(batch, REGIONS, REGION_SIZE)`."""
+    further: Sequence[Captions]
+    """Captions without pictures, from which the text encoder alone learns."""
+    sketches: Tensor
+    """What the text encoder is to say to all captions, `(captions, REGIONS, REGION_SIZE)`."""
 
 
 class Batches(Dataset[Batch]):
@@ -92,7 +100,8 @@ class Batches(Dataset[Batch]):
             vocabulary,
             icons,
         )
-        self._scenes = Scenes(icons)
+        self._further = options.further_captions * options.batch
+        self._scenes, self._further_scenes = Scenes(icons, PAIR_SHARE), Scenes(icons, CAPTION_PAIR_SHARE)
         self._painter = Painter(Latents(options.work, options.size, icons, variants=options.variants), icons)
         self._scheduler = new_scheduler()
         self._last = len(self._scheduler.alphas_cumprod) - 1
@@ -122,7 +131,12 @@ class Batches(Dataset[Batch]):
         target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
         captions = Captions.of(rows, self._vocabulary.end, random)
         sketch = captions.regions(sketched_regions(self._painter, [scene for _, scene in drawn], empty))
-        return Batch(noisy, timesteps, captions, target, self._weights[timesteps], sketch)
+        further = []
+        if self._further:
+            further = lessons(random, self._further_scenes, self._painter, self._vocabulary, self._further)
+        sketches = torch.cat([sketch, *(wanted for _, wanted in further)])
+        further_captions = [captions for captions, _ in further]
+        return Batch(noisy, timesteps, captions, target, self._weights[timesteps], further_captions, sketches)
 
 
 def save_checkpoint(
@@ -171,6 +185,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
+    parser.add_argument(
+        "--further-captions", type=int, default=4, help="from which the text encoder alone learns, for each picture"
+    )
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument(
         "--text-lr-share", type=float, default=0.5, help="the text encoder's share of the learning rate"
@@ -234,10 +251,11 @@ def main() -> None:
             group["lr"] = share * learning_rate(options.lr, progress.step, options.warmup, done)
         device = accelerator.device
         noisy = batch.noisy.to(device, memory_format=torch.channels_last)
-        prediction, sketch = network(noisy, batch.timesteps.to(device), batch.captions.to(device))
+        captions, *further = (part.to(device) for part in (batch.captions, *batch.further))
+        prediction, sketches = network(noisy, batch.timesteps.to(device), captions, further)
         errors = (prediction.float() - batch.target.to(device)).square().mean((1, 2, 3))
         loss = (errors * batch.weights.to(device)).mean()
-        sketch_loss = functional.mse_loss(sketch.float(), batch.sketch.to(device))
+        sketch_loss = functional.mse_loss(sketches.float(), batch.sketches.to(device))
         accelerator.backward(loss + SKETCH_WEIGHT * sketch_loss)
         accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
@@ -247,6 +265,7 @@ def main() -> None:
 
         progress.step += 1
         progress.pictures += options.batch * accelerator.num_processes
+        progress.captions += (len(sketches) - options.batch) * accelerator.num_processes
         # The main process keeps the time, or the others might stop, or save, one step sooner or later than it.
         clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
         progress.seconds = float(broadcast(clock))

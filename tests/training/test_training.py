@@ -119,7 +119,7 @@ def test_held_out_drawings_and_couples_never_come_up() -> None:
     all_icons = [icon(label, style) for label in labels for style in ("3d", "flat", "outlined")]
     left_out = {index for index, one in enumerate(all_icons) if one.pair_held_out}
     assert left_out and not any(all_icons[index].style == "3d" for index in left_out)
-    random, scenes = np.random.default_rng(0), Scenes(all_icons)
+    random, scenes = np.random.default_rng(0), Scenes(all_icons, 0.5)
     drawn = [scenes.draw(random) for _ in range(3000)]
     assert not left_out & {index for scene in drawn for index in scene.icons}
     couples = [scene.icons for scene in drawn if len(scene.icons) == 2]
