@@ -138,7 +138,7 @@ def plan(
                     width=width,
                     steps=asked.steps,
                     sampler=asked.sampler,
-                    scale=asked.scale,
+                    scale=spec.default_scale if asked.scale is None else asked.scale,
                     eta=asked.eta,
                     precision=asked.precision,
                     model=spec.name,

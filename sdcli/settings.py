@@ -175,15 +175,16 @@ class Settings(BaseModel):
         bool, _flag("--dpm_solver", panel=SAMPLING, help="The same as --sampler dpm_solver; wins over --plms.")
     ] = False
     scale: Annotated[
-        float,
+        float | None,
         _flag(
             "--scale",
             "--guidance-scale",
             panel=SAMPLING,
             metavar="X",
-            help="How closely to follow the prompt; 1 is without guidance.",
+            help="How closely to follow the prompt; 1 is without guidance. Default: 4 with the builtin model, 7.5 with "
+            "any other.",
         ),
-    ] = 7.5
+    ] = None
     eta: Annotated[
         float,
         _flag(
@@ -418,7 +419,7 @@ class Settings(BaseModel):
                 raise UsageError(f"{flag_of(name).names[0]} {value!r} is no text", fix="Give it in UTF-8.")
         for name in ("scale", "eta", "nsfw_threshold"):
             value = getattr(self, name)
-            if not math.isfinite(value):
+            if value is not None and not math.isfinite(value):
                 raise UsageError(f"{flag_of(name).names[0]} {value} is not a number", fix="Give a finite number.")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"--ddim_eta {self.eta:g} is out of range", fix="Give a number from 0 to 1.")

@@ -26,7 +26,7 @@ from icons import GROUNDS, Icon, ground_of, read_icon, render
 from model import Vocabulary, new_pipeline
 from PIL import Image
 from scenes import COUPLES, Painter, Scene, couple_held_out, every_word, with_article
-from sheet import contact_sheet, draw
+from sheet import GUIDANCE_SCALE, contact_sheet, draw
 from sources import STYLES
 from torch import Tensor
 from train_unet import load_averaged
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--pictures", type=int, default=256, help="at most so many of each kind")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--scale", type=float, default=7.5)
+    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

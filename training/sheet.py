@@ -2,7 +2,7 @@
 
 Of any diffusers folder:
 
-    python training/sheet.py FOLDER OUT.png --steps 50 --scale 7.5
+    python training/sheet.py FOLDER OUT.png --steps 50 --scale 4
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image, ImageDraw
+
+GUIDANCE_SCALE = 4.0
+"""The one that sdcli draws with where none is asked for."""
 
 PROMPTS = (
     "a red apple", "a cat", "pizza", "a dog", "a rose", "a banana", "an elephant", "a car",
@@ -62,7 +65,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--scale", type=float, default=7.5)
+    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
     options = parser.parse_args()

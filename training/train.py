@@ -1,4 +1,4 @@
-"""All training in one command: VAE, text encoder, the judge, UNet.
+"""All training in one command: VAE, text encoder, the judges, UNet.
 
     python training/train.py --tokenizer CLIP --teacher TAESD --minutes 120
     python training/train.py ... --processes 2                                              # on two CPU cores
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARES = {"train_vae.py": 0.12, "train_text.py": 0.12, "classifier.py": 0.08, "train_unet.py": 0.68}
+SHARES = {"train_vae.py": 0.1, "train_text.py": 0.12, "classifier.py": 0.13, "train_unet.py": 0.65}
 """What part of the time each command gets."""
 
 

@@ -31,7 +31,7 @@ from icons import Icon
 from model import Captions, Denoiser, Sketcher, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
 from scenes import Painter, Scenes, every_word, sentence_of
-from sheet import PROMPTS, contact_sheet, draw
+from sheet import GUIDANCE_SCALE, PROMPTS, contact_sheet, draw
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -236,7 +236,7 @@ def main() -> None:
             return
         averaged = load_averaged(options.work, vocabulary)
         pipeline = new_pipeline(averaged, vocabulary, load_vae(options.work))
-        pictures = draw(pipeline, PROMPTS[:32], steps=20, scale=7.5)
+        pictures = draw(pipeline, PROMPTS[:32], steps=20, scale=GUIDANCE_SCALE)
         contact_sheet(pictures, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
 
     started, before = time.monotonic(), progress.seconds

@@ -129,6 +129,7 @@ class OriginalConfig(BaseModel):
             size_multiple=self.downscale * 2 ** (len(unet.channel_mult) - 1),
             default_height=512,  # the original's, whatever the model was trained on
             default_width=512,
+            default_scale=7.5,
             schedule=NoiseSchedule(
                 num_train_timesteps=params.timesteps,
                 beta_start=params.linear_start,

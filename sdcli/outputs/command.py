@@ -18,10 +18,10 @@ _PATHS = {"from_file", "wildcards", "model", "ckpt", "config", "safety_model"}
 def command_line(job: Job, settings: Settings | None = None) -> str:
     """The `sdcli txt2img` command that draws the job's picture, quoted for a POSIX shell.
 
-    It says seed and size, and of the rest what differs from the defaults. A picture's noise comes after that of the
-    pictures before it in its run, so the command may have to draw these too; a second line, a comment, then tells
-    which of them is the picture, or that flags do not lead to it. The comment has a line of its own because zsh takes
-    none behind a command that is typed in.
+    It says seed, size and guidance scale, and of the rest what differs from the defaults. A picture's noise comes after
+    that of the pictures before it in its run, so the command may have to draw these too; a second line, a comment, then
+    tells which of them is the picture, or that flags do not lead to it. The comment has a line of its own because zsh
+    takes none behind a command that is typed in.
 
     Args:
         job: the picture.

@@ -79,7 +79,7 @@ def test_what_was_said_and_where(run: Run, user_file: Path, tmp_path: Path) -> N
     assert told["seed"] == {"value": 7, "origin": {"kind": "environment", "name": "SDCLI_SEED", "line": None}}
     assert told["steps"] == {"value": 20, "origin": {"kind": "config file", "name": "b.toml", "line": 2}}
     assert told["sampler"] == {"value": "plms", "origin": {"kind": "user file", "name": str(user_file), "line": 2}}
-    assert told["scale"] == {"value": 7.5, "origin": {"kind": "default", "name": "", "line": None}}
+    assert told["eta"] == {"value": 0.0, "origin": {"kind": "default", "name": "", "line": None}}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sdcli.watch import Watch
 
 SPEC = ModelSpec(
     name="m", kind="original", text="clip", latent_channels=4, downscale=8, size_multiple=8,
-    default_height=16, default_width=16, schedule=NoiseSchedule(), watermark_method="dwtDct",
+    default_height=16, default_width=16, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from sdcli.settings import SamplerName, Settings
 
 SPEC = ModelSpec(
     name="model.ckpt", kind="original", text="clip", latent_channels=4, downscale=8, size_multiple=64,
-    default_height=512, default_width=512, schedule=NoiseSchedule(), watermark_method="dwtDct",
+    default_height=512, default_width=512, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
 )  # fmt: skip
 
 
@@ -134,8 +134,9 @@ def test_a_batch_is_of_one_pass_and_one_kind_and_not_too_large(passes: list[list
         assert job.prompt == request.prompt
         assert all(
             getattr(job, name) == getattr(request.settings, name)
-            for name in {*OWN, "negative_prompt"} - {"height", "width"}
+            for name in {*OWN, "negative_prompt"} - {"height", "width", "scale"}
         )
+        assert job.scale == (request.settings.scale or SPEC.default_scale)
         assert (job.height, job.width) == size(request.settings, SPEC)
         assert job.seed == (settings.seed if request.seed is None else request.seed)
 
@@ -233,6 +234,15 @@ def test_content_is_all_but_the_place_in_the_run() -> None:
 def test_size_defaults_to_the_model_s() -> None:
     assert size(Settings.of(), SPEC) == (512, 512)
     assert size(Settings.of(height=256), SPEC) == (256, 512)
+
+
+def test_scale_defaults_to_the_model_s_where_neither_run_nor_row_says_one() -> None:
+    run = Settings.of(prompt="a cat", n_samples=2)
+    spec = SPEC.model_copy(update={"default_scale": 4.0})
+    requests = asked(run, [[None, Settings.of(scale=7.5)]])
+    drawn = [job.scale for batch in plan(requests, run, spec, "00", draws) for job in batch]
+    assert drawn == [4.0, 7.5]
+    assert [job.scale for batch in jobs(prompt="a cat", n_iter=1) for job in batch] == [7.5] * 3
 
 
 @given(st.integers(1, 4096))

@@ -22,20 +22,19 @@ ORIGINAL = {
     "--f": 8,
     "--n_samples": 3,
     "--n_rows": 0,
-    "--scale": 7.5,
     "--from-file": None,
     "--config": "configs/stable-diffusion/v1-inference.yaml",
     "--ckpt": "models/ldm/stable-diffusion-v1/model.ckpt",
     "--seed": 42,
     "--precision": "autocast",
 }
-"""Flags of `scripts/txt2img.py` and their defaults; --H and --W are 512 there, see `test_jobs.py`."""
+"""Flags of `scripts/txt2img.py` and their defaults; --H and --W are 512 there, --scale 7.5, see `test_jobs.py`."""
 
 
 def test_every_flag_of_the_original_with_its_default() -> None:
     ours = {flag.names[0]: default for _, flag, default, _ in flags()}
     assert {name: ours[name] for name in ORIGINAL} == ORIGINAL
-    assert {"--H", "--W"} <= ours.keys()
+    assert {"--H", "--W", "--scale"} <= ours.keys()
 
 
 def test_flags_are_spelt_once() -> None:

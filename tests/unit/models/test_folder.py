@@ -58,7 +58,7 @@ def test_it_is_the_checkpoint_in_another_layout(small_folder: Path, small_checkp
     assert source.spec.schedule == original.spec.schedule
     assert (source.spec.name, source.spec.kind, source.spec.text) == ("small", "diffusers", "clip")
     assert (source.spec.downscale, source.spec.size_multiple, source.spec.latent_channels) == (8, 64, 4)
-    assert (source.spec.default_height, source.spec.default_width) == (128, 128)
+    assert (source.spec.default_height, source.spec.default_width, source.spec.default_scale) == (128, 128, 7.5)
     assert model.vae.config.scaling_factor == 0.18215 and model.tokenizer.model_max_length == 77
     assert not any(part.training for part in (model.unet, model.vae, model.text_encoder))
     assert not any(weight.requires_grad for weight in model.unet.parameters())

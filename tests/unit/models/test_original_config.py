@@ -60,7 +60,8 @@ def test_version_1_has_its_real_sizes() -> None:
     assert config.model.params.scale_factor == 0.18215
     spec = config.spec("m.ckpt")
     assert (spec.text, spec.latent_channels, spec.downscale, spec.size_multiple) == ("clip", 4, 8, 64)
-    assert (spec.default_height, spec.default_width, spec.watermark_method) == (512, 512, "dwtDct")
+    assert (spec.default_height, spec.default_width, spec.default_scale) == (512, 512, 7.5)
+    assert spec.watermark_method == "dwtDct"
     noise = spec.schedule
     assert (noise.beta_start, noise.beta_end, noise.beta_schedule) == (0.00085, 0.012, "scaled_linear")
     assert (noise.prediction_type, noise.timestep_spacing, noise.steps_offset) == ("epsilon", "leading", 1)

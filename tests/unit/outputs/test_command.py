@@ -22,7 +22,7 @@ from sdcli.settings import SamplerName, Settings
 
 SPEC = ModelSpec(
     name="builtin", kind="builtin", text="clip", latent_channels=4, downscale=8, size_multiple=64,
-    default_height=64, default_width=64, schedule=NoiseSchedule(), watermark_method="robust",
+    default_height=64, default_width=64, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="robust",
 )  # fmt: skip
 SHAPE = (4, 8, 8)
 
@@ -51,7 +51,9 @@ def job(**changes: object) -> Job:
 
 
 def test_what_is_default_is_left_out() -> None:
-    assert command_line(job()) == "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --seed 42"
+    assert command_line(job()) == (
+        "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --scale 7.5 --seed 42"
+    )
 
 
 def test_what_is_not_is_said() -> None:
