@@ -10,6 +10,7 @@ import model
 import numpy as np
 import pytest
 import torch
+from evaluate import Trial, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from icons import GROUNDS, Icon, ground_of, render
@@ -17,6 +18,7 @@ from model import MAX_TOKENS, MAX_WORDS, REGIONS, Captions, Vocabulary
 from PIL import Image, ImageDraw
 from prepare import names_of
 from scenes import COUPLES, Scene, Scenes, couple_held_out, every_word, sentence_of
+from train_text import PART, lessons
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "builtin" / "tokenizer"
 
@@ -126,6 +128,51 @@ def test_held_out_drawings_and_couples_never_come_up() -> None:
     assert couples
     assert not any(couple_held_out(*(all_icons[index].label for index in pair)) for pair in couples)
     assert len({all_icons[one].style == all_icons[other].style for one, other in couples}) == 1
+
+
+def test_lessons_pair_each_caption_with_its_own_sketch() -> None:
+    class Painter:
+        """Its sketches are as bright as the number of what they show."""
+
+        def sketch(self, scene: Scene) -> torch.Tensor:
+            return torch.full((4, 16, 16), 1.0 + scene.icons[0] % len(labels))
+
+    labels = ["owl", "taco", "banana", "alarm clock"]
+    shown = [icon(label, style) for style in ("3d", "flat", "outlined") for label in labels]
+    vocabulary = Vocabulary(TOKENIZER, every_word(shown))
+    own = vocabulary.rows(labels)
+    parts = lessons(np.random.default_rng(0), Scenes(shown, 0.0), Painter(), vocabulary, 3 * PART)  # type: ignore[arg-type]
+    assert len(parts) == 3
+    told = []
+    for captions, wanted in parts:
+        assert wanted.shape == (PART, REGIONS, 64)
+        for ids, sketch in zip(captions.ids.tolist(), wanted, strict=True):
+            named = [number for number, tokens in enumerate(own) if set(tokens[1:-1]) <= set(ids)]
+            assert sketch.unique().tolist() == ([1.0 + named[0]] if named else [0.0])
+            told += named
+    assert set(told) == set(range(len(labels))) and len(told) < 3 * PART, "some captions are empty"
+
+
+@pytest.mark.parametrize(("place", "boxes"), [((-1, 0), [(8, 70), (72, 4)]), ((0, 1), [(50, 80), (12, 4)])])
+def test_the_judge_sees_each_thing_of_a_couple_as_if_alone(
+    place: tuple[int, int], boxes: list[tuple[int, int]]
+) -> None:
+    picture = Image.new("RGB", (128, 128), GROUNDS["blue"])
+    draw = ImageDraw.Draw(picture)
+    for (across, down), colour in zip(boxes, ("red", "yellow"), strict=True):
+        draw.rectangle((across, down, across + 39, down + 19), fill=colour)
+        draw.point((across - 3, down), fill="white")
+    trial = Trial("", ("red", "yellow"), "3d", "blue", place)
+    parts = parts_of(picture, trial)
+    for part, colour in zip(parts, ((255, 0, 0), (255, 255, 0)), strict=True):
+        assert part.width == part.height == 47
+        assert part.getpixel((23, 23)) == colour
+        shown = np.argwhere((np.asarray(part) == colour).all(2))
+        assert (shown.max(0) - shown.min(0) + 1).tolist() == [20, 40]
+        assert part.getpixel((0, 0)) == GROUNDS["blue"]
+    assert parts_of(picture, replace(trial, labels=("red",))) == [picture]
+    blank = Image.new("RGB", (128, 128), GROUNDS["blue"])
+    assert all(len(part.getcolors() or []) == 1 for part in parts_of(blank, trial))
 
 
 def test_pictures_are_the_same_every_time_and_stand_on_their_ground() -> None:
