@@ -230,10 +230,15 @@ def evaluate(
         ]
         contact_sheet(pictures[:shown], texts[:shown]).save(folder / f"{name}.png")
     prompts = [with_article(icon.words[0]) for icon in icons if icon.style == "3d" and icon.weight > 1][:32]
-    first, second = (draw(pipeline, prompts, steps=steps, scale=scale, seed=seed + add) for add in (0, 1000))
+
+    def seeded(prompts: Sequence[str], add: int) -> list[Image.Image]:
+        return draw(pipeline, prompts, steps=steps, scale=scale, seed=seed + add)
+
+    first, second = seeded(prompts, 0), seeded(prompts, 1000)
     gaps = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(first, second, strict=True)]
     figures["seeds"] = {"difference": round(float(np.mean(gaps)), 2), "least": round(float(np.min(gaps)), 2)}
-    contact_sheet([*first[:8], *second[:8]], [*prompts[:8], *prompts[:8]]).save(folder / "seeds.png")
+    four = [*first[:8], *second[:8], *seeded(prompts[:8], 2000), *seeded(prompts[:8], 3000)]
+    contact_sheet(four, prompts[:8] * 4).save(folder / "seeds.png")
     return figures
 
 

@@ -22,6 +22,7 @@ import torch
 from dataset import read_icons
 from icons import GROUNDS, Icon
 from model import Vocabulary, new_pipeline
+from PIL import Image
 from scenes import every_word
 from sources import LABELS, STYLES
 from train_unet import load_averaged
@@ -29,6 +30,14 @@ from train_vae import load_vae
 
 HERE = Path(__file__).parent
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+SHEETS = {
+    "singles": "One thing",
+    "held-out": "Style and concept never seen together",
+    "couples": "Two things never seen together",
+    "grounds": "On a coloured ground not seen with it",
+    "seeds": "The same prompts with four seeds",
+}
+"""What `evaluate.py` draws, and the card shows."""
 
 
 def known_words(icons: Sequence[Icon]) -> str:
@@ -68,6 +77,15 @@ def figures_table(figures: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def write_sheets(evaluation: Path, folder: Path) -> None:
+    """The contact sheets that `evaluate.py` wrote last, as small files."""
+    folder.mkdir()
+    for name in SHEETS:
+        if (sheet := evaluation / f"{name}.png").exists():
+            with Image.open(sheet) as picture:
+                picture.save(folder / f"{name}.webp", quality=80, method=6)
+
+
 def model_card(
     work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float
 ) -> str:
@@ -99,6 +117,11 @@ def model_card(
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
         figures=figures_table(json.loads(evaluation.read_text("utf-8"))) if evaluation.exists() else "Not measured.",
+        sheets="\n".join(
+            f"- {text}: ![{text}](sheets/{name}.webp)"
+            for name, text in SHEETS.items()
+            if (work / "evaluation" / f"{name}.png").exists()
+        ),
         words=textwrap.fill(f"{known_words(icons)}.", 120),
     )
 
@@ -124,6 +147,7 @@ def main() -> None:
         parts = {part: getattr(pipeline, part) for part in ("text_encoder", "unet", "vae")}
         sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+        write_sheets(options.work / "evaluation", folder / "sheets")
         (folder / "README.md").write_text(model_card(options.work, icons, vocabulary, sizes, megabytes), "utf-8")
         # A file replaces its namesake at once, so whoever reads the folder meanwhile never meets half a file.
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -8,12 +8,17 @@ Of any diffusers folder:
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image, ImageDraw
+
+CAPTION_HEIGHT = 28
+CHARACTER_WIDTH = 6
+"""Pixels that a character of a caption takes, on average."""
 
 GUIDANCE_SCALE = 4.0
 """The one that sdcli draws with where none is asked for."""
@@ -49,14 +54,16 @@ def draw(
 
 
 def contact_sheet(pictures: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
-    """Pictures in rows, each with its text below."""
+    """Pictures in rows, each with its text below, in two lines at most."""
     size = pictures[0].width
-    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * (size + 12)), "white")
+    height = size + CAPTION_HEIGHT
+    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        corner = (index % columns * size, index // columns * (size + 12))
+        corner = (index % columns * size, index // columns * height)
         sheet.paste(picture, corner)
-        pen.text((corner[0] + 2, corner[1] + size), text, "black")
+        lines = textwrap.wrap(text, size // CHARACTER_WIDTH, max_lines=2, placeholder="...")
+        pen.multiline_text((corner[0] + 2, corner[1] + size), "\n".join(lines), "black", spacing=1)
     return sheet
 
 

@@ -105,6 +105,8 @@ def test_interrupted_it_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, t
         [sys.executable, "-m", "sdcli", "txt2img", *model(small_checkpoint), *FAST, "--n_iter", "10000", "--quiet",
          "--outdir", "out"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        # Where the tests are a shell's background job, they and their children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout
     path = process.stdout.readline().strip()

@@ -116,6 +116,11 @@ def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) ->
     run(TRAINING / "export.py", "--work", work, *tokenizer, "--out", out)
     card = (out / "README.md").read_text("utf-8")
     assert "5 things" in card and "$" not in card and "Not measured" not in card
+    shown = [line.split("(")[-1].strip(")") for line in card.splitlines() if "![" in line]
+    assert "sheets/singles.webp" in shown and "sheets/seeds.webp" in shown
+    for name in shown:
+        with Image.open(out / name) as sheet:
+            assert sheet.width == 8 * 64
 
     drawn = run("-m", "sdcli", "txt2img", "--model", out, "--prompt", "an apple", "--steps", 3, "--n_samples", 1,
                 "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "pictures")  # fmt: skip

@@ -33,6 +33,7 @@ HOLDS = {
     "sdcli/models/builtin/unet/diffusion_pytorch_model.safetensors",
     "sdcli/models/builtin/vae/config.json",
     "sdcli/models/builtin/vae/diffusion_pytorch_model.safetensors",
+    *(f"sdcli/models/builtin/sheets/{name}.webp" for name in ("singles", "held-out", "couples", "grounds", "seeds")),
 }
 WEIGHTS_MEGABYTES = 60
 
