@@ -203,7 +203,9 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + math.cos(math.pi * done)))
-        scores = network(drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last))
+        pictures = drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+            scores = network(pictures).float()
         loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 

@@ -29,6 +29,11 @@ def latent_folder(work: Path, size: int) -> Path:
     return work / f"latents-{size}"
 
 
+def imagined_file(folder: Path, kind: str) -> Path:
+    """The latents that `imagine.py` writes into a latent folder."""
+    return folder / f"imagined-{kind}.safetensors"
+
+
 def write_icons(work: Path, icons: list[Icon]) -> None:
     """Write `icons.jsonl`, which gives the order of the cached latents; paths are relative to the work folder."""
     lines = [json.dumps({**vars(icon), "path": icon.path.relative_to(work).as_posix()}) for icon in icons]
@@ -90,6 +95,13 @@ class Latents:
     def tiles(self) -> Tensor:
         """A drawing each, half as wide and high, `(variants, icons, 4, edge/2, edge/2)`."""
         return self._read("tiles")
+
+    def imagined(self, kind: str) -> Tensor | None:
+        """What stands in for the held-out drawings among the plain `singles` or `tiles`, in their order; None before
+        `imagine.py` has made it.
+        """
+        file = imagined_file(self._folder, kind)
+        return self._normalised(file) if file.exists() else None
 
     @cached_property
     def grounds(self) -> Tensor:

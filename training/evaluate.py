@@ -29,6 +29,7 @@ from scenes import COUPLES, Painter, Scene, couple_held_out, every_word, with_ar
 from sheet import GUIDANCE_SCALE, contact_sheet, draw
 from sources import STYLES
 from torch import Tensor
+from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae, psnr
 
@@ -269,7 +270,8 @@ def main() -> None:
     pictures = real_couples(couples, icons, options.work, vae, options.size, options.seed)
     figures["judge"]["couples"] = share(verdicts_on(judges, couples, pictures), "recognised")
     print(json.dumps(figures), flush=True)
-    pipeline = new_pipeline(load_averaged(options.work, vocabulary), vocabulary, vae).to(device)
+    text_encoder = load_text_encoder(options.work, vocabulary)
+    pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, vae).to(device)
     figures |= evaluate(
         pipeline, icons, judges, folder,
         count=options.pictures, steps=options.steps, scale=options.scale, seed=options.seed,

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from dataset import read_icons
 from icons import GROUNDS, Icon
-from model import Vocabulary, new_pipeline
+from model import TEXT_WIDTH, Vocabulary, new_pipeline
 from PIL import Image
 from scenes import every_word
 from sources import LABELS, STYLES
+from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae
 
 HERE = Path(__file__).parent
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 SHEETS = {
     "singles": "One thing",
     "held-out": "Style and concept never seen together",
@@ -71,9 +71,11 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judges "
         f"are small classifiers trained apart on the real drawings. Of pictures of these that they never saw they "
         f"recognise {judge['concepts']:.1f} %, and the style of {judge['styles']:.1f} %; where couples are put "
-        f"together from the real drawings, both things in {judge['couples']:.1f} %. Two seeds of one prompt differ by "
-        f"{seeds['difference']:.1f} of 255 on average, {seeds['least']:.1f} at least. The VAE there and back: "
-        f"{vae['round_trip_db']:.1f} dB PSNR on {vae['drawings']} drawings that it never saw.", 120
+        f"together from the real drawings, both things in {judge['couples']:.1f} %. What things look like in a style "
+        f"in which their drawing is held out was worked out by another network, which never saw that drawing either. "
+        f"Two seeds of one prompt differ by {seeds['difference']:.1f} of 255 on average, {seeds['least']:.1f} at "
+        f"least. The VAE there and back: {vae['round_trip_db']:.1f} dB PSNR on {vae['drawings']} drawings that it "
+        f"never saw.", 120
     )  # fmt: skip
 
 
@@ -87,19 +89,21 @@ def write_sheets(evaluation: Path, folder: Path) -> None:
 
 
 def model_card(
-    work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float
+    work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float, before: str
 ) -> str:
     """The filled-in `model_card.md`."""
     evaluation = work / "evaluation" / "figures.json"
     progress = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
-    logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "text")}
-    text, vae = (json.loads(logs[part][-1]) for part in ("text", "vae"))
+    logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "imagined", "text")}
+    vae, imagined, text = (json.loads(lines[-1]) for lines in logs.values())
     size = json.loads((work / "unet" / "last" / "shape.json").read_text("utf-8"))["size"]
     return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
         megabytes=f"{megabytes:.1f}",
         unet_millions=f"{sizes['unet'] / 1e6:.1f}",
         text_millions=f"{sizes['text_encoder'] / 1e6:.1f}",
         vae_millions=f"{sizes['vae'] / 1e6:.1f}",
+        width=TEXT_WIDTH,
+        tokens=f"{len(vocabulary.tokenizer):,}",
         trained_tokens=f"{len(vocabulary):,}",
         size=size,
         latent=size // 8,
@@ -113,9 +117,10 @@ def model_card(
         steps=f"{progress['step']:,}",
         minutes=round(progress["seconds"] / 60),
         captions=f"{text['captions']:,}",
-        further_captions=f"{progress['captions']:,}",
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
+        imagined_minutes=round(imagined["seconds"] / 60),
+        before=f" {before}" if before else "",
         figures=figures_table(json.loads(evaluation.read_text("utf-8"))) if evaluation.exists() else "Not measured.",
         sheets="\n".join(
             f"- {text}: ![{text}](sheets/{name}.webp)"
@@ -130,25 +135,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--before", default="", help="for the card: what earlier training the parts started from")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; files of its parts are replaced")
     options = parser.parse_args()
 
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
-    pipeline = new_pipeline(load_averaged(options.work, vocabulary), vocabulary, load_vae(options.work))
+    text_encoder = load_text_encoder(options.work, vocabulary)
+    pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, load_vae(options.work))
     pipeline.to(torch.float16)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder, safe_serialization=True)
         shutil.rmtree(folder / "tokenizer")
         (folder / "tokenizer").mkdir()
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(options.tokenizer / name, folder / "tokenizer" / name)
+        for name, content in vocabulary.files.items():
+            (folder / "tokenizer" / name).write_bytes(content)
         parts = {part: getattr(pipeline, part) for part in ("text_encoder", "unet", "vae")}
         sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         write_sheets(options.work / "evaluation", folder / "sheets")
-        (folder / "README.md").write_text(model_card(options.work, icons, vocabulary, sizes, megabytes), "utf-8")
+        card = model_card(options.work, icons, vocabulary, sizes, megabytes, options.before)
+        (folder / "README.md").write_text(card, "utf-8")
         # A file replaces its namesake at once, so whoever reads the folder meanwhile never meets half a file.
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             target = options.out / file.relative_to(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,35 +11,46 @@ from typing import Any
 
 import numpy as np
 import torch
+from codes import CODE_SIZE, REGION_SIZE, REGIONS, VIEWS
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import Tensor, nn
+from scenes import NAME_END
+from sources import STYLES
+from tokens import write_smaller
+from torch import Tensor
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-TEXT_WIDTH = 256
+TEXT_WIDTH = 512
 MAX_TOKENS = 77
 MAX_WORDS = 20
 """Tokens that a caption may have in training, with its frame."""
 
-REGIONS = 16
-"""Parts of a picture, four by four, row by row: see `Captions`."""
+RANK = 44
+"""Numbers that stand between a code and one of its squares of 64, see `write_decoders`."""
 
-SKETCH_EDGE = 16
-"""Edge in latents of the sketch that the text encoder learns; larger latents are coarsened to it."""
-
-REGION_SIZE = 4 * SKETCH_EDGE**2 // REGIONS
-"""Numbers that a region of the sketch has: 4 x 4 latents of 4 channels."""
+CODE = slice(0, CODE_SIZE)
+FILL = CODE.stop
+VIEW = slice(FILL + 1, FILL + 1 + VIEWS)
+STYLE = slice(VIEW.stop, VIEW.stop + len(STYLES))
+GROUND = slice(STYLE.stop, STYLE.stop + 4)
+TOLD = GROUND.stop
+SQUARE = slice(TOLD, TOLD + REGION_SIZE)
+REGION = slice(SQUARE.stop, SQUARE.stop + REGIONS)
+"""Which of a token's `TEXT_WIDTH` numbers say what. In the last layer, between attention and MLP, the padding tells of
+its region of the picture: the code of the thing there, `FILL` that makes all codes as long, which view of the thing it
+is, in what style, on what ground; the MLP makes the square of it. Before that layer the last token of a name has its
+code in `CODE` and `FILL`. `REGION` is where the positions tell the padding which region it is about."""
 
 NEUTRAL_WORD = "picture"
 """A word of many captions that says nothing about what is drawn: unknown words are read as it."""
 
 
 def new_unet(size: int) -> UNet2DConditionModel:
-    """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, 256)`.
+    """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, TEXT_WIDTH)`.
 
     Pictures of 256 pixels have one level more, narrow and with convolutions only, above the levels of those of 128.
     """
@@ -64,10 +76,10 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
         CLIPTextConfig(
             vocab_size=vocabulary,
             hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
+            intermediate_size=len(STYLES) * VIEWS * (RANK + 1),
             projection_dim=TEXT_WIDTH,
             num_hidden_layers=3,
-            num_attention_heads=4,
+            num_attention_heads=8,
             max_position_embeddings=MAX_TOKENS,
             bos_token_id=bos,
             eos_token_id=eos,
@@ -148,9 +160,9 @@ class Captions:
         return cls(*map(torch.from_numpy, (ids, positions, mask.astype(np.float32), stand_ins)))
 
     def regions(self, parts: Tensor) -> Tensor:
-        """Of what belongs to each region `(batch, REGIONS, size)`, what each token of padding is to say, in order."""
+        """Of what belongs to each region `(batch, REGIONS, ...)`, what each token of padding is to say, in order."""
         wanted = self.positions[:, -REGIONS:] % REGIONS
-        return parts.gather(1, wanted[..., None].expand(-1, -1, parts.shape[-1]))
+        return parts[torch.arange(len(parts))[:, None], wanted]
 
     def encode(self, text_encoder: CLIPTextModel) -> Tensor:
         """Hidden states of these tokens `(batch, tokens, TEXT_WIDTH)`; the last `REGIONS` are padding."""
@@ -164,54 +176,27 @@ class Captions:
         return states.gather(1, self.stand_ins[..., None].expand(-1, -1, states.shape[-1]))
 
 
-class Sketcher(nn.Module):
-    """The text encoder as it is trained: with a head that reads the sketch from its padding tokens."""
-
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.text_encoder = text_encoder
-        self.head = nn.Linear(TEXT_WIDTH, REGION_SIZE)
-
-    def forward(self, captions: Captions) -> tuple[Tensor, Tensor]:
-        """The hidden states `(batch, 77, TEXT_WIDTH)`, and the sketch `(batch, REGIONS, REGION_SIZE)` in the order of
-        the padding tokens, see `Captions.regions`.
-        """
-        states = captions.encode(self.text_encoder)
-        return captions.spread(states), self.head(states[:, -REGIONS:])
-
-
-class Denoiser(nn.Module):
-    """UNet and text encoder in one module: they are trained together."""
-
-    def __init__(self, unet: UNet2DConditionModel, sketcher: Sketcher) -> None:
-        super().__init__()
-        self.unet = unet
-        self.sketcher = sketcher
-
-    def forward(
-        self, noisy: Tensor, timesteps: Tensor, captions: Captions, further: Sequence[Captions] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """Noisy latents `(batch, 4, h, w)`, timesteps `(batch,)` -> v, shaped as the latents, and the sketches of these
-        captions and of further ones, `(captions, REGIONS, REGION_SIZE)`.
-        """
-        embeddings, sketch = self.sketcher(captions)
-        sketches = [sketch, *(self.sketcher(part)[1] for part in further)]
-        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample, torch.cat(sketches)
-
-
 class Vocabulary:
-    """The tokens that captions are made of, numbered from 0, with a tokenizer that knows all of CLIP's.
+    """The tokens that captions are made of, numbered from 0, with a tokenizer that knows the commonest others too.
 
-    Training a row for each of CLIP's 49,408 tokens would spend most of the time on rows that no caption touches.
+    Training a row for each of its tokens would spend most of the time on rows that no caption touches.
+
+    Args:
+        tokenizer_folder: CLIP's, see `tokens.write_smaller`.
+        words: all that captions are made of.
     """
 
     def __init__(self, tokenizer_folder: Path, words: Iterable[str]) -> None:
-        # Not CLIPTokenizer(vocab_file=..., merges_file=...): transformers 5 then takes every token for an unknown one.
-        self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
         texts = sorted({"", NEUTRAL_WORD, *words})
+        with tempfile.TemporaryDirectory() as folder:
+            write_smaller(tokenizer_folder, texts, Path(folder))
+            # Not CLIPTokenizer(vocab_file=..., merges_file=...): to transformers 5 every token is then unknown.
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+            self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+            """The tokenizer's, by name."""
         used = sorted({token for row in self.tokenizer(texts)["input_ids"] for token in row})
         self.known: Tensor = torch.tensor(used)
-        """CLIP's number of each of our tokens, ascending `(vocabulary,)`."""
+        """The tokenizer's number of each of our tokens, ascending `(vocabulary,)`."""
         self._own = {token: index for index, token in enumerate(used)}
         self.neutral = self._own[self.tokenizer.encode(NEUTRAL_WORD, add_special_tokens=False)[0]]
         self.end = self._own[self.tokenizer.eos_token_id]
@@ -219,10 +204,19 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.known)
 
-    def rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """Our numbers of the tokens of each text with its frame; unknown tokens are read as `NEUTRAL_WORD`."""
-        encoded = self.tokenizer(list(texts))["input_ids"]
-        return [[self._own.get(token, self.neutral) for token in row] for row in encoded]
+    def rows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Our numbers of the tokens of each text with its frame; unknown tokens are read as `NEUTRAL_WORD`.
+
+        And the places in that row of the last tokens of names, which `NAME_END` marks in the text.
+        """
+        encoded = self.tokenizer([text.replace(NAME_END, "") for text in texts], return_offsets_mapping=True)
+        rows = [[self._own.get(token, self.neutral) for token in row] for row in encoded["input_ids"]]
+        ends = []
+        for text, offsets in zip(texts, encoded["offset_mapping"], strict=True):
+            places = {end: place for place, (_, end) in enumerate(offsets)}
+            parts = text.split(NAME_END)[:-1]
+            ends.append([places[sum(map(len, parts[: number + 1]))] for number in range(len(parts))])
+        return rows, ends
 
     def new_text_encoder(self) -> CLIPTextModel:
         """An untrained text encoder with one row a known token."""
@@ -230,7 +224,7 @@ class Vocabulary:
 
     @torch.no_grad()
     def widen(self, trained: CLIPTextModel) -> CLIPTextModel:
-        """The same text encoder over all of CLIP's tokens; those never trained get the row of `NEUTRAL_WORD`.
+        """The same text encoder over all of the tokenizer's tokens; those never trained get the row of `NEUTRAL_WORD`.
 
         Rows of zeros are no silence: a single one turned "a photograph of a red apple" into something brown.
         """
@@ -245,13 +239,15 @@ class Vocabulary:
         return full
 
 
-def new_pipeline(denoiser: Denoiser, vocabulary: Vocabulary, vae: AutoencoderTiny) -> StableDiffusionPipeline:
+def new_pipeline(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vocabulary: Vocabulary, vae: AutoencoderTiny
+) -> StableDiffusionPipeline:
     """All parts as one pipeline, which draws and which saves itself as a diffusers folder."""
     parts: dict[str, Any] = {
         "vae": vae,
-        "text_encoder": vocabulary.widen(denoiser.sketcher.text_encoder),
+        "text_encoder": vocabulary.widen(text_encoder),
         "tokenizer": vocabulary.tokenizer,
-        "unet": denoiser.unet,
+        "unet": unet,
         "scheduler": new_scheduler(),
         "safety_checker": None,
         "feature_extractor": None,

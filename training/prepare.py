@@ -14,6 +14,7 @@ import argparse
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,40 @@ def load_teacher(folder: Path) -> AutoencoderTiny:
 
 
 @torch.inference_mode()
-def encode(teacher: AutoencoderTiny, pictures: np.ndarray[Any, np.dtype[np.uint8]], batch: int) -> torch.Tensor:
+def encode(
+    teacher: AutoencoderTiny, pictures: np.ndarray[Any, np.dtype[np.uint8]], batch: int, *, bfloat16: bool = False
+) -> torch.Tensor:
     """Pictures `(n, size, size, 3)` 0-255 -> the teacher's raw latents `(n, 4, size/8, size/8)`."""
     device = next(teacher.parameters()).device
     latents = []
     for start in range(0, len(pictures), batch):
         pixels = torch.from_numpy(pictures[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents.append(teacher.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.half().cpu())
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            codes = teacher.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
+        latents.append(codes.half().cpu())
     return torch.cat(latents).contiguous()
+
+
+def latents_of(
+    teacher: AutoencoderTiny,
+    icons: Sequence[Icon],
+    drawings: Sequence[Image.Image],
+    kind: str,
+    variant: int,
+    size: int,
+    *,
+    batch: int,
+    bfloat16: bool = False,
+) -> torch.Tensor:
+    """A variant of these drawings as `singles` or `tiles` of pictures of `size`, see `dataset.Latents`."""
+    edge, margin = (size, 0) if kind == "singles" else (size // 2, TILE_MARGIN)
+    parts = []
+    for start in range(0, len(icons), 256):
+        some = zip(icons[start : start + 256], drawings[start : start + 256], strict=True)
+        pictures = np.stack([render(icon, drawing, variant, edge, margin=margin) for icon, drawing in some])
+        parts.append(encode(teacher, pictures, batch, bfloat16=bfloat16))
+    rim = margin // CELL
+    return torch.cat(parts)[..., rim : rim + edge // CELL, rim : rim + edge // CELL].contiguous()
 
 
 def main() -> None:
@@ -133,6 +160,7 @@ def main() -> None:
     parser.add_argument("--concepts", type=Path, default=HERE / "concepts.toml", help="what the model is to know")
     parser.add_argument("--only", choices=("icons", "singles", "tiles"))
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of the moved pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
@@ -155,19 +183,16 @@ def main() -> None:
         empty = np.stack([np.full((options.size, options.size, 3), rgb, np.uint8) for rgb in GROUNDS.values()])
         latents = encode(teacher, empty, options.batch)
         write_atomically(grounds, lambda path: save_file({"latents": latents}, path))
-    kinds = {"singles": (options.variants, options.size, 0), "tiles": (options.tile_variants, options.size // 2, CELL)}
-    for kind, (variants, size, margin) in kinds.items():
+    for kind, variants in (("singles", options.variants), ("tiles", options.tile_variants)):
         for variant in range(variants if options.only in (None, kind) else 0):
             path = folder / f"{kind}-{variant:04}.safetensors"
             if path.exists():
                 continue
-            parts = []
-            for start in range(0, len(icons), 256):
-                some = zip(icons[start : start + 256], drawings[start : start + 256], strict=True)
-                pictures = np.stack([render(icon, drawing, variant, size, margin=margin) for icon, drawing in some])
-                parts.append(encode(teacher, pictures, options.batch))
-            rim = margin // CELL
-            latents = torch.cat(parts)[..., rim : rim + size // CELL, rim : rim + size // CELL].contiguous()
+            # Moved about as they are, they need not be exact; the plain ones are what is learnt by heart.
+            bfloat16 = options.mixed_precision == "bf16" and variant > 0
+            latents = latents_of(
+                teacher, icons, drawings, kind, variant, options.size, batch=options.batch, bfloat16=bfloat16
+            )
             write_atomically(path, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
             print(f"{kind}: variant {variant + 1} of {variants}", flush=True)
             if kind == "singles" and not variant:

@@ -25,6 +25,9 @@ STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
 HELD_OUT_COUPLES = 0.05
 """Share of the couples of concepts that never come together in training."""
 
+NAME_END = "\0"
+"""Marks in a sentence where a name ends; no tokenizer is to see it."""
+
 FIRST_WORD_SHARE = 0.6
 TAG_SHARE = 0.06
 COLOUR_SHARE = 0.1
@@ -82,7 +85,8 @@ _NO_ARTICLE = frozenset(
 
 def with_article(word: str) -> str:
     """`a cat`, `an owl`, `grapes`: the word as English would have it, near enough."""
-    if word in _NO_ARTICLE or (word.endswith("s") and not word.endswith(("ss", "us"))):
+    bare = word.removesuffix(NAME_END)
+    if bare in _NO_ARTICLE or (bare.endswith("s") and not bare.endswith(("ss", "us"))):
         return word
     return ("an " if word[0] in "aeio" or word.startswith("umb") else "a ") + word
 
@@ -157,10 +161,10 @@ def _word(random: Random, icon: Icon) -> str:
 
 
 def sentence_of(random: Random, scene: Scene, icons: Sequence[Icon]) -> str:
-    """One of the many ways of asking for a scene."""
+    """One of the many ways of asking for a scene; each thing's name is followed by `NAME_END`."""
     shown = [icons[index] for index in scene.icons]
     style = shown[0].style
-    words = [_word(random, icon) for icon in shown]
+    words = [_word(random, icon) + NAME_END for icon in shown]
     if len(words) == 2:
         plural = random.random() < 0.75
         things = [with_article(word) if plural else word for word in words]
@@ -249,27 +253,6 @@ class Painter:
             for style in STYLE_SHARES
             for ground in range(1, len(GROUNDS))
         }
-
-    def sketch(self, scene: Scene) -> Tensor:
-        """What pictures of a scene have in common: the plain drawings in the middle of their places, on the ground.
-
-        Returns:
-            Latents `(4, edge, edge)`.
-        """
-        white = self._latents.grounds[0].float()
-        if len(scene.icons) == 1:
-            canvas = self._latents.singles[0, scene.icons[0]].float()
-        else:
-            canvas = white.clone()
-            half = self._latents.tiles.shape[-1]
-            for icon, sign in zip(scene.icons, (1, -1), strict=True):
-                down, across = (half * (axis * sign > 0) if axis else half // 2 for axis in reversed(scene.place))
-                canvas[:, down : down + half, across : across + half] = self._latents.tiles[0, icon].float()
-        if scene.ground:
-            # Wherever the canvas is as good as empty, the other ground shows.
-            empty = (1 - (canvas - white).norm(dim=0)).clamp(min=0)
-            canvas = canvas + empty * (self._latents.grounds[scene.ground].float() - white)
-        return canvas
 
     def paint(self, random: Random, scene: Scene) -> tuple[Tensor, Scene]:
         """Latents `(4, edge, edge)` of a scene, and the scene as it was painted: drawings are cached on a few grounds

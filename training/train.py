@@ -1,7 +1,7 @@
-"""All training in one command: VAE, text encoder, the judges, UNet.
+"""All training in one command: VAE, what is imagined, text encoder, the judges, UNet.
 
     python training/train.py --tokenizer CLIP --teacher TAESD --minutes 120
-    python training/train.py ... --processes 2                                              # on two CPU cores
+    python training/train.py ... --mixed-precision bf16 --processes 2                       # on two CPU cores
     python training/train.py ... --mixed-precision bf16 --batch 256 --workers 8 --compile   # on a GPU
 
 Each part is a command of its own, see their `--help`; options that are not listed here go to `train_unet.py`. Killed,
@@ -17,7 +17,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARES = {"train_vae.py": 0.1, "train_text.py": 0.12, "classifier.py": 0.13, "train_unet.py": 0.65}
+SHARES = {
+    "train_vae.py": 0.08,
+    "imagine.py": 0.1,
+    "train_text.py": 0.16,
+    "classifier.py": 0.16,
+    "train_unet.py": 0.5,
+}
 """What part of the time each command gets."""
 
 
@@ -29,16 +35,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of all but the VAE")
     parser.add_argument("--processes", type=int, default=1, help="of the UNet's training, on a CPU: one a core")
     options, for_unet = parser.parse_known_args()
 
     tokenizer = ["--tokenizer", str(options.tokenizer)]
     size = ["--size", str(options.size)]
+    teacher = ["--teacher", str(options.teacher)]
+    precision = ["--mixed-precision", options.mixed_precision]
     own = {
-        "train_vae.py": [*size, "--teacher", str(options.teacher)],
-        "train_text.py": [*size, *tokenizer],
-        "classifier.py": [],
-        "train_unet.py": [*size, *tokenizer, *for_unet],
+        "train_vae.py": [*size, *teacher],
+        "imagine.py": [*size, *teacher, *precision],
+        "train_text.py": [*size, *tokenizer, *precision],
+        "classifier.py": precision,
+        "train_unet.py": [*size, *tokenizer, *precision, *for_unet],
     }
     for script, share in SHARES.items():
         command, environment = [sys.executable], dict(os.environ)

@@ -1,11 +1,12 @@
 """Teach the text encoder what things look like, before any picture is drawn.
 
-    python training/train_text.py --tokenizer CLIP --minutes 20
+    python training/train_text.py --tokenizer CLIP --minutes 60
 
-A UNet that starts with an untrained text encoder spends most of a short training on finding out which words matter, and
-where in a picture they do. Here the encoder learns by plain regression, hundreds of captions a second, to sketch: each
-of its padding tokens tells from the caption what a region of the picture holds (`scenes.Painter.sketch`). The UNet that
-is trained on its states (`train_unet.py`) then looks into the sketch, region by region, and learns to draw it.
+Each padding token of a caption tells what a region of the picture holds; the UNet, trained on its states afterwards
+(`train_unet.py`), looks into this sketch, region by region, and learns to draw it. Most of that is known beforehand and
+written into the weights: which picture follows from a code (`codes.py`, `write_decoders`), and the codes of names of
+one word (`write_names`). By regression the encoder learns the rest: first, from names alone, the code of every name;
+then, from whole captions, which thing each region shows, which part of it, and in what style.
 
 Killed, it carries on from the last checkpoint. Writes `text/checkpoint.pt` and `text/log.jsonl`.
 """
@@ -15,17 +16,22 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from codes import CODE_SIZE, NOTHING, REGIONS, VIEWS, Codes
 from dataset import Latents, read_icons
-from model import SKETCH_EDGE, Captions, Sketcher, Vocabulary
-from scenes import NOTHING_SHARE, Painter, Scene, Scenes, every_word, sentence_of
+from icons import Icon
+from model import CODE, GROUND, RANK, REGION, SQUARE, STYLE, TEXT_WIDTH, VIEW, Captions, Vocabulary
+from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
 from session import Session
-from torch import Tensor
+from sources import STYLES
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
 HERE = Path(__file__).parent
 FILLER_SHARE = 0.15
@@ -34,48 +40,236 @@ FILLER_SHARE = 0.15
 CAPTION_PAIR_SHARE = 0.5
 """Share of the captions that name two things: a thing has a sketch of its own in each of the places it can have."""
 
+NAMES_SHARE = 0.25
+"""Share of the time in which names alone are learnt: a name costs a fourth of a caption."""
+
+COOL_DOWN = 0.4
 PART = 64
 """Captions that are computed together: a few of like length, or the longest would make all of them long."""
+
+RADIUS = 21.0
+"""Length of a code together with its `FILL`: then the numbers of a token have a variance of about 1."""
+
+LONGEST = 70.0
+"""Length that codes as `Codes` has them are taken to have at most; of 881 seven are longer."""
+
+CODE_SCALE = RADIUS / LONGEST
+SWITCH = 6.0
+"""What stands for yes in `VIEW` and `STYLE`; no is 0."""
+
+REGION_SWITCH = 3.0
+"""The same in `REGION`."""
+
+OPEN = 5.0
+"""Where the MLP's activation is as good as straight."""
+
+
+def told_code(codes: Tensor) -> Tensor:
+    """Codes `(..., CODE_SIZE)` as tokens tell them, `(..., CODE_SIZE + 1)`: all of one length, so that the layer norms,
+    which take away how long a vector is, take nothing away.
+    """
+    scaled = CODE_SCALE * codes
+    fill = (RADIUS**2 - scaled.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
+    return torch.cat((scaled, fill), -1)
+
+
+def layers_of(text_encoder: CLIPTextModel) -> list[CLIPEncoderLayer]:
+    """Its layers, first to last."""
+    return [cast("CLIPEncoderLayer", layer) for layer in text_encoder.encoder.layers]
+
+
+@torch.no_grad()
+def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
+    """Make the last layer turn what the padding tells into squares.
+
+    Its attention starts out handing on what it looks at as it is. Its MLP has a group of units for each style and view.
+    Both switches open a group: its units come to lie where the activation is straight, and each hands on one direction
+    of the code; those of the other groups lie where it is zero. One unit more a group has the constant part.
+    """
+    layer = layers_of(text_encoder)[-1]
+    for linear in (layer.self_attn.v_proj, layer.self_attn.out_proj):
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    first, second = layer.mlp.fc1, layer.mlp.fc2
+    for linear in (first, second):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    deviation = math.sqrt((RADIUS**2 + 2 * SWITCH**2) / first.in_features)  # which the layer norm divides by
+    signs = torch.ones(RANK)
+    signs[1::2] = -1  # an error of the switches moves all units of a group alike: let them cancel each other
+    for style in range(len(STYLES)):
+        for view in range(VIEWS):
+            start = (style * VIEWS + view) * (RANK + 1)
+            units = slice(start, start + RANK)
+            group = slice(start, start + RANK + 1)
+            left, lengths, right = torch.linalg.svd(codes.decoders[style, view], full_matrices=False)
+            directions = left[:, :RANK]  # (CODE_SIZE, RANK)
+            spread = (codes.codes @ directions).std(0) / 0.8 + 1e-6
+            first.weight[units, CODE] = (signs * directions / spread).T * deviation / CODE_SCALE
+            for switch in (VIEW.start + view, STYLE.start + style):
+                first.weight[group, switch] = 2 * OPEN * deviation / SWITCH
+            first.bias[group] = -3 * OPEN
+            reads = (signs * spread * lengths[:RANK])[:, None] * right[:RANK]  # (RANK, REGION_SIZE)
+            second.weight[SQUARE, units] = reads.T
+            second.weight[SQUARE, start + RANK] = codes.mean[style, view] / OPEN - reads.sum(0)
+
+
+@torch.no_grad()
+def write_names(text_encoder: CLIPTextModel, codes: Codes, icons: Sequence[Icon], vocabulary: Vocabulary) -> None:
+    """Let each token that ends names start out as the mean of their codes, and positions tell the regions."""
+    for layer in layers_of(text_encoder)[:-1]:
+        for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
+            linear.weight *= 0.3  # little noise on what passes by
+    tokens, positions = (
+        part.weight for part in (text_encoder.embeddings.token_embedding, text_encoder.embeddings.position_embedding)
+    )
+    positions[:, CODE] = 0
+    places = torch.arange(len(positions))
+    positions[places, REGION.start + places % REGIONS] = REGION_SWITCH
+    told = told_code(codes.codes)
+    numbers = {label: number for number, label in enumerate(codes.labels)}
+    names = sorted({(word, numbers[icon.label]) for icon in icons for word in icon.words})
+    sums, counts = torch.zeros(len(tokens), CODE_SIZE + 1), torch.zeros(len(tokens), 1)
+    for row, (_, concept) in zip(vocabulary.rows([word for word, _ in names])[0], names, strict=True):
+        sums[row[-2]] += told[concept]
+        counts[row[-2]] += 1
+    ending = counts[:, 0] > 0
+    tokens[ending, : CODE_SIZE + 1] = (sums / counts.clamp(min=1))[ending]
+    tokens[[vocabulary.end], : CODE_SIZE + 1] = 0
+
+
+class Lessons:
+    """Captions and what the text encoder is to make of them."""
+
+    def __init__(self, scenes: Scenes, codes: Codes, vocabulary: Vocabulary) -> None:
+        self._scenes, self._codes, self._vocabulary = scenes, codes, vocabulary
+        self._told = torch.cat((told_code(codes.codes), told_code(torch.zeros(1, CODE_SIZE))))  # NOTHING is the last
+        self._squares = codes.squares()
+        self._numbers = {label: number for number, label in enumerate(codes.labels)}
+
+    def names(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Captions that end with a name.
+
+        Returns:
+            Token numbers `(count, tokens)`; of each name in them the row and the place of its last token `(names,)`,
+            and what that is to tell `(names, CODE_SIZE + 1)`.
+        """
+        drawn = [self._scenes.draw(random) for _ in range(count)]
+        texts = [sentence_of(random, scene, self._scenes.icons) for scene in drawn]
+        cut = [text[: text.rindex(NAME_END) + 1] for text in texts]
+        rows, ends = with_fillers(random, *self._vocabulary.rows(cut), self._vocabulary.neutral)
+        ids = torch.full((count, max(map(len, rows))), self._vocabulary.end)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+        return ids, *self._of_names(drawn, ends)
+
+    def _of_names(self, scenes: Sequence[Scene], ends: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        rows, places, concepts = [], [], []
+        for number, (scene, named) in enumerate(zip(scenes, ends, strict=True)):
+            for icon, place in zip(scene.icons, named, strict=False):
+                rows.append(number)
+                places.append(place)
+                concepts.append(self._numbers[self._scenes.icons[icon].label])
+        return torch.tensor(rows), torch.tensor(places), self._told[concepts]
+
+    def sketches(self, random: np.random.Generator, count: int) -> list[Lesson]:
+        """Whole captions, in parts of like length."""
+        drawn = [self._scenes.draw(random) for _ in range(count)]
+        texts = [sentence_of(random, scene, self._scenes.icons) for scene in drawn]
+        rows, ends, empty = caption_rows(random, texts, self._vocabulary)
+        told, squares = self._tell(drawn, empty)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        parts = []
+        for chosen in np.array_split(order, max(1, round(count / PART))):
+            captions = Captions.of([rows[index] for index in chosen], self._vocabulary.end, random)
+            names = self._of_names([drawn[index] for index in chosen], [ends[index] for index in chosen])
+            parts.append(Lesson(captions, captions.regions(told[chosen]), captions.regions(squares[chosen]), *names))
+        return parts
+
+    def _tell(self, scenes: Sequence[Scene], empty: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+        """What the padding is to tell of each region, `(scenes, REGIONS, TEXT_WIDTH)`, and the squares that these are,
+        `(scenes, REGIONS, REGION_SIZE)`.
+        """
+        concepts, views, styles = self._codes.regions_of(scenes, self._scenes.icons)
+        silent = torch.from_numpy(empty)
+        concepts[silent] = NOTHING
+        told = torch.zeros(len(scenes), REGIONS, TEXT_WIDTH)
+        told[..., : CODE_SIZE + 1] = self._told[concepts]
+        told[..., VIEW] = SWITCH * functional.one_hot(views, VIEWS) * (concepts != NOTHING)[..., None]
+        told[..., STYLE] = SWITCH * functional.one_hot(styles, len(STYLES))[:, None] * ~silent[:, None, None]
+        grounds = self._codes.grounds[[scene.ground for scene in scenes]]
+        told[..., GROUND] = grounds[:, None] * ~silent[:, None, None]
+        told[..., REGION] = REGION_SWITCH * torch.eye(REGIONS)
+        squares = self._squares[concepts.clamp(min=0), styles[:, None], views] * (concepts != NOTHING)[..., None]
+        return told, squares
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Captions, and what is to be made of them.
+
+    Attributes:
+        told, squares: by the padding, `(captions, REGIONS, TEXT_WIDTH)` and `(captions, REGIONS, REGION_SIZE)`.
+        rows, places: where names end `(names,)`.
+        named: what these tokens are to tell, `(names, CODE_SIZE + 1)`.
+    """
+
+    captions: Captions
+    told: Tensor
+    squares: Tensor
+    rows: Tensor
+    places: Tensor
+    named: Tensor
+
+
+def with_fillers(
+    random: np.random.Generator, rows: list[list[int]], ends: list[list[int]], neutral: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Some of the token rows with words that say nothing, at their beginning or end; and where their names end now."""
+    filled, moved = [], []
+    for row, places in zip(rows, ends, strict=True):
+        before, behind = 0, 0
+        if len(row) > 2 and random.random() < FILLER_SHARE:
+            for _ in range(int(random.integers(1, 5))):
+                if random.random() < 0.5:
+                    before += 1
+                else:
+                    behind += 1
+        filled.append([row[0], *[neutral] * before, *row[1:-1], *[neutral] * behind, row[-1]])
+        moved.append([place + before for place in places])
+    return filled, moved
 
 
 def caption_rows(
     random: np.random.Generator, sentences: list[str], vocabulary: Vocabulary
-) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
-    """Token rows of sentences, some with filler words, some emptied; and which of them are empty."""
+) -> tuple[list[list[int]], list[list[int]], np.ndarray[Any, Any]]:
+    """Token rows of sentences, some with filler words, some emptied; where names end; and which are empty."""
     empty = random.random(len(sentences)) < NOTHING_SHARE
-    rows = vocabulary.rows(["" if nothing else text for text, nothing in zip(sentences, empty, strict=True)])
-    for row, nothing in zip(rows, empty, strict=True):
-        if not nothing and random.random() < FILLER_SHARE:
-            for _ in range(int(random.integers(1, 5))):
-                row.insert(int(random.choice((1, len(row) - 1))), vocabulary.neutral)
-    return rows, empty
+    rows, ends = vocabulary.rows(["" if nothing else text for text, nothing in zip(sentences, empty, strict=True)])
+    return *with_fillers(random, rows, ends, vocabulary.neutral), empty
 
 
-def sketched_regions(painter: Painter, scenes: Sequence[Scene], empty: np.ndarray[Any, Any]) -> Tensor:
-    """What each region of these scenes' sketches holds, `(batch, REGIONS, REGION_SIZE)`; zeros for an empty caption."""
-    sketches = torch.stack([painter.sketch(scene) for scene in scenes])
-    sketches[torch.from_numpy(empty)] = 0
-    coarse = functional.adaptive_avg_pool2d(sketches, SKETCH_EDGE)
-    return functional.unfold(coarse, SKETCH_EDGE // 4, stride=SKETCH_EDGE // 4).transpose(1, 2)
+def before_last(text_encoder: CLIPTextModel, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states before the last layer, `(batch, tokens, TEXT_WIDTH)`."""
+    states: Tensor = text_encoder.embeddings(input_ids=ids, position_ids=positions)
+    for layer in layers_of(text_encoder)[:-1]:
+        states = layer(states, mask)
+    return states
 
 
-def lessons(
-    random: np.random.Generator,
-    scenes: Scenes,
-    painter: Painter,
-    vocabulary: Vocabulary,
-    count: int,
-) -> list[tuple[Captions, Tensor]]:
-    """Random captions and what the head is to say to each, `(captions, REGIONS, REGION_SIZE)`, in parts."""
-    drawn = [scenes.draw(random) for _ in range(count)]
-    rows, empty = caption_rows(random, [sentence_of(random, scene, scenes.icons) for scene in drawn], vocabulary)
-    sketches = sketched_regions(painter, drawn, empty)
-    order = np.argsort([len(row) for row in rows], kind="stable")
-    parts = []
-    for chosen in np.array_split(order, max(1, round(count / PART))):
-        captions = Captions.of([rows[index] for index in chosen], vocabulary.end, random)
-        parts.append((captions, captions.regions(sketches[chosen])))
-    return parts
+def squares_in(text_encoder: CLIPTextModel, telling: Tensor) -> Tensor:
+    """What the last MLP makes of what the padding tells: squares, `(..., REGION_SIZE)`."""
+    layer = layers_of(text_encoder)[-1]
+    made: Tensor = telling + layer.mlp(layer.layer_norm2(telling))
+    return made[..., SQUARE]
+
+
+def tell(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tensor]:
+    """States before the last layer `(batch, tokens, TEXT_WIDTH)`, and those of the padding after its attention."""
+    states = before_last(text_encoder, captions.ids, captions.positions, captions.mask)
+    layer = layers_of(text_encoder)[-1]
+    attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(states), attention_mask=captions.mask)
+    return states, (states + attended)[:, -REGIONS:]
 
 
 def main() -> None:
@@ -87,48 +281,78 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=PART)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
-    scenes, painter = Scenes(icons, CAPTION_PAIR_SHARE), Painter(Latents(options.work, options.size, icons), icons)
+    codes = Codes.of(Latents(options.work, options.size, icons, variants=1), icons)
+    lessons = Lessons(Scenes(icons, CAPTION_PAIR_SHARE), codes, vocabulary)
     device = torch.device(options.device)
-    sketcher = Sketcher(vocabulary.new_text_encoder()).to(device)
-    parameters = list(sketcher.parameters())
+    text_encoder = vocabulary.new_text_encoder()
+    write_decoders(text_encoder, codes)
+    write_names(text_encoder, codes, icons, vocabulary)
+    text_encoder.to(device)  # type: ignore[arg-type]
+    parameters = list(text_encoder.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    losses: list[float] = []
+    losses: list[tuple[float, ...]] = []
 
     def log() -> None:
         if losses:
-            session.log(captions=session.step * options.batch, loss=sum(losses) / len(losses))
+            means = np.mean(losses, 0).tolist()
+            values = dict(zip(("names", "telling", "loss"), means, strict=False))
+            session.log(captions=session.step * options.batch, **values)
             losses.clear()
 
-    parts = {"sketcher": sketcher, "optimizer": optimizer}
+    parts = {"text_encoder": text_encoder, "optimizer": optimizer}
     session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * done)))
-        learned = lessons(random, scenes, painter, vocabulary, options.batch)
-        sketches = torch.cat([sketcher(captions.to(device))[1] for captions, _ in learned])
-        loss = functional.mse_loss(sketches, torch.cat([wanted for _, wanted in learned]).to(device))
+            cooled = min(1.0, max(0.0, (done - 1 + COOL_DOWN) / COOL_DOWN))
+            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * cooled)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+            names_only = done < NAMES_SHARE
+            if losses and names_only != (len(losses[-1]) == 1):
+                log()
+            if names_only:
+                ids, rows, places, named = (part.to(device) for part in lessons.names(random, options.batch))
+                mask = torch.full((ids.shape[1],) * 2, -1e9, device=device).triu(1)[None, None]
+                states = before_last(text_encoder, ids, torch.arange(ids.shape[1], device=device)[None], mask)
+                loss = functional.mse_loss(states[rows, places, : CODE_SIZE + 1].float(), named)
+                losses.append((loss.item(),))
+            else:
+                wrong = []
+                for lesson in lessons.sketches(random, options.batch):
+                    states, told = tell(text_encoder, lesson.captions.to(device))
+                    ends = states[lesson.rows, lesson.places, : CODE_SIZE + 1]
+                    pairs = (
+                        (ends, lesson.named),
+                        (told, lesson.told),
+                        (squares_in(text_encoder, told), lesson.squares),
+                    )
+                    wrong.append(
+                        torch.stack([functional.mse_loss(own.float(), right.to(device)) for own, right in pairs])
+                    )
+                names, telling, squares = torch.stack(wrong).mean(0)
+                loss = 0.5 * names + telling + 0.5 * squares
+                losses.append((names.item(), telling.item(), squares.item()))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
         if session.step % 25 == 0:
             log()
 
 
-def load_sketcher(work: Path, vocabulary: Vocabulary) -> Sketcher:
-    """The text encoder and its head as they stand, float32 on the CPU."""
-    sketcher = Sketcher(vocabulary.new_text_encoder())
+def load_text_encoder(work: Path, vocabulary: Vocabulary) -> CLIPTextModel:
+    """The text encoder as it stands, float32 on the CPU."""
+    text_encoder = vocabulary.new_text_encoder()
     state = torch.load(work / "text" / "checkpoint.pt", map_location="cpu", weights_only=True)
-    sketcher.load_state_dict(state["sketcher"])
-    return sketcher
+    text_encoder.load_state_dict(state["text_encoder"])
+    return text_encoder
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Train the UNet, and with it the text encoder of `train_text.py`, on what `prepare.py` cached.
+"""Train the UNet on what `prepare.py` cached, with the text encoder as `train_text.py` left it.
 
     python training/train_unet.py --tokenizer CLIP --minutes 120     # the learning rate falls to 0 at the end
     python training/train_unet.py --tokenizer CLIP --steps 100000    # or over a number of steps, exact about seeds
     python training/train_unet.py --mixed-precision bf16 --batch 256 --workers 8 --compile ...     # on a GPU
+    python training/train_unet.py --start sdcli/models/builtin ...   # from the UNet of a model like ours
 
 Killed, it carries on from the last checkpoint. Writes `unet/last/` (all that training needs, with the averaged weights
 as `ema.safetensors`), `unet/log.jsonl` and, once `train_vae.py` has written its weights, sheets `unet/STEP.png`.
@@ -16,7 +17,6 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from dataset import CELL, Latents, read_icons
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
-from model import Captions, Denoiser, Sketcher, Vocabulary, new_pipeline, new_scheduler, new_unet
+from model import Captions, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
 from scenes import Painter, Scenes, every_word, sentence_of
 from sheet import GUIDANCE_SCALE, PROMPTS, contact_sheet, draw
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from train_text import CAPTION_PAIR_SHARE, caption_rows, lessons, load_sketcher, sketched_regions
+from train_text import caption_rows, load_text_encoder
 from train_vae import load_vae
 
 HERE = Path(__file__).parent
@@ -45,8 +45,6 @@ PAIR_SHARE = 0.3
 
 PURE_NOISE_SHARE = 0.03
 SNR_CEILING = 5.0
-SKETCH_WEIGHT = 0.5
-"""Weight of what the text encoder goes on learning by itself, see `train_text.py`."""
 
 
 class Progress:
@@ -55,8 +53,6 @@ class Progress:
     def __init__(self) -> None:
         self.step = 0
         self.pictures = 0
-        self.captions = 0
-        """Without pictures."""
         self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,10 +80,6 @@ class Batch:
     captions: Captions
     target: Tensor
     weights: Tensor
-    further: Sequence[Captions]
-    """Captions without pictures, from which the text encoder alone learns."""
-    sketches: Tensor
-    """What the text encoder is to say to all captions, `(captions, REGIONS, REGION_SIZE)`."""
 
 
 class Batches(Dataset[Batch]):
@@ -100,8 +92,7 @@ class Batches(Dataset[Batch]):
             vocabulary,
             icons,
         )
-        self._further = options.further_captions * options.batch
-        self._scenes, self._further_scenes = Scenes(icons, PAIR_SHARE), Scenes(icons, CAPTION_PAIR_SHARE)
+        self._scenes = Scenes(icons, PAIR_SHARE)
         self._painter = Painter(Latents(options.work, options.size, icons, variants=options.variants), icons)
         self._scheduler = new_scheduler()
         self._last = len(self._scheduler.alphas_cumprod) - 1
@@ -116,7 +107,7 @@ class Batches(Dataset[Batch]):
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         drawn = [self._painter.paint(random, self._scenes.draw(random)) for _ in range(self._size)]
         sentences = [sentence_of(random, scene, self._icons) for _, scene in drawn]
-        rows, empty = caption_rows(random, sentences, self._vocabulary)
+        rows, _, _ = caption_rows(random, sentences, self._vocabulary)
         clean = torch.stack([latents for latents, _ in drawn]).float()
         # One timestep from each of `batch` equal stretches: less chance in the loss than with independent ones.
         timesteps = torch.from_numpy((np.arange(self._size) + random.random(self._size)) / self._size)
@@ -130,17 +121,11 @@ class Batches(Dataset[Batch]):
         noisy[pure] = noise[pure]
         target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
         captions = Captions.of(rows, self._vocabulary.end, random)
-        sketch = captions.regions(sketched_regions(self._painter, [scene for _, scene in drawn], empty))
-        further = []
-        if self._further:
-            further = lessons(random, self._further_scenes, self._painter, self._vocabulary, self._further)
-        sketches = torch.cat([sketch, *(wanted for _, wanted in further)])
-        further_captions = [captions for captions, _ in further]
-        return Batch(noisy, timesteps, captions, target, self._weights[timesteps], further_captions, sketches)
+        return Batch(noisy, timesteps, captions, target, self._weights[timesteps])
 
 
 def save_checkpoint(
-    accelerator: Accelerator, denoiser: Denoiser, ema: EMAModel, progress: Progress, folder: Path
+    accelerator: Accelerator, unet: UNet2DConditionModel, ema: EMAModel, progress: Progress, folder: Path
 ) -> None:
     """Write everything beside `folder`, then put it in place of the last checkpoint; all processes call it."""
     part, old = folder.with_name("part"), folder.with_name("old")
@@ -152,11 +137,11 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
-    names = [name for name, _ in denoiser.named_parameters()]
+    names = [name for name, _ in unet.named_parameters()]
     averaged = dict(zip(names, (weight.contiguous() for weight in ema.shadow_params), strict=True))
     save_file(averaged, part / "ema.safetensors")
     (part / "progress.json").write_text(json.dumps(vars(progress)) + "\n", "utf-8")
-    size = CELL * denoiser.unet.config["sample_size"]
+    size = CELL * unet.config["sample_size"]
     (part / "shape.json").write_text(json.dumps({"size": size}) + "\n", "utf-8")
     if folder.exists():
         folder.rename(old)
@@ -164,15 +149,24 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_averaged(work: Path, vocabulary: Vocabulary) -> Denoiser:
-    """The denoiser with the averaged weights of the last checkpoint, float32 on the CPU."""
+def load_averaged(work: Path) -> UNet2DConditionModel:
+    """The UNet with the averaged weights of the last checkpoint, float32 on the CPU."""
     folder = work / "unet" / "last"
     if not folder.exists():
         folder = folder.with_name("old")
     size = json.loads((folder / "shape.json").read_text("utf-8"))["size"]
-    denoiser = Denoiser(new_unet(size), Sketcher(vocabulary.new_text_encoder()))
-    denoiser.load_state_dict(load_file(folder / "ema.safetensors"))
-    return denoiser.eval().requires_grad_(False)
+    unet = new_unet(size)
+    unet.load_state_dict(load_file(folder / "ema.safetensors"))
+    return unet.eval().requires_grad_(False)
+
+
+def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Give it the weights of the UNet of a diffusers folder, as far as they have its shapes."""
+    own = unet.state_dict()
+    others = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    fitting = {name: weight.float() for name, weight in others.items() if own[name].shape == weight.shape}
+    print(f"{len(fitting)} of {len(own)} weights are those of {folder}", flush=True)
+    unet.load_state_dict({**own, **fitting})
 
 
 def main() -> None:
@@ -185,13 +179,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
-    parser.add_argument(
-        "--further-captions", type=int, default=4, help="from which the text encoder alone learns, for each picture"
-    )
+    parser.add_argument("--start", type=Path, help="diffusers folder whose UNet it starts from, as far as that fits")
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument(
-        "--text-lr-share", type=float, default=0.5, help="the text encoder's share of the learning rate"
-    )
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
@@ -210,16 +199,17 @@ def main() -> None:
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
 
-    denoiser = Denoiser(new_unet(options.size), load_sketcher(options.work, vocabulary))
-    for weight in denoiser.parameters():
+    unet = new_unet(options.size)
+    if options.start:
+        start_from(unet, options.start)
+    for weight in unet.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
-    shares = (1.0, options.text_lr_share)
-    groups = [{"params": list(part.parameters())} for part in (denoiser.unet, denoiser.sketcher)]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    ema = EMAModel(denoiser.parameters(), decay=options.ema, foreach=True)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ema = EMAModel(unet.parameters(), decay=options.ema, foreach=True)
     progress = Progress()
-    prepared, optimizer = accelerator.prepare(denoiser, optimizer)
+    text_encoder = load_text_encoder(options.work, vocabulary).to(accelerator.device).eval().requires_grad_(False)
+    prepared, optimizer = accelerator.prepare(unet, optimizer)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema, progress)
     for checkpoint in (folder / "last", folder / "old"):
@@ -234,55 +224,55 @@ def main() -> None:
     def sheet() -> None:
         if not accelerator.is_main_process or not (options.work / "vae" / "config.json").exists():
             return
-        averaged = load_averaged(options.work, vocabulary)
-        pipeline = new_pipeline(averaged, vocabulary, load_vae(options.work))
+        averaged = load_averaged(options.work)
+        pipeline = new_pipeline(averaged, text_encoder, vocabulary, load_vae(options.work))
         pictures = draw(pipeline, PROMPTS[:32], steps=20, scale=GUIDANCE_SCALE)
         contact_sheet(pictures, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
 
     started, before = time.monotonic(), progress.seconds
     saved = sheeted = before
-    losses: list[tuple[float, float]] = []
+    losses: list[float] = []
     while True:
         done = progress.seconds / 60 / options.minutes if options.minutes else progress.step / options.steps
         if done >= 1:
             break
         batch = next(batches)
-        for group, share in zip(optimizer.param_groups, shares, strict=True):
-            group["lr"] = share * learning_rate(options.lr, progress.step, options.warmup, done)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(options.lr, progress.step, options.warmup, done)
         device = accelerator.device
         noisy = batch.noisy.to(device, memory_format=torch.channels_last)
-        captions, *further = (part.to(device) for part in (batch.captions, *batch.further))
-        prediction, sketches = network(noisy, batch.timesteps.to(device), captions, further)
+        captions = batch.captions.to(device)
+        # In bfloat16 always: what it tells is exact enough, and a CPU is three times as fast.
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            states = captions.spread(captions.encode(text_encoder)).float()
+        prediction = network(noisy, batch.timesteps.to(device), encoder_hidden_states=states).sample
         errors = (prediction.float() - batch.target.to(device)).square().mean((1, 2, 3))
         loss = (errors * batch.weights.to(device)).mean()
-        sketch_loss = functional.mse_loss(sketches.float(), batch.sketches.to(device))
-        accelerator.backward(loss + SKETCH_WEIGHT * sketch_loss)
+        accelerator.backward(loss)
         accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.step(prepared.parameters())
-        losses.append((loss.item(), sketch_loss.item()))
+        losses.append(loss.item())
 
         progress.step += 1
         progress.pictures += options.batch * accelerator.num_processes
-        progress.captions += (len(sketches) - options.batch) * accelerator.num_processes
         # The main process keeps the time, or the others might stop, or save, one step sooner or later than it.
         clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
         progress.seconds = float(broadcast(clock))
         if progress.step % options.log_steps == 0 and accelerator.is_main_process:
-            drawing, sketching = np.mean(losses, 0)
-            row = {**vars(progress), "loss": drawing, "sketch_loss": sketching, "lr": optimizer.param_groups[0]["lr"]}
+            row = {**vars(progress), "loss": sum(losses) / len(losses), "lr": optimizer.param_groups[0]["lr"]}
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
             losses.clear()
         if progress.seconds - saved > options.checkpoint_minutes * 60:
-            save_checkpoint(accelerator, denoiser, ema, progress, folder / "last")
+            save_checkpoint(accelerator, unet, ema, progress, folder / "last")
             saved = progress.seconds
             if progress.seconds - sheeted > options.sheet_minutes * 60:
                 sheet()
                 sheeted = progress.seconds
-    save_checkpoint(accelerator, denoiser, ema, progress, folder / "last")
+    save_checkpoint(accelerator, unet, ema, progress, folder / "last")
     sheet()
 
 

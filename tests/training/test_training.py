@@ -10,17 +10,32 @@ import model
 import numpy as np
 import pytest
 import torch
+from codes import CODE_SIZE, NOTHING, Codes, shown_in
 from evaluate import Trial, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from icons import GROUNDS, Icon, ground_of, render
-from model import MAX_TOKENS, MAX_WORDS, REGIONS, Captions, Vocabulary
+from imagine import as_drawing, moved
+from model import MAX_TOKENS, MAX_WORDS, REGIONS, TEXT_WIDTH, VIEW, Captions, Vocabulary
 from PIL import Image, ImageDraw
 from prepare import names_of
-from scenes import COUPLES, Scene, Scenes, couple_held_out, every_word, sentence_of
-from train_text import PART, lessons
+from scenes import COUPLES, NAME_END, Scene, Scenes, couple_held_out, every_word, sentence_of
+from tokens import write_smaller
+from train_text import (
+    CODE_SCALE,
+    LONGEST,
+    PART,
+    RADIUS,
+    Lessons,
+    caption_rows,
+    squares_in,
+    told_code,
+    with_fillers,
+    write_decoders,
+)
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "builtin" / "tokenizer"
+TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
 
 
 def icon(label: str, style: str = "3d", *, words: tuple[str, ...] = (), colour: str | None = None) -> Icon:
@@ -38,7 +53,8 @@ def test_compact_captions_of_full_length_encode_as_the_full_ones(
     words = MAX_TOKENS - REGIONS
     monkeypatch.setattr(model, "MAX_WORDS", words)
     encoder = vocabulary.new_text_encoder().eval()
-    rows = [[*row[: words - 1], vocabulary.end] for row in vocabulary.rows(["a cat " * 40, "next to a pizza " * 20])]
+    texts = ["a cat " * 40, "next to a pizza " * 20]
+    rows = [[*row[: words - 1], vocabulary.end] for row in vocabulary.rows(texts)[0]]
     captions = Captions.of(rows, vocabulary.end, np.random.default_rng(0))
     padded = torch.tensor([row + [vocabulary.end] * REGIONS for row in rows])
     with torch.no_grad():
@@ -49,7 +65,7 @@ def test_compact_captions_of_full_length_encode_as_the_full_ones(
 
 def test_what_fills_up_a_shorter_caption_changes_nothing(vocabulary: Vocabulary) -> None:
     encoder = vocabulary.new_text_encoder().eval()
-    short, long = vocabulary.rows(["a cat", "a cat next to a pizza on a blue background"])
+    short, long = vocabulary.rows(["a cat", "a cat next to a pizza on a blue background"])[0]
     with torch.no_grad():
         alone = Captions.of([short], vocabulary.end, np.random.default_rng(0))
         beside = Captions.of([short, long], vocabulary.end, np.random.default_rng(0))
@@ -81,7 +97,7 @@ def test_each_padding_position_is_stood_for_by_one_of_its_region(lengths: list[i
 
 
 def test_unknown_words_are_read_as_a_word_that_says_nothing(vocabulary: Vocabulary) -> None:
-    known, unknown = vocabulary.rows(["a picture", "a zeppelin"])
+    known, unknown = vocabulary.rows(["a picture", "a zeppelin"])[0]
     assert unknown[:2] == known[:2]
     assert set(unknown[2:-1]) == {vocabulary.neutral}
 
@@ -113,7 +129,10 @@ def test_sentences_name_what_a_scene_shows_and_have_only_known_tokens(seed: int)
     assert "flat" in sentence and list(GROUNDS)[7] in sentence
     alone = sentence_of(random, Scene((1,), 0, (0, 0)), shown)
     assert "owl" in alone and "a owl" not in alone
-    assert vocabulary.neutral not in vocabulary.rows([sentence])[0]
+    rows, ends = vocabulary.rows([sentence])
+    assert vocabulary.neutral not in rows[0]
+    names = [vocabulary.rows([word])[0][0][-2] for word in ("cat", "bus")]
+    assert [rows[0][place] for place in ends[0]] == names
 
 
 def test_held_out_drawings_and_couples_never_come_up() -> None:
@@ -130,27 +149,178 @@ def test_held_out_drawings_and_couples_never_come_up() -> None:
     assert len({all_icons[one].style == all_icons[other].style for one, other in couples}) == 1
 
 
-def test_lessons_pair_each_caption_with_its_own_sketch() -> None:
-    class Painter:
-        """Its sketches are as bright as the number of what they show."""
+def test_the_smaller_tokenizer_reads_captions_as_clip_does_and_all_else_too(tmp_path: Path) -> None:
+    shown = [icon("ice cream cone"), icon("piñata", words=("piñata", "woman's clothes", "8 ball")), icon("t-rex")]
+    write_smaller(TOKENIZER, every_word(shown), tmp_path)
+    whole, smaller = (CLIPTokenizer.from_pretrained(folder) for folder in (TOKENIZER, tmp_path))
+    assert 9000 < len(smaller) < 11000
+    texts = [*every_word(shown), "a piñata next to woman's clothes, flat", "T-Rex  on a blue background"]
+    for text in texts:
+        assert smaller.tokenize(text) == whole.tokenize(text)
+    odd = smaller("kirschwässer ☃ 東京")["input_ids"]
+    assert smaller.decode(odd[1:-1]).split() == ["kirschwässer", "☃", "東京"], "letter by letter if need be"
+    assert smaller.eos_token_id == len(smaller) - 1 == smaller.bos_token_id + 1
 
-        def sketch(self, scene: Scene) -> torch.Tensor:
-            return torch.full((4, 16, 16), 1.0 + scene.icons[0] % len(labels))
 
-    labels = ["owl", "taco", "banana", "alarm clock"]
-    shown = [icon(label, style) for style in ("3d", "flat", "outlined") for label in labels]
+LABELS = ("owl", "taco", "banana", "alarm clock", "red apple", "ghost")
+
+
+def some_icons() -> list[Icon]:
+    return [icon(label, style) for label in LABELS for style in ("3d", "flat", "outlined")]
+
+
+class SomeLatents:
+    """Latents of these icons, by chance; what stands in for held-out ones is all fives."""
+
+    def __init__(self, imagined: bool = False) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.grounds = torch.randn(len(GROUNDS), 4, 1, 1, generator=random).expand(-1, -1, 16, 16)
+        self.singles = torch.randn(1, len(some_icons()), 4, 16, 16, generator=random)
+        self.tiles = torch.randn(1, len(some_icons()), 4, 8, 8, generator=random)
+        self._imagined = imagined
+
+    def imagined(self, kind: str) -> torch.Tensor | None:
+        held_out = sum(one.pair_held_out for one in some_icons())
+        return 5 + torch.zeros(held_out, *getattr(self, kind).shape[2:]) if self._imagined else None
+
+
+def codes_of(imagined: bool = False) -> Codes:
+    return Codes.of(SomeLatents(imagined), some_icons())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def some_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of these six concepts one drawing is held out: the taco, flat."""
+    monkeypatch.setattr(Icon, "pair_held_out", property(lambda self: self.key == "flat/taco"))
+
+
+@pytest.mark.usefixtures("some_held_out")
+def test_codes_give_back_the_drawings_that_they_were_made_of() -> None:
+    latents, codes = SomeLatents(), codes_of()
+    squares = codes.squares()
+    whole = [(number, one) for number, one in enumerate(some_icons()) if one.label != "taco"]
+    for number, one in whole:
+        made = squares[codes.labels.index(one.label), ["3d", "flat", "outlined"].index(one.style)]
+        single, tile = latents.singles[0, number], latents.tiles[0, number]
+        # The second row's third square of it alone, the first row's second of it beside another.
+        for view, square in ((6, single[:, 4:8, 8:12]), (17, tile[:, :4, 4:])):
+            wanted = (square - latents.grounds[0, :, :1, :1]).flatten()
+            assert (made[view] - wanted).square().mean() < 0.01, one.key
+    assert codes.grounds[0].abs().max() == 0 and codes.grounds[1].abs().max() > 0
+
+
+@pytest.mark.usefixtures("some_held_out")
+def test_codes_know_nothing_of_what_is_held_out() -> None:
+    latents = SomeLatents()
+    for number, one in enumerate(some_icons()):
+        if one.pair_held_out:
+            latents.singles[0, number] = latents.tiles[0, number] = 99.0
+    torch.testing.assert_close(Codes.of(latents, some_icons()).codes, codes_of().codes)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("some_held_out")
+def test_what_is_imagined_stands_in_for_what_is_held_out() -> None:
+    codes = codes_of(imagined=True)
+    made = codes.squares()[codes.labels.index("taco"), 1]
+    wanted = 5 - SomeLatents().grounds[0, :, :1, 0].repeat_interleave(16)
+    torch.testing.assert_close(made[6], wanted.expand_as(made[6]), rtol=0.05, atol=0.05)
+
+
+def test_every_part_of_a_scene_is_shown_once_and_where_its_place_says() -> None:
+    for place in ((0, 0), *COUPLES):
+        shown = shown_in(place)
+        things = {thing for thing, _ in shown} - {NOTHING}
+        assert things == ({0, 1} if any(place) else {0})
+        for thing in things:
+            views = [view for one, view in shown if one == thing]
+            assert sorted(views) == (list(range(16, 20)) if any(place) else list(range(16)))
+    assert [thing for thing, _ in shown_in((-1, 0))[4:8]] == [0, 0, 1, 1], "the first is left of the second"
+    assert [thing for thing, _ in shown_in((0, 1))[:4]] == [NOTHING, 1, 1, NOTHING], "the first is below the second"
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_told_codes_are_all_of_one_length(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    codes = torch.from_numpy(random.normal(size=(8, CODE_SIZE)) * random.uniform(0, 3)).float()
+    codes = codes[codes.norm(dim=1) < LONGEST]
+    told = told_code(codes)
+    torch.testing.assert_close(told[:, :-1], CODE_SCALE * codes)
+    torch.testing.assert_close(told.norm(dim=1), torch.full((len(codes),), RADIUS))
+
+
+def test_decoders_written_into_the_text_encoder_make_the_squares(vocabulary: Vocabulary) -> None:
+    codes = codes_of()
+    text_encoder = vocabulary.new_text_encoder().eval()
+    write_decoders(text_encoder, codes)
+    lessons = Lessons(Scenes(some_icons(), 0.5), codes, vocabulary)
+    parts = lessons.sketches(np.random.default_rng(0), PART)
+    for lesson in parts:
+        with torch.no_grad():
+            made = squares_in(text_encoder, lesson.told)
+        assert (made - lesson.squares).square().mean() < 0.01 * lesson.squares.square().mean()
+        shuffled = lesson.told.roll(1, 1)
+        with torch.no_grad():
+            other = squares_in(text_encoder, shuffled)
+        assert (other - lesson.squares).square().mean() > lesson.squares.square().mean()
+
+
+def test_lessons_tell_each_region_the_code_of_what_its_caption_names(vocabulary: Vocabulary) -> None:
+    shown = some_icons()
     vocabulary = Vocabulary(TOKENIZER, every_word(shown))
-    own = vocabulary.rows(labels)
-    parts = lessons(np.random.default_rng(0), Scenes(shown, 0.0), Painter(), vocabulary, 3 * PART)  # type: ignore[arg-type]
+    codes = codes_of()
+    told_of = told_code(codes.codes)
+    own = vocabulary.rows(list(codes.labels))[0]
+    parts = Lessons(Scenes(shown, 0.5), codes, vocabulary).sketches(np.random.default_rng(0), 3 * PART)
     assert len(parts) == 3
-    told = []
-    for captions, wanted in parts:
-        assert wanted.shape == (PART, REGIONS, 64)
-        for ids, sketch in zip(captions.ids.tolist(), wanted, strict=True):
-            named = [number for number, tokens in enumerate(own) if set(tokens[1:-1]) <= set(ids)]
-            assert sketch.unique().tolist() == ([1.0 + named[0]] if named else [0.0])
-            told += named
-    assert set(told) == set(range(len(labels))) and len(told) < 3 * PART, "some captions are empty"
+    empty = 0
+    for lesson in parts:
+        assert lesson.told.shape == (PART, REGIONS, TEXT_WIDTH)
+        for row, place, named in zip(lesson.rows.tolist(), lesson.places.tolist(), lesson.named, strict=True):
+            concept = int((told_of - named).norm(dim=1).argmin())
+            words = own[concept][1:-1]
+            ids = lesson.captions.ids[row].tolist()
+            assert ids[place + 1 - len(words) : place + 1] == words
+        for row, told in enumerate(lesson.told):
+            named = {tuple(code) for code in lesson.named[lesson.rows == row].tolist()}
+            showing = told[told[:, VIEW].sum(1) > 0]
+            seen = {tuple(code) for code in showing[:, : CODE_SIZE + 1].tolist()}
+            assert seen == named
+            empty += not named
+    assert 0 < empty < PART
+
+
+def test_fillers_move_the_ends_of_names_with_the_names() -> None:
+    random = np.random.default_rng(0)
+    rows, ends = [[1, 5, 6, 7, 2]] * 200, [[2, 3]] * 200
+    filled, moved = with_fillers(random, rows, ends, 9)
+    assert 10 < sum(len(row) > 5 for row in filled) < 60
+    for row, places in zip(filled, moved, strict=True):
+        assert [row[place] for place in places] == [6, 7]
+        assert [token for token in row if token != 9] == [1, 5, 6, 7, 2]
+
+
+def test_some_captions_are_empty_and_name_nothing(vocabulary: Vocabulary) -> None:
+    rows, ends, empty = caption_rows(np.random.default_rng(0), [f"a cat{NAME_END}"] * 400, vocabulary)
+    assert 20 < empty.sum() < 70
+    assert all((not places) == nothing for places, nothing in zip(ends, empty, strict=True))
+    assert all(len(row) == 2 for row, nothing in zip(rows, empty, strict=True) if nothing)
+
+
+def test_imagined_drawings_are_ink_or_opaque() -> None:
+    dark = torch.full((3, 32, 32), -0.8)
+    dark[:, :16] = 0
+    ink = as_drawing(dark, "outlined").getchannel("a")
+    assert ink.getpixel((4, 4)) == 0 and ink.getpixel((4, 28)) == 255
+    flat = as_drawing(dark, "flat").convert("RGBA")
+    assert flat.getpixel((4, 4)) == (*GROUNDS["white"], 255) and flat.getpixel((4, 28)) == (41, 41, 41, 255)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_all_styles_of_a_concept_are_moved_alike(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    picture = torch.rand(2, 1, 128, 128, generator=random)
+    one, other = moved(picture.expand(-1, 2, -1, -1), random).unbind(1)
+    assert torch.equal(one, other) and not torch.equal(one, picture[:, 0])
 
 
 @pytest.mark.parametrize(("place", "boxes"), [((-1, 0), [(8, 70), (72, 4)]), ((0, 1), [(50, 80), (12, 4)])])
