@@ -53,8 +53,9 @@ def main() -> None:
     for script, share in SHARES.items():
         command, environment = [sys.executable], dict(os.environ)
         if script == "train_unet.py" and options.processes > 1:
-            command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(options.processes)]
-            environment["OMP_NUM_THREADS"] = "1"
+            # Not `accelerate launch --cpu --num_processes`, which starts one process whatever the number.
+            command += ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "--"]
+            environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         command += [str(HERE / script), "--minutes", str(share * options.minutes), *own[script]]
         command += ["--work", str(options.work), "--seed", str(options.seed)]
         print(f"{script}: {share * options.minutes:.1f} minutes", flush=True)

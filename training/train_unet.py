@@ -17,6 +17,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,16 @@ from dataset import CELL, Latents, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
-from model import Captions, Vocabulary, new_pipeline, new_scheduler, new_unet
+from model import MAX_TOKENS, TEXT_WIDTH, Captions, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
-from scenes import Painter, Scenes, every_word, sentence_of
+from scenes import NAME_END, Painter, Scenes, every_word, sentence_of
 from sheet import GUIDANCE_SCALE, PROMPTS, contact_sheet, draw
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from train_text import caption_rows, load_text_encoder
 from train_vae import load_vae
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 HERE = Path(__file__).parent
 COOL_DOWN = 0.4
@@ -45,6 +48,8 @@ PAIR_SHARE = 0.3
 
 PURE_NOISE_SHARE = 0.03
 SNR_CEILING = 5.0
+START_SENTENCES = 600
+"""From which `start_from` learns how an earlier text encoder's states follow from ours'."""
 
 
 class Progress:
@@ -160,13 +165,40 @@ def load_averaged(work: Path) -> UNet2DConditionModel:
     return unet.eval().requires_grad_(False)
 
 
-def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Give it the weights of the UNet of a diffusers folder, as far as they have its shapes."""
-    own = unet.state_dict()
-    others = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    fitting = {name: weight.float() for name, weight in others.items() if own[name].shape == weight.shape}
-    print(f"{len(fitting)} of {len(own)} weights are those of {folder}", flush=True)
-    unet.load_state_dict({**own, **fitting})
+@torch.no_grad()
+def start_from(
+    unet: UNet2DConditionModel,
+    folder: Path,
+    vocabulary: Vocabulary,
+    text_encoder: CLIPTextModel,
+    sentences: Sequence[str],
+) -> None:
+    """Give it the weights of the UNet of a diffusers folder, whose text encoder may be quite another than ours.
+
+    What its layers saw in the states of that text encoder, ours see in ours as far as a matrix can say it: `M` with
+    `theirs = M ours`, by least squares over the states of these sentences.
+    """
+    other = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    whole = vocabulary.widen(text_encoder)
+    products = torch.zeros(TEXT_WIDTH, TEXT_WIDTH), torch.zeros(TEXT_WIDTH, other.config.hidden_size)
+    for start in range(0, len(sentences), 50):
+        some = list(sentences[start : start + 50])
+        ours, theirs = (
+            encoder(
+                read(some, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+            ).last_hidden_state.flatten(0, 1)
+            for encoder, read in ((whole, vocabulary.tokenizer), (other, tokenizer))
+        )
+        products[0].add_(ours.T @ ours)
+        products[1].add_(ours.T @ theirs)
+    ridge = 1e-3 * products[0].diagonal().mean() * torch.eye(TEXT_WIDTH)
+    matrix = torch.linalg.solve(products[0] + ridge, products[1]).T
+    weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    seeing = (".attn2.to_k.weight", ".attn2.to_v.weight")
+    unet.load_state_dict(
+        {name: weight.float() @ matrix if name.endswith(seeing) else weight.float() for name, weight in weights.items()}
+    )
 
 
 def main() -> None:
@@ -179,7 +211,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
-    parser.add_argument("--start", type=Path, help="diffusers folder whose UNet it starts from, as far as that fits")
+    parser.add_argument("--start", type=Path, help="diffusers folder of a model like ours, from whose UNet it starts")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--ema", type=float, default=0.998)
@@ -200,15 +232,21 @@ def main() -> None:
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
 
     unet = new_unet(options.size)
+    text_encoder = load_text_encoder(options.work, vocabulary)
+    text_encoder.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     if options.start:
-        start_from(unet, options.start)
+        random, scenes = np.random.default_rng(options.seed), Scenes(icons, PAIR_SHARE)
+        sentences = [
+            sentence_of(random, scenes.draw(random), icons).replace(NAME_END, "") for _ in range(START_SENTENCES)
+        ]
+        start_from(unet, options.start, vocabulary, text_encoder, [*sentences, *[""] * (START_SENTENCES // 10)])
     for weight in unet.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
     optimizer = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(unet.parameters(), decay=options.ema, foreach=True)
     progress = Progress()
-    text_encoder = load_text_encoder(options.work, vocabulary).to(accelerator.device).eval().requires_grad_(False)
+    text_encoder.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema, progress)

@@ -95,7 +95,7 @@ def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) ->
     assert "5 concepts, 15 drawings" in run(*prepare)
     assert "variant" not in run(*prepare), "everything was there already"
 
-    train = (TRAINING / "train.py", "--work", work, *size, *tokenizer, "--teacher", teacher)
+    train = (TRAINING / "train.py", "--work", work, *size, *tokenizer, "--teacher", teacher, "--processes", 2)
     run(*train, "--minutes", 1.6, "--log-steps", 5, "--warmup", 5, "--lr", 2e-3, "--batch", 8, "--ema", 0.9)
     for part, name in (("imagined", "loss"), ("text", "names"), ("text", "loss"), ("unet", "loss")):
         rows = map(json.loads, (work / part / "log.jsonl").read_text("utf-8").splitlines())
@@ -107,6 +107,7 @@ def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) ->
     run(*train, "--minutes", 1.7, "--log-steps", 5, "--batch", 8)
     after = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
     assert before["step"] < after["step"] < 2 * before["step"]
+    assert after["pictures"] == 2 * 8 * after["step"], "each process adds its own"
 
     evaluate = (TRAINING / "evaluate.py", "--work", work, *size, *tokenizer, "--pictures", 4, "--steps", 2)
     run(*evaluate)

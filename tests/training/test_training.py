@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from icons import GROUNDS, Icon, ground_of, render
 from imagine import as_drawing, moved
-from model import MAX_TOKENS, MAX_WORDS, REGIONS, TEXT_WIDTH, VIEW, Captions, Vocabulary
+from model import (
+    MAX_TOKENS,
+    MAX_WORDS,
+    REGIONS,
+    TEXT_WIDTH,
+    VIEW,
+    Captions,
+    Vocabulary,
+    new_pipeline,
+    new_unet,
+    new_vae,
+)
 from PIL import Image, ImageDraw
 from prepare import names_of
 from scenes import COUPLES, NAME_END, Scene, Scenes, couple_held_out, every_word, sentence_of
@@ -33,6 +44,7 @@ from train_text import (
     with_fillers,
     write_decoders,
 )
+from train_unet import start_from
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
@@ -304,6 +316,25 @@ def test_some_captions_are_empty_and_name_nothing(vocabulary: Vocabulary) -> Non
     assert 20 < empty.sum() < 70
     assert all((not places) == nothing for places, nothing in zip(ends, empty, strict=True))
     assert all(len(row) == 2 for row, nothing in zip(rows, empty, strict=True) if nothing)
+
+
+@pytest.mark.slow
+def test_a_unet_that_starts_from_an_earlier_one_sees_in_our_states_what_that_saw_in_its_own(tmp_path: Path) -> None:
+    words = ["a cat next to a pizza", "dog", "an owl on a blue background"]
+    ours, theirs = Vocabulary(TOKENIZER, words), Vocabulary(TOKENIZER, [*words, "words that it alone knows"])
+    encoder, other_encoder = ours.new_text_encoder().eval(), theirs.new_text_encoder().eval()
+    earlier, unet = new_unet(64).eval(), new_unet(64).eval()
+    new_pipeline(earlier, other_encoder, theirs, new_vae()).save_pretrained(tmp_path)
+    start_from(unet, tmp_path, ours, encoder, words)
+    tokens = {"padding": "max_length", "max_length": MAX_TOKENS, "return_tensors": "pt"}
+    with torch.no_grad():
+        states = ours.widen(encoder)(ours.tokenizer(words, **tokens).input_ids).last_hidden_state
+        other_states = theirs.widen(other_encoder)(theirs.tokenizer(words, **tokens).input_ids).last_hidden_state
+        noise, timesteps = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 999])
+        drawn = unet(noise, timesteps, encoder_hidden_states=states).sample
+        wanted = earlier(noise, timesteps, encoder_hidden_states=other_states).sample
+        blind = earlier(noise, timesteps, encoder_hidden_states=states).sample
+    assert (drawn - wanted).square().mean() < 0.05 * (blind - wanted).square().mean()
 
 
 def test_imagined_drawings_are_ink_or_opaque() -> None:
