@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -229,14 +228,35 @@ class Vocabulary:
         Rows of zeros are no silence: a single one turned "a photograph of a red apple" into something brown.
         """
         full = new_text_encoder(len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        weights = copy.copy(trained.state_dict())
-        name = next(key for key in weights if key.endswith("token_embedding.weight"))
-        own = weights[name].cpu().float()
-        rows = own[self.neutral].repeat(len(self.tokenizer), 1)
-        rows[self.known] = own
-        weights[name] = rows
-        full.load_state_dict(weights)
+
+        def all_rows(own: Tensor) -> Tensor:
+            rows = own[self.neutral].repeat(len(self.tokenizer), 1)
+            rows[self.known] = own
+            return rows
+
+        full.load_state_dict(_with_tokens(trained, all_rows))
         return full
+
+    @torch.no_grad()
+    def narrow(self, full: CLIPTextModel) -> CLIPTextModel:
+        """The text encoder that `widen` made this one of.
+
+        Raises:
+            ValueError: it is of another vocabulary.
+        """
+        if full.config.vocab_size != len(self.tokenizer):
+            raise ValueError(f"the text encoder knows {full.config.vocab_size} tokens, not {len(self.tokenizer)}")
+        own = self.new_text_encoder()
+        own.load_state_dict(_with_tokens(full, lambda rows: rows[self.known]))
+        return own
+
+
+def _with_tokens(text_encoder: CLIPTextModel, rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Its weights in float32 on the CPU, with what `rows` makes of those of its tokens."""
+    weights = {name: weight.cpu().float() for name, weight in text_encoder.state_dict().items()}
+    name = next(key for key in weights if key.endswith("token_embedding.weight"))
+    weights[name] = rows(weights[name])
+    return weights
 
 
 def new_pipeline(

@@ -254,14 +254,18 @@ class Painter:
             for ground in range(1, len(GROUNDS))
         }
 
-    def paint(self, random: Random, scene: Scene) -> tuple[Tensor, Scene]:
+    def paint(self, random: Random, scene: Scene, plain: bool = False) -> tuple[Tensor, Scene]:
         """Latents `(4, edge, edge)` of a scene, and the scene as it was painted: drawings are cached on a few grounds
         each, so one thing alone takes a ground of its own, and two on a coloured ground are two that share it.
+
+        Args:
+            plain: things as they are, each in the middle of its place, as the text encoder tells of them; moved about
+                by chance otherwise. On coloured grounds they are moved about in any case.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
             choices = np.flatnonzero((self._single_grounds[:, icon] != 0) == (scene.ground != 0))
-            variant = int(random.choice(choices))
+            variant = 0 if plain and not scene.ground else int(random.choice(choices))
             ground = int(self._single_grounds[variant, icon])
             return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place)
         tiles = []
@@ -273,15 +277,13 @@ class Painter:
             tiles = []
             for icon in scene.icons:
                 choices = np.flatnonzero(self._tile_grounds[:, icon] == 0)
-                tiles.append((int(random.choice(choices)), icon))
+                tiles.append((0 if plain else int(random.choice(choices)), icon))
         painted = Scene((int(tiles[0][1]), int(tiles[1][1])), scene.ground, scene.place)
         latents = self._latents.grounds[scene.ground].clone()
         half = self._latents.tiles.shape[-1]
         for (variant, icon), sign in zip(tiles, (1, -1), strict=True):
             # Along the axis of the couple the tiles fill their halves; across it they lie about the middle.
-            down, across = (
-                half * (axis * sign > 0) if axis else int(random.integers(half // 4, half - half // 4 + 1))
-                for axis in reversed(scene.place)
-            )
+            middle = half // 2 if plain else int(random.integers(half // 4, half - half // 4 + 1))
+            down, across = (half * (axis * sign > 0) if axis else middle for axis in reversed(scene.place))
             latents[:, down : down + half, across : across + half] = self._latents.tiles[variant, icon]
         return latents, painted

@@ -17,14 +17,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARES = {
-    "train_vae.py": 0.08,
-    "imagine.py": 0.1,
-    "train_text.py": 0.16,
-    "classifier.py": 0.16,
-    "train_unet.py": 0.5,
-}
-"""What part of the time each command gets."""
+COURSES = (
+    (0.08, "train_vae.py"),
+    (0.1, "imagine.py"),
+    (0.16, "train_text.py"),
+    (0.16, "classifier.py"),
+    (0.3, "train_unet.py", "--copying"),
+    (0.2, "train_unet.py"),
+)
+"""What is run, one after the other, and what part of the time each gets."""
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of all but the VAE")
+    parser.add_argument("--start", type=Path, help="exported model of the same drawings, which is trained further")
     parser.add_argument("--processes", type=int, default=1, help="of the UNet's training, on a CPU: one a core")
     options, for_unet = parser.parse_known_args()
 
@@ -43,22 +45,26 @@ def main() -> None:
     size = ["--size", str(options.size)]
     teacher = ["--teacher", str(options.teacher)]
     precision = ["--mixed-precision", options.mixed_precision]
+    start = ["--start", str(options.start)] if options.start else []
     own = {
-        "train_vae.py": [*size, *teacher],
+        "train_vae.py": [*size, *teacher, *start],
         "imagine.py": [*size, *teacher, *precision],
-        "train_text.py": [*size, *tokenizer, *precision],
+        "train_text.py": [*size, *tokenizer, *precision, *start],
         "classifier.py": precision,
-        "train_unet.py": [*size, *tokenizer, *precision, *for_unet],
+        "train_unet.py": [*size, *tokenizer, *precision, *start, *for_unet],
     }
-    for script, share in SHARES.items():
+    spent: dict[str, float] = {}
+    for share, script, *course in COURSES:
+        # To each script the time is that of all its courses so far.
+        minutes = spent[script] = spent.get(script, 0.0) + share * options.minutes
         command, environment = [sys.executable], dict(os.environ)
         if script == "train_unet.py" and options.processes > 1:
             # Not `accelerate launch --cpu --num_processes`, which starts one process whatever the number.
             command += ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "--"]
             environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        command += [str(HERE / script), "--minutes", str(share * options.minutes), *own[script]]
+        command += [str(HERE / script), "--minutes", str(minutes), *own[script], *course]
         command += ["--work", str(options.work), "--seed", str(options.seed)]
-        print(f"{script}: {share * options.minutes:.1f} minutes", flush=True)
+        print(f"{script} {' '.join(course)}: until {minutes:.1f} minutes", flush=True)
         subprocess.run(command, check=True, env=environment)
 
 

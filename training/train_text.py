@@ -278,6 +278,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument(
+        "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
+    )
     parser.add_argument("--batch", type=int, default=PART)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -291,9 +294,13 @@ def main() -> None:
     codes = Codes.of(Latents(options.work, options.size, icons, variants=1), icons)
     lessons = Lessons(Scenes(icons, CAPTION_PAIR_SHARE), codes, vocabulary)
     device = torch.device(options.device)
-    text_encoder = vocabulary.new_text_encoder()
-    write_decoders(text_encoder, codes)
-    write_names(text_encoder, codes, icons, vocabulary)
+    if options.start:
+        folder = options.start / "text_encoder"
+        text_encoder = vocabulary.narrow(CLIPTextModel.from_pretrained(folder, local_files_only=True))
+    else:
+        text_encoder = vocabulary.new_text_encoder()
+        write_decoders(text_encoder, codes)
+        write_names(text_encoder, codes, icons, vocabulary)
     text_encoder.to(device)  # type: ignore[arg-type]
     parameters = list(text_encoder.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)

@@ -4,6 +4,7 @@
     python training/train_unet.py --tokenizer CLIP --steps 100000    # or over a number of steps, exact about seeds
     python training/train_unet.py --mixed-precision bf16 --batch 256 --workers 8 --compile ...     # on a GPU
     python training/train_unet.py --start sdcli/models/builtin ...   # from the UNet of a model like ours
+    python training/train_unet.py --copying ...                      # first, to look closely at what the text tells
 
 Killed, it carries on from the last checkpoint. Writes `unet/last/` (all that training needs, with the averaged weights
 as `ema.safetensors`), `unet/log.jsonl` and, once `train_vae.py` has written its weights, sheets `unet/STEP.png`.
@@ -46,7 +47,13 @@ COOL_DOWN = 0.4
 PAIR_SHARE = 0.3
 """Share of the pictures that show two things."""
 
-PURE_NOISE_SHARE = 0.03
+PURE_NOISE_SHARE = 0.1
+COPYING_SHARE = 0.5
+"""Share of pure noise in the lessons in copying: where nothing but the text tells what to draw."""
+
+PLAIN_SHARE = 0.6
+"""Share of the pictures that show things where the text encoder tells them to be; in the others they are moved."""
+
 SNR_CEILING = 5.0
 START_SENTENCES = 600
 """From which `start_from` learns how an earlier text encoder's states follow from ours'."""
@@ -97,6 +104,7 @@ class Batches(Dataset[Batch]):
             vocabulary,
             icons,
         )
+        self._copying = options.copying
         self._scenes = Scenes(icons, PAIR_SHARE)
         self._painter = Painter(Latents(options.work, options.size, icons, variants=options.variants), icons)
         self._scheduler = new_scheduler()
@@ -110,7 +118,9 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         random = np.random.default_rng([*self._seeds, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        drawn = [self._painter.paint(random, self._scenes.draw(random)) for _ in range(self._size)]
+        scenes = [self._scenes.draw(random) for _ in range(self._size)]
+        plain = random.random(self._size) < (1.0 if self._copying else PLAIN_SHARE)
+        drawn = [self._painter.paint(random, *both) for both in zip(scenes, plain, strict=True)]
         sentences = [sentence_of(random, scene, self._icons) for _, scene in drawn]
         rows, _, _ = caption_rows(random, sentences, self._vocabulary)
         clean = torch.stack([latents for latents, _ in drawn]).float()
@@ -118,7 +128,7 @@ class Batches(Dataset[Batch]):
         timesteps = torch.from_numpy((np.arange(self._size) + random.random(self._size)) / self._size)
         timesteps = (timesteps * (self._last + 1)).long()
         noise = torch.randn(clean.shape, generator=generator)
-        pure = torch.from_numpy(random.random(self._size) < PURE_NOISE_SHARE)
+        pure = torch.from_numpy(random.random(self._size) < (COPYING_SHARE if self._copying else PURE_NOISE_SHARE))
         timesteps[pure] = self._last
         noisy = self._scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
         # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
@@ -212,6 +222,9 @@ def main() -> None:
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
     parser.add_argument("--start", type=Path, help="diffusers folder of a model like ours, from whose UNet it starts")
+    parser.add_argument(
+        "--copying", action="store_true", help="a first course: plain drawings, half of them from noise alone"
+    )
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--ema", type=float, default=0.998)

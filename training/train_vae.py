@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
     parser.add_argument("--batch", type=int, default=16, help="crops; whole pictures come in a quarter of that")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -120,7 +121,12 @@ def main() -> None:
     unseen_latents = latents[0, unseen].float().to(device)
     unseen_pictures = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
 
-    vae = from_teacher(load_teacher(options.teacher), LatentStats.load(options.work))
+    if options.start:
+        vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(
+            options.start / "vae", torch_dtype=torch.float32, local_files_only=True
+        )
+    else:
+        vae = from_teacher(load_teacher(options.teacher), LatentStats.load(options.work))
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     ema = EMAModel(vae.parameters(), decay=0.998, foreach=True)

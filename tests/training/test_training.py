@@ -114,6 +114,15 @@ def test_unknown_words_are_read_as_a_word_that_says_nothing(vocabulary: Vocabula
     assert set(unknown[2:-1]) == {vocabulary.neutral}
 
 
+def test_an_exported_text_encoder_can_be_taken_up(vocabulary: Vocabulary) -> None:
+    trained = vocabulary.new_text_encoder()
+    taken_up = vocabulary.narrow(vocabulary.widen(trained).half())
+    for name, weight in trained.state_dict().items():
+        torch.testing.assert_close(taken_up.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="tokens"):
+        vocabulary.narrow(trained)
+
+
 def test_no_word_belongs_to_two_concepts() -> None:
     entries = [
         {"label": "cat", "tags": ["pet", "kitty"]},
