@@ -163,6 +163,8 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+        if session.step % 10 == 0:
+            log()
 
     network.eval()
     held_out = [icon for icon in icons if icon.pair_held_out]

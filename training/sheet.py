@@ -20,7 +20,7 @@ CAPTION_HEIGHT = 28
 CHARACTER_WIDTH = 6
 """Pixels that a character of a caption takes, on average."""
 
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = 2.5
 """The one that sdcli draws with where none is asked for."""
 
 PROMPTS = (

@@ -350,7 +350,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if session.step % 25 == 0:
+        if session.step % 10 == 0:
             log()
 
 
