@@ -104,7 +104,8 @@ def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
             group = slice(start, start + RANK + 1)
             left, lengths, right = torch.linalg.svd(codes.decoders[style, view], full_matrices=False)
             directions = left[:, :RANK]  # (CODE_SIZE, RANK)
-            spread = (codes.codes @ directions).std(0) / 0.8 + 1e-6
+            # Of few concepts some directions have nothing; the floor keeps their weights within float16.
+            spread = ((codes.codes @ directions).std(0) / 0.8).clamp(min=1e-2)
             first.weight[units, CODE] = (signs * directions / spread).T * deviation / CODE_SCALE
             for switch in (VIEW.start + view, STYLE.start + style):
                 first.weight[group, switch] = 2 * OPEN * deviation / SWITCH

@@ -274,6 +274,7 @@ def test_decoders_written_into_the_text_encoder_make_the_squares(vocabulary: Voc
     text_encoder = vocabulary.new_text_encoder().eval()
     write_decoders(text_encoder, codes)
     lessons = Lessons(Scenes(some_icons(), 0.5), codes, vocabulary)
+    assert all(weight.abs().max() < 1e4 for weight in text_encoder.parameters()), "float16 holds them"
     parts = lessons.sketches(np.random.default_rng(0), PART)
     for lesson in parts:
         with torch.no_grad():
