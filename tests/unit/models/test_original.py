@@ -112,7 +112,11 @@ def test_safetensors_give_the_same_pictures(
 ) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "m.safetensors")
     model = load(tmp_path / "m.safetensors", small_checkpoint.config)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(v1), strict=True))
+    for part in ("text_encoder", "unet", "vae"):
+        weights = getattr(v1, part).state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in getattr(model, part).state_dict().items())
+    # Not to the bit: where in memory a file's weights come to lie decides by which kernels some processors compute.
+    torch.testing.assert_close(outputs(model), outputs(v1), rtol=1e-3, atol=1e-4)
 
 
 def test_early_names_of_the_text_encoder_are_known(tensors: Tensors, v1: Model) -> None:
