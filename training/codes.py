@@ -3,7 +3,7 @@
 Cut into squares of 4 x 4 latents, a drawing is 16 of them where it is alone, and 4 in each of the places it can have
 beside another. A principal component analysis over all squares in all styles gives each concept one code, from which
 any square follows by a matrix: `square = mean + code @ decoder`. The matrices become weights of the text encoder
-(`model.write_decoders`); what remains to be learnt is which code a name has, and which square a region shows.
+(`train_text.write_decoders`); what remains to be learnt is which code a name has, and which square a region shows.
 """
 
 from __future__ import annotations
@@ -71,11 +71,6 @@ class Codes:
     mean: Tensor
     decoders: Tensor
     grounds: Tensor
-
-    @property
-    def radius(self) -> float:
-        """Length of the longest code."""
-        return float(self.codes.norm(dim=1).max())
 
     def squares(self) -> Tensor:
         """All views of everything, less the default ground, `(concepts, styles, VIEWS, REGION_SIZE)`."""
