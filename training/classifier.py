@@ -10,7 +10,6 @@ and `log.jsonl`.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from dataset import read_icons
 from icons import GROUNDS, Icon, inked, read_icon
 from numpy.typing import NDArray
 from PIL import Image
-from session import Session
+from session import Session, learning_rate
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -202,7 +201,7 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = learning_rate(options.lr, step, done, floor=0.01)
         pictures = drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
             scores = network(pictures).float()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from dataset import Latents
@@ -43,14 +44,14 @@ def shown_in(place: tuple[int, int]) -> list[tuple[int, int]]:
     """For each region of a scene: which of its things it shows, or `NOTHING`, and which view of it."""
     if place == (0, 0):
         return [(0, region) for region in range(REGIONS)]
-    across = down = SKETCH_EDGE // SQUARE
-    half = across // 2
+    edge = SKETCH_EDGE // SQUARE
+    half = edge // 2
     regions = [(NOTHING, 0)] * REGIONS
     for thing, sign in enumerate((1, -1)):
         top, left = (half * (axis * sign > 0) if axis else half // 2 for axis in reversed(place))
         for quadrant in range(QUADRANTS):
             row, column = divmod(quadrant, half)
-            regions[(top + row) * down + left + column] = thing, REGIONS + quadrant
+            regions[(top + row) * edge + left + column] = thing, REGIONS + quadrant
     return regions
 
 
@@ -71,6 +72,11 @@ class Codes:
     mean: Tensor
     decoders: Tensor
     grounds: Tensor
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Place of each concept, by its label."""
+        return {label: number for number, label in enumerate(self.labels)}
 
     def squares(self) -> Tensor:
         """All views of everything, less the default ground, `(concepts, styles, VIEWS, REGION_SIZE)`."""
@@ -108,7 +114,7 @@ class Codes:
         _, lengths, components = torch.linalg.svd((whole - mean).flatten(1), full_matrices=False)
         kept = min(CODE_SIZE, len(lengths))
         variance = (lengths[:kept] ** 2 / len(whole)).double()
-        left_out = float((lengths[kept:] ** 2).sum() / len(whole) / components.shape[1])
+        noise = max(1e-3, float((lengths[kept:] ** 2).sum() / len(whole) / components.shape[1]))
         basis = torch.zeros(CODE_SIZE, *mean.shape)
         basis[:kept] = components[:kept].view(kept, *mean.shape)
         codes = torch.zeros(len(labels), CODE_SIZE)
@@ -116,7 +122,6 @@ class Codes:
             known = basis[:kept, seen[row]].flatten(1).double()
             wanted = (squares[row] - mean)[seen[row]].flatten().double()
             # The mean of the posterior of probabilistic PCA (Tipping and Bishop 1999, section 3.2).
-            noise = max(left_out, 1e-3)
             gram = known @ known.T + noise * torch.diag(1 / variance.clamp(min=1e-9))
             codes[row, :kept] = torch.linalg.solve(gram, known @ wanted).float()
         grounds = latents.grounds.float().mean((2, 3))
@@ -128,11 +133,10 @@ class Codes:
         Returns:
             `(scenes, REGIONS)`, `(scenes, REGIONS)`, `(scenes,)`.
         """
-        numbers = {label: number for number, label in enumerate(self.labels)}
         styles = list(STYLES)
         concepts, views = [], []
         for scene in scenes:
-            things = [numbers[icons[index].label] for index in scene.icons]
+            things = [self.numbers[icons[index].label] for index in scene.icons]
             shown = _SHOWN[scene.place]
             concepts.append([NOTHING if thing == NOTHING else things[thing] for thing, _ in shown])
             views.append([view for _, view in shown])

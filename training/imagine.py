@@ -13,7 +13,6 @@ each held-out drawing, and their latents beside those of `prepare.py`.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from icons import GROUNDS, OUTLINE_INKS, Icon, inked, read_icon
 from PIL import Image
 from prepare import latents_of, load_teacher
 from safetensors.torch import save_file
-from session import Session
+from session import Session, learning_rate
 from sources import STYLES
 from torch import Tensor
 from torch.nn import functional
@@ -154,7 +153,7 @@ def main() -> None:
         dropped[torch.rand(options.batch, generator=random) < 0.1, 1:] = True
         missing = dropped.to(device)[..., None, None, None]
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = learning_rate(options.lr, step, done, floor=0.01)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             drawn = imagine(network, wanted * ~missing)
         loss = ((drawn - wanted).abs() * missing).sum() / (missing.sum() * 3 * EDGE**2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,20 @@ from typing import Any
 
 import torch
 from dataset import write_atomically
+
+
+def learning_rate(
+    peak: float, step: int, done: float, *, warmup: int = 100, cool_down: float = 1.0, floor: float = 0.0
+) -> float:
+    """Up in a straight line over `warmup` steps, level, then down a cosine over the last `cool_down` of `done`, 0 to 1.
+
+    Level for most of the way, a run can be given more time without starting its schedule anew.
+
+    Args:
+        floor: the least of the cosine, as a share of the peak.
+    """
+    cooled = min(1.0, max(0.0, (done - 1 + cool_down) / cool_down))
+    return peak * min(1.0, (step + 1) / warmup) * max(floor, 0.5 * (1 + math.cos(math.pi * cooled)))
 
 
 class Session:

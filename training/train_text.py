@@ -27,7 +27,7 @@ from dataset import Latents, read_icons
 from icons import Icon
 from model import CODE, GROUND, RANK, REGION, SQUARE, STYLE, TEXT_WIDTH, VIEW, Captions, Vocabulary
 from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
-from session import Session
+from session import Session, learning_rate
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -128,8 +128,7 @@ def write_names(text_encoder: CLIPTextModel, codes: Codes, icons: Sequence[Icon]
     places = torch.arange(len(positions))
     positions[places, REGION.start + places % REGIONS] = REGION_SWITCH
     told = told_code(codes.codes)
-    numbers = {label: number for number, label in enumerate(codes.labels)}
-    names = sorted({(word, numbers[icon.label]) for icon in icons for word in icon.words})
+    names = sorted({(word, codes.numbers[icon.label]) for icon in icons for word in icon.words})
     sums, counts = torch.zeros(len(tokens), CODE_SIZE + 1), torch.zeros(len(tokens), 1)
     for row, (_, concept) in zip(vocabulary.rows([word for word, _ in names])[0], names, strict=True):
         sums[row[-2]] += told[concept]
@@ -146,7 +145,6 @@ class Lessons:
         self._scenes, self._codes, self._vocabulary = scenes, codes, vocabulary
         self._told = torch.cat((told_code(codes.codes), told_code(torch.zeros(1, CODE_SIZE))))  # NOTHING is the last
         self._squares = codes.squares()
-        self._numbers = {label: number for number, label in enumerate(codes.labels)}
 
     def names(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Captions that end with a name.
@@ -170,7 +168,7 @@ class Lessons:
             for icon, place in zip(scene.icons, named, strict=False):
                 rows.append(number)
                 places.append(place)
-                concepts.append(self._numbers[self._scenes.icons[icon].label])
+                concepts.append(self._codes.numbers[self._scenes.icons[icon].label])
         return torch.tensor(rows), torch.tensor(places), self._told[concepts]
 
     def sketches(self, random: np.random.Generator, count: int) -> list[Lesson]:
@@ -319,8 +317,7 @@ def main() -> None:
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
         for group in optimizer.param_groups:
-            cooled = min(1.0, max(0.0, (done - 1 + COOL_DOWN) / COOL_DOWN))
-            group["lr"] = options.lr * min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + math.cos(math.pi * cooled)))
+            group["lr"] = learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
             names_only = done < NAMES_SHARE
             if losses and names_only != (len(losses[-1]) == 1):

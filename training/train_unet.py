@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import sys
 import time
@@ -34,6 +33,7 @@ from icons import Icon
 from model import MAX_TOKENS, TEXT_WIDTH, Captions, Vocabulary, new_pipeline, new_scheduler, new_unet
 from safetensors.torch import load_file, save_file
 from scenes import NAME_END, Painter, Scenes, every_word, sentence_of
+from session import learning_rate
 from sheet import GUIDANCE_SCALE, PROMPTS, contact_sheet, draw
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -72,15 +72,6 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-
-
-def learning_rate(peak: float, step: int, warmup: int, done: float) -> float:
-    """Up in a straight line over `warmup` steps, level, then down a cosine over the last `COOL_DOWN` of `done`, 0 to 1.
-
-    Level for most of the way, so that a run can be given more time without starting its schedule anew.
-    """
-    cooled = min(1.0, max(0.0, (done - 1 + COOL_DOWN) / COOL_DOWN))
-    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * cooled))
 
 
 @dataclass(frozen=True)
@@ -247,7 +238,8 @@ def main() -> None:
     unet = new_unet(options.size)
     text_encoder = load_text_encoder(options.work, vocabulary)
     text_encoder.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
-    if options.start:
+    checkpoint = next((path for path in (folder / "last", folder / "old") if path.exists()), None)
+    if options.start and checkpoint is None:
         random, scenes = np.random.default_rng(options.seed), Scenes(icons, PAIR_SHARE)
         sentences = [
             sentence_of(random, scenes.draw(random), icons).replace(NAME_END, "") for _ in range(START_SENTENCES)
@@ -263,10 +255,8 @@ def main() -> None:
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema, progress)
-    for checkpoint in (folder / "last", folder / "old"):
-        if checkpoint.exists():
-            accelerator.load_state(str(checkpoint))
-            break
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint))
     network = torch.compile(prepared) if options.compile else prepared
     steps = range(progress.step, sys.maxsize)
     dataset = Batches(options, vocabulary, icons, accelerator.process_index)
@@ -289,7 +279,7 @@ def main() -> None:
             break
         batch = next(batches)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, progress.step, options.warmup, done)
+            group["lr"] = learning_rate(options.lr, progress.step, done, warmup=options.warmup, cool_down=COOL_DOWN)
         device = accelerator.device
         noisy = batch.noisy.to(device, memory_format=torch.channels_last)
         captions = batch.captions.to(device)
