@@ -2,9 +2,9 @@
 
     python training/classifier.py --minutes 60
 
-They are trained apart from the model, on the real drawings only: moved, turned, blurred, on any ground. Killed, they
-carry on from the last checkpoint. Writes `classifier/concepts/` and `classifier/styles/`, each with `checkpoint.pt`
-and `log.jsonl`.
+The minutes are those of both. They are trained apart from the model, on the real drawings only: moved, turned, blurred,
+on any ground. Killed, they carry on from the last checkpoint. Writes `classifier/concepts/` and `classifier/styles/`,
+each with `checkpoint.pt` and `log.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataset import read_icons
 from icons import GROUNDS, Icon, inked, read_icon
 from numpy.typing import NDArray
 from PIL import Image
-from session import Session, learning_rate
+from session import Session, descend, learning_rate, new_parser
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -200,27 +200,16 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, step, done, floor=0.01)
         pictures = drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
             scores = network(pictures).float()
         loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time of both, over all runs")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = new_parser(__doc__, batch=64, lr=2e-3)
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

@@ -22,7 +22,7 @@ from classifier import EDGE, Drawings, Judge, load_judges
 from dataset import Latents, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from icons import GROUNDS, Icon, ground_of, read_icon, render
+from icons import GROUNDS, VARIANTS, Icon, ground_of, read_icon, render
 from model import Vocabulary, new_pipeline
 from PIL import Image
 from scenes import COUPLES, Painter, Scene, couple_held_out, every_word, with_article
@@ -68,11 +68,9 @@ def trials_of(icons: Sequence[Icon], count: int, random: np.random.Generator) ->
     grounds = []
     for index, icon in enumerate(plain):
         # Training has shown each drawing on a few grounds: ask for one of the others.
-        unseen = [
-            name for name in GROUNDS if name != default and name not in {ground_of(icon.key, n) for n in range(64)}
-        ]
-        names = unseen or list(GROUNDS)[1:]
-        name = names[index % len(names)]
+        seen = {ground_of(icon.key, variant) for variant in range(VARIANTS)}
+        unseen = [name for name in GROUNDS if name != default and name not in seen]
+        name = unseen[index % len(unseen)]
         prompt = f"{with_article(icon.words[0])} on {with_article(name)} background"
         grounds.append(Trial(prompt, (icon.label,), icon.style, name))
     couples: list[Trial] = []

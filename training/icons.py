@@ -26,6 +26,13 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 """Ground colours by name, RGB 0-255. The first is the ground where none is named: off-white, since the invisible
 watermark needs head-room below 255."""
 
+VARIANTS = 12
+"""Pictures of a drawing that training may see, at most."""
+
+PLAIN_VARIANTS = (0, 2)
+"""The variants of a drawing that show it as it is, on the default ground and on a coloured one; in all others it is
+moved a little."""
+
 OUTLINE_INKS = ((36, 36, 40), (245, 245, 245))
 """Ink of the "outlined" style on light grounds and on dark ones."""
 
@@ -107,7 +114,7 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
 
     Args:
         drawing: from `read_icon`.
-        variant: 0 for the plain drawing, any other number for a moved one.
+        variant: one of `PLAIN_VARIANTS` for the drawing as it is, any other number for a moved one.
         size: edge in pixels.
         margin: further pixels of ground on each side; pictures with a margin fill their `size` more.
 
@@ -117,7 +124,7 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
     random = np.random.default_rng([zlib.crc32(icon.key.encode()), variant, size])
     scale, angle = 0.9, 0.0
     across, down = 0.5, 0.5
-    if variant:
+    if variant not in PLAIN_VARIANTS:
         scale = random.uniform(0.76, 0.96)
         angle = random.normal(0.0, 4.0)
         across, down = random.uniform(0.1, 0.9, 2)

@@ -12,7 +12,6 @@ each held-out drawing, and their latents beside those of `prepare.py`.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from icons import GROUNDS, OUTLINE_INKS, Icon, inked, read_icon
 from PIL import Image
 from prepare import latents_of, load_teacher
 from safetensors.torch import save_file
-from session import Session, learning_rate
+from session import Session, descend, learning_rate, new_parser
 from sources import STYLES
 from torch import Tensor
 from torch.nn import functional
@@ -106,16 +105,10 @@ def as_drawing(drawn: Tensor, style: str) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser = new_parser(__doc__, batch=16, lr=1e-3)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -152,15 +145,10 @@ def main() -> None:
         dropped[torch.arange(options.batch), torch.randint(1, len(styles), (options.batch,), generator=random)] = True
         dropped[torch.rand(options.batch, generator=random) < 0.1, 1:] = True
         missing = dropped.to(device)[..., None, None, None]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, step, done, floor=0.01)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             drawn = imagine(network, wanted * ~missing)
         loss = ((drawn - wanted).abs() * missing).sum() / (missing.sum() * 3 * EDGE**2)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
         losses.append(loss.item())
         if session.step % 10 == 0:
             log()

@@ -51,7 +51,8 @@ NEUTRAL_WORD = "picture"
 def new_unet(size: int) -> UNet2DConditionModel:
     """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, TEXT_WIDTH)`.
 
-    Pictures of 256 pixels have one level more, narrow and with convolutions only, above the levels of those of 128.
+    Pictures of 256 pixels have one level more, narrow, above the levels of those of 128. On the way up all levels look
+    at the text: where the finest did not, it was there that most of the picture went wrong, see docs/adr/0007.
     """
     channels = (64, 96, 160) if size <= 128 else (48, 80, 128, 192)
     attended = len(channels) - 1 if size <= 128 else len(channels) - 2
@@ -59,7 +60,7 @@ def new_unet(size: int) -> UNet2DConditionModel:
     unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=size // 8,
         down_block_types=(*["DownBlock2D"] * plain, *["CrossAttnDownBlock2D"] * attended),
-        up_block_types=(*["CrossAttnUpBlock2D"] * attended, *["UpBlock2D"] * plain),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
         attention_head_dim=tuple(max(1, width // 32) for width in channels),  # diffusers means the number of heads

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from icons import GROUNDS, Icon, read_icon, render
+from icons import GROUNDS, PLAIN_VARIANTS, VARIANTS, Icon, read_icon, render
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scenes import dominant_colour
@@ -155,8 +155,11 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
-    parser.add_argument("--variants", type=int, default=12, help="augmented pictures of each drawing")
-    parser.add_argument("--tile-variants", type=int, default=4, help="augmented tiles of each drawing")
+    for kind, default in (("variants", VARIANTS), ("tile-variants", 5)):
+        help_text = f"pictures of each drawing, {'alone' if kind == 'variants' else 'in couples'}: 1 to {VARIANTS}"
+        parser.add_argument(
+            f"--{kind}", type=int, choices=range(1, VARIANTS + 1), default=default, metavar="N", help=help_text
+        )
     parser.add_argument("--concepts", type=Path, default=HERE / "concepts.toml", help="what the model is to know")
     parser.add_argument("--only", choices=("icons", "singles", "tiles"))
     parser.add_argument("--batch", type=int, default=16)
@@ -189,7 +192,7 @@ def main() -> None:
             if path.exists():
                 continue
             # Moved about as they are, they need not be exact; the plain ones are what is learnt by heart.
-            bfloat16 = options.mixed_precision == "bf16" and variant > 0
+            bfloat16 = options.mixed_precision == "bf16" and variant not in PLAIN_VARIANTS
             latents = latents_of(
                 teacher, icons, drawings, kind, variant, options.size, batch=options.batch, bfloat16=bfloat16
             )

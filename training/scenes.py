@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from dataset import Latents
-from icons import GROUNDS, Icon
+from icons import GROUNDS, PLAIN_VARIANTS, Icon
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -248,10 +249,14 @@ class Painter:
         self._allowed = np.array([not icon.pair_held_out for icon in icons])
         self._single_grounds = latents.grounds_of(latents.singles).numpy()
         self._tile_grounds = latents.grounds_of(latents.tiles).numpy()
+        plain = np.isin(np.arange(len(self._tile_grounds)), PLAIN_VARIANTS)[:, None]
         self._on_ground = {
-            (style, ground): np.argwhere((self._tile_grounds == ground) & (self._styles == style) & self._allowed)
+            (style, ground, only_plain): np.argwhere(
+                (self._tile_grounds == ground) & (self._styles == style) & self._allowed & (plain | (not only_plain))
+            )
             for style in STYLE_SHARES
             for ground in range(1, len(GROUNDS))
+            for only_plain in (False, True)
         }
 
     def paint(self, random: Random, scene: Scene, plain: bool = False) -> tuple[Tensor, Scene]:
@@ -260,24 +265,21 @@ class Painter:
 
         Args:
             plain: things as they are, each in the middle of its place, as the text encoder tells of them; moved about
-                by chance otherwise. On coloured grounds they are moved about in any case.
+                by chance otherwise.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
-            choices = np.flatnonzero((self._single_grounds[:, icon] != 0) == (scene.ground != 0))
-            variant = 0 if plain and not scene.ground else int(random.choice(choices))
+            variant = self._variant(random, self._single_grounds[:, icon], scene.ground, plain)
             ground = int(self._single_grounds[variant, icon])
             return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place)
         tiles = []
-        if scene.ground and len(pool := self._on_ground[str(self._styles[scene.icons[0]]), scene.ground]):
+        style = str(self._styles[scene.icons[0]])
+        if scene.ground and len(pool := self._on_ground[style, scene.ground, plain]):
             tiles = [tuple(pool[int(random.integers(len(pool)))]) for _ in range(2)]
         labels = [self._labels[icon] for _, icon in tiles]
         if not tiles or labels[0] == labels[1] or couple_held_out(*labels):
             scene = Scene(scene.icons, 0, scene.place)
-            tiles = []
-            for icon in scene.icons:
-                choices = np.flatnonzero(self._tile_grounds[:, icon] == 0)
-                tiles.append((0 if plain else int(random.choice(choices)), icon))
+            tiles = [(self._variant(random, self._tile_grounds[:, icon], 0, plain), icon) for icon in scene.icons]
         painted = Scene((int(tiles[0][1]), int(tiles[1][1])), scene.ground, scene.place)
         latents = self._latents.grounds[scene.ground].clone()
         half = self._latents.tiles.shape[-1]
@@ -287,3 +289,11 @@ class Painter:
             down, across = (half * (axis * sign > 0) if axis else middle for axis in reversed(scene.place))
             latents[:, down : down + half, across : across + half] = self._latents.tiles[variant, icon]
         return latents, painted
+
+    @staticmethod
+    def _variant(random: Random, grounds: NDArray[np.int64], ground: int, plain: bool) -> int:
+        """One of a drawing's variants, whose `grounds` these are: on a coloured ground if `ground` is one."""
+        choices = np.flatnonzero((grounds != 0) == (ground != 0))
+        if plain:
+            choices = choices[np.isin(choices, PLAIN_VARIANTS)]
+        return int(random.choice(choices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -25,6 +26,28 @@ def learning_rate(
     """
     cooled = min(1.0, max(0.0, (done - 1 + cool_down) / cool_down))
     return peak * min(1.0, (step + 1) / warmup) * max(floor, 0.5 * (1 + math.cos(math.pi * cooled)))
+
+
+def new_parser(description: str | None, *, batch: int, lr: float) -> argparse.ArgumentParser:
+    """A parser of the options that all trainers on one device have; `batch` and `lr` are their defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """One step down the gradient, whose norm is clipped at 1, at this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class Session:

@@ -13,7 +13,6 @@ Killed, it carries on from the last checkpoint. Writes `text/checkpoint.pt` and 
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from dataset import Latents, read_icons
 from icons import Icon
 from model import CODE, GROUND, RANK, REGION, SQUARE, STYLE, TEXT_WIDTH, VIEW, Captions, Vocabulary
 from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
-from session import Session, learning_rate
+from session import Session, descend, learning_rate, new_parser
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -272,19 +271,13 @@ def tell(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser = new_parser(__doc__, batch=PART, lr=1e-3)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument(
         "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
     )
-    parser.add_argument("--batch", type=int, default=PART)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -316,8 +309,6 @@ def main() -> None:
     session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
             names_only = done < NAMES_SHARE
             if losses and names_only != (len(losses[-1]) == 1):
@@ -344,10 +335,7 @@ def main() -> None:
                 names, telling, squares = torch.stack(wrong).mean(0)
                 loss = 0.5 * names + telling + 0.5 * squares
                 losses.append((names.item(), telling.item(), squares.item()))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
         if session.step % 10 == 0:
             log()
 

@@ -2,13 +2,12 @@
 
     python training/train_vae.py --teacher TAESD --minutes 25
 
-Killed, it carries on from the last checkpoint. Writes `vae/` (a diffusers folder with the averaged weights),
-`vae/checkpoint.pt` and `vae/log.jsonl`.
+A batch is of crops; of whole pictures, which come last, it holds fewer. Killed, it carries on from the last checkpoint.
+Writes `vae/` (a diffusers folder with the averaged weights), `vae/checkpoint.pt` and `vae/log.jsonl`.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +19,7 @@ from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
 from prepare import load_teacher
-from session import Session
+from session import Session, descend, new_parser
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -91,17 +90,11 @@ def psnr(vae: AutoencoderTiny, latents: Tensor, pictures: Tensor) -> tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
+    parser = new_parser(__doc__, batch=16, lr=3e-4)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
-    parser.add_argument("--batch", type=int, default=16, help="crops; whole pictures come in a quarter of that")
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -159,16 +152,11 @@ def main() -> None:
         noisy = (codes + noise).to(device, memory_format=torch.channels_last)
         wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
 
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 20) * max(0.01, 1 - done)
         loss = picture_loss(vae.decode(noisy).sample, wanted)
         if step % ENCODER_EVERY == 0:
             own = vae.encode(wanted).latents
             loss = loss + functional.mse_loss(own, codes.to(device)) + picture_loss(vae.decode(own).sample, wanted)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descend(optimizer, loss, options.lr * min(1.0, (step + 1) / 20) * max(0.01, 1 - done))
         ema.step(vae.parameters())
 
 

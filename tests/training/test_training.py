@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from codes import CODE_SIZE, NOTHING, Codes, shown_in
+from dataset import Latents
 from evaluate import Trial, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from model import (
 )
 from PIL import Image, ImageDraw
 from prepare import names_of
-from scenes import COUPLES, NAME_END, Scene, Scenes, couple_held_out, every_word, sentence_of
+from scenes import COUPLES, NAME_END, Painter, Scene, Scenes, couple_held_out, every_word, sentence_of
 from tokens import write_smaller
 from train_text import (
     CODE_SCALE,
@@ -44,7 +45,7 @@ from train_text import (
     with_fillers,
     write_decoders,
 )
-from train_unet import start_from
+from train_unet import Places, start_from
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
@@ -259,6 +260,43 @@ def test_every_part_of_a_scene_is_shown_once_and_where_its_place_says() -> None:
     assert [thing for thing, _ in shown_in((0, 1))[:4]] == [NOTHING, 1, 1, NOTHING], "the first is below the second"
 
 
+class NumberedLatents:
+    """Every latent of a variant is its number; the grounds are -1."""
+
+    def __init__(self, icons: list[Icon], variants: int) -> None:
+        self._icons = icons
+        numbers = torch.arange(variants, dtype=torch.float)[:, None, None, None, None]
+        self.singles = numbers.expand(-1, len(icons), 4, 16, 16)
+        self.tiles = numbers.expand(-1, len(icons), 4, 8, 8)
+        self.grounds = torch.full((len(GROUNDS), 4, 16, 16), -1.0)
+
+    grounds_of = Latents.grounds_of
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_what_is_painted_plain_is_not_moved_and_stands_on_its_ground(seed: int, plain: bool) -> None:
+    shown, random = some_icons(), np.random.default_rng(seed)
+    latents = NumberedLatents(shown, 6)
+    painter = Painter(latents, shown)  # type: ignore[arg-type]
+    scene = Scenes(shown, 0.5).draw(random)
+    picture, painted = painter.paint(random, scene, plain)
+    variants = {int(number) for number in picture.unique().tolist()} - {-1}
+    if plain:
+        assert variants <= {0, 2}
+        if any(painted.place):
+            wanted = torch.full((16, 16), -1.0)
+            for region, (thing, _) in enumerate(shown_in(painted.place)):
+                row, column = divmod(region, 4)
+                if thing != NOTHING:
+                    wanted[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = max(variants)
+            assert torch.equal(picture[0], wanted)
+    names = list(GROUNDS)
+    for index in painted.icons:
+        grounds = {ground_of(shown[index].key, variant) for variant in variants}
+        assert names[painted.ground] in grounds
+    assert (painted.ground == 0) <= (variants <= {0, 1, 3, 5})
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_told_codes_are_all_of_one_length(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -347,6 +385,25 @@ def test_a_unet_that_starts_from_an_earlier_one_sees_in_our_states_what_that_saw
     assert (drawn - wanted).square().mean() < 0.05 * (blind - wanted).square().mean()
 
 
+def test_a_unet_learns_where_in_the_picture_it_is() -> None:
+    torch.manual_seed(0)
+    unet = new_unet(64)
+    places = Places(unet)
+    optimizer = torch.optim.Adam([*unet.parameters(), *places.parameters()], lr=1e-3)
+    losses = []
+    for _ in range(40):
+        unet(torch.randn(4, 4, 8, 8), torch.randint(1000, (4,)), encoder_hidden_states=torch.randn(4, 77, TEXT_WIDTH))
+        loss = places()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 1.4, "it is the mean of the logarithms of 2, 4 and 8 where nothing is known"
+    assert losses[-1] < 0.5
+    with pytest.raises(ValueError, match="shorter"):
+        places()  # what was asked once counts once
+
+
 def test_imagined_drawings_are_ink_or_opaque() -> None:
     dark = torch.full((3, 32, 32), -0.8)
     dark[:, :16] = 0
@@ -399,5 +456,8 @@ def test_pictures_are_the_same_every_time_and_stand_on_their_ground() -> None:
         ink = picture[32, 32].astype(int)
         assert abs(ink - GROUNDS[ground]).sum() > 200, "the ink shows on its ground"
     assert render(replace(outlined, style="flat"), drawing, 0, 64)[32, 32].max() == 0
+    rendered = [(ground_of(outlined.key, variant), render(outlined, drawing, variant, 64)) for variant in (0, 2, 1)]
+    shown = [np.abs(picture.astype(int) - GROUNDS[ground]).sum(2) > 150 for ground, picture in rendered]
+    assert np.mean(shown[0] != shown[1]) < 0.05 < np.mean(shown[0] != shown[2]), "plain on the colour too"
     assert render(outlined, drawing, 1, 32, margin=8).shape == (48, 48, 3)
     assert icons.ground_of(outlined.key, 0) == "white"
