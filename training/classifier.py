@@ -24,7 +24,6 @@ from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
 
-HERE = Path(__file__).parent
 EDGE = 64
 """Edge of the pictures it looks at; larger ones are made smaller."""
 

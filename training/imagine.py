@@ -27,7 +27,6 @@ from sources import STYLES
 from torch import Tensor
 from torch.nn import functional
 
-HERE = Path(__file__).parent
 EDGE = 128
 FOLD = 4
 """Pixels across and down that the network takes as one."""

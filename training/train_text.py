@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
-HERE = Path(__file__).parent
 FILLER_SHARE = 0.15
 """Share of the captions with words that say nothing, such as unknown words are at drawing time."""
 
@@ -294,8 +293,8 @@ def main() -> None:
         write_decoders(text_encoder, codes)
         write_names(text_encoder, codes, icons, vocabulary)
     text_encoder.to(device)  # type: ignore[arg-type]
-    parameters = list(text_encoder.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    weights = text_encoder.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     losses: list[tuple[float, ...]] = []
 
     def log() -> None:

@@ -23,7 +23,6 @@ from session import Session, descend, new_parser
 from torch import Tensor, nn
 from torch.nn import functional
 
-HERE = Path(__file__).parent
 LATENT_NOISE = 0.05
 """Standard deviation of the noise on the decoder's latents in training: the UNet's are never quite right either."""
 
