@@ -208,7 +208,6 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
 
 def main() -> None:
     parser = new_parser(__doc__, batch=64, lr=2e-3)
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

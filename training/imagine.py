@@ -107,7 +107,6 @@ def main() -> None:
     parser = new_parser(__doc__, batch=16, lr=1e-3)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

@@ -37,6 +37,7 @@ def new_parser(description: str | None, *, batch: int, lr: float) -> argparse.Ar
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     return parser
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of all but the VAE")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--start", type=Path, help="exported model of the same drawings, which is trained further")
     parser.add_argument("--processes", type=int, default=1, help="of the UNet's training, on a CPU: one a core")
     options, for_unet = parser.parse_known_args()
@@ -47,7 +47,7 @@ def main() -> None:
     precision = ["--mixed-precision", options.mixed_precision]
     start = ["--start", str(options.start)] if options.start else []
     own = {
-        "train_vae.py": [*size, *teacher, *start],
+        "train_vae.py": [*size, *teacher, *precision, *start],
         "imagine.py": [*size, *teacher, *precision],
         "train_text.py": [*size, *tokenizer, *precision, *start],
         "classifier.py": precision,

@@ -276,7 +276,6 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
     )
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
