@@ -147,6 +147,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder, safe_serialization=True)
+        # diffusers notes the folder that the VAE came from, which means nothing elsewhere.
+        config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        config.pop("_name_or_path", None)
+        (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         shutil.rmtree(folder / "tokenizer")
         (folder / "tokenizer").mkdir()
         for name, content in vocabulary.files.items():
