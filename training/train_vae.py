@@ -105,7 +105,7 @@ def main() -> None:
     drawings = [read_icon(icon.path) for icon in icons]
     latents = Latents(options.work, options.size, icons).singles
 
-    @functools.cache  # 20,000 pictures of 128 x 128 are a gigabyte; drawing one takes a third as long as learning from it
+    @functools.cache  # drawing one takes a third as long as learning from it; 20,000 of 128 x 128 are a gigabyte
     def rendered(icon: int, variant: int) -> Tensor:
         picture = render(icons[icon], drawings[icon], variant, options.size)
         return torch.from_numpy(picture.copy()).permute(2, 0, 1)
