@@ -162,14 +162,14 @@ def verdicts_on(
 def real_couples(
     couples: Sequence[Trial], icons: Sequence[Icon], work: Path, vae: AutoencoderTiny, size: int, seed: int
 ) -> list[Image.Image]:
-    """What perfect pictures of these trials are: put together from the real drawings, as in training."""
+    """What perfect pictures of these trials are: put together from the real drawings, as in most of training."""
     painter, random = Painter(Latents(work, size, icons), icons), np.random.default_rng(seed)
     numbers = {(icon.label, icon.style): number for number, icon in enumerate(icons)}
     device = next(vae.parameters()).device
     pictures = []
     for trial in couples:
         one, other = (numbers[label, trial.style] for label in trial.labels)
-        latents, _ = painter.paint(random, Scene((one, other), 0, trial.place))
+        latents, _ = painter.paint(random, Scene((one, other), 0, trial.place), plain=True)
         with torch.inference_mode():
             decoded = vae.decode(latents[None].float().to(device)).sample
         pixels = ((decoded[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)

@@ -251,12 +251,12 @@ class Painter:
         self._tile_grounds = latents.grounds_of(latents.tiles).numpy()
         plain = np.isin(np.arange(len(self._tile_grounds)), PLAIN_VARIANTS)[:, None]
         self._on_ground = {
-            (style, ground, only_plain): np.argwhere(
-                (self._tile_grounds == ground) & (self._styles == style) & self._allowed & (plain | (not only_plain))
+            (style, ground, as_they_are): np.argwhere(
+                (self._tile_grounds == ground) & (self._styles == style) & self._allowed & (plain == as_they_are)
             )
             for style in STYLE_SHARES
             for ground in range(1, len(GROUNDS))
-            for only_plain in (False, True)
+            for as_they_are in (False, True)
         }
 
     def paint(self, random: Random, scene: Scene, plain: bool = False) -> tuple[Tensor, Scene]:
@@ -264,8 +264,8 @@ class Painter:
         each, so one thing alone takes a ground of its own, and two on a coloured ground are two that share it.
 
         Args:
-            plain: things as they are, each in the middle of its place, as the text encoder tells of them; moved about
-                by chance otherwise.
+            plain: things as they are, each in the middle of its place, as the text encoder tells of them; otherwise
+                moved about by chance, where a drawing has such variants.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
@@ -294,6 +294,5 @@ class Painter:
     def _variant(random: Random, grounds: NDArray[np.int64], ground: int, plain: bool) -> int:
         """One of a drawing's variants, whose `grounds` these are: on a coloured ground if `ground` is one."""
         choices = np.flatnonzero((grounds != 0) == (ground != 0))
-        if plain:
-            choices = choices[np.isin(choices, PLAIN_VARIANTS)]
-        return int(random.choice(choices))
+        wanted = choices[np.isin(choices, PLAIN_VARIANTS) == plain]
+        return int(random.choice(wanted if len(wanted) else choices))

@@ -54,9 +54,9 @@ COPYING_SHARE = 0.5
 
 PLAIN_SHARES = {1: 0.0, 2: 0.85}
 """Share of the pictures that show things as they are, where the text encoder tells them to be, by the number of things.
-In the others it is left to chance. Guidance makes what is commonest commoner: where a single thing was as it is in two
-thirds, it hardly ever came out otherwise, whatever the seed. Two things leave little room, and moved ones are hard to
-keep apart."""
+In the others they are moved by chance. Guidance makes what is commonest commoner: where a single thing was as it is in
+two thirds, it hardly ever came out otherwise, whatever the seed. Two things leave little room, and moved ones are hard
+to keep apart."""
 
 SNR_CEILING = 5.0
 PLACE_WEIGHT = 0.1
