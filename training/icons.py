@@ -99,6 +99,13 @@ def ground_of(key: str, variant: int) -> str:
     return names[zlib.crc32(f"{key} ground {variant}".encode()) % len(names)]
 
 
+def move_of(key: str, variant: int) -> tuple[int, int]:
+    """Where a variant of a drawing is moved to, one of `CORNERS`; (0, 0) where it is as it is."""
+    if variant in PLAIN_VARIANTS:
+        return 0, 0
+    return CORNERS[(zlib.crc32(key.encode()) + variant // 2) % len(CORNERS)]
+
+
 def read_icon(path: Path) -> Image.Image:
     """The drawing as premultiplied RGBA ("RGBa"), so that turning it leaves no dark rim."""
     with Image.open(path) as picture:
@@ -130,9 +137,7 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
         RGB, `(size + 2 margin, size + 2 margin, 3)`, 0-255.
     """
     scale = 0.95 if margin else 0.9
-    across, down = (0, 0)
-    if variant not in PLAIN_VARIANTS:
-        across, down = CORNERS[(zlib.crc32(icon.key.encode()) + variant // 2) % len(CORNERS)]
+    across, down = move_of(icon.key, variant)
     ground = ground_of(icon.key, variant)
     edge = round(size * scale)
     if icon.style == "outlined":

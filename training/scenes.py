@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from dataset import Latents
-from icons import GROUNDS, PLAIN_VARIANTS, Icon
+from icons import GROUNDS, PLAIN_VARIANTS, Icon, move_of
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -128,11 +128,13 @@ class Scene:
         icons: indices of one drawing or two, of one style.
         ground: index into `GROUNDS`.
         place: of the first thing, seen from the second; (0, 0) for one thing alone.
+        move: of one thing alone, across and down from the middle, in sixteenths of the picture's edge.
     """
 
     icons: tuple[int, ...]
     ground: int
     place: tuple[int, int]
+    move: tuple[int, int] = (0, 0)
 
 
 def _pick(random: Random, weighted: Sequence[tuple[str, float]]) -> str:
@@ -244,7 +246,7 @@ class Painter:
 
     def __init__(self, latents: Latents, icons: Sequence[Icon]) -> None:
         self._latents = latents
-        self._labels = [icon.label for icon in icons]
+        self._labels, self._keys = [icon.label for icon in icons], [icon.key for icon in icons]
         self._styles = np.array([icon.style for icon in icons])
         self._allowed = np.array([not icon.pair_held_out for icon in icons])
         self._single_grounds = latents.grounds_of(latents.singles).numpy()
@@ -271,7 +273,8 @@ class Painter:
             icon = scene.icons[0]
             variant = self._variant(random, self._single_grounds[:, icon], scene.ground, plain)
             ground = int(self._single_grounds[variant, icon])
-            return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place)
+            move = move_of(self._keys[icon], variant)
+            return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place, move)
         tiles = []
         style = str(self._styles[scene.icons[0]])
         if scene.ground and len(pool := self._on_ground[style, scene.ground, plain]):
