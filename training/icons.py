@@ -26,19 +26,25 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 """Ground colours by name, RGB 0-255. The first is the ground where none is named: off-white, since the invisible
 watermark needs head-room below 255."""
 
-CORNERS = ((-1, -1), (1, -1), (-1, 1), (1, 1))
-"""Where a drawing is moved to, across and down, in sixteenths of the picture's edge.
+TINTS: dict[tuple[int, int], tuple[int, int, int]] = {
+    (-1, -1): (245, 230, 205),
+    (1, -1): (210, 228, 245),
+    (-1, 1): (214, 240, 214),
+    (1, 1): (245, 214, 226),
+}
+"""Where a drawing alone is moved to, across and down, in sixteenths of the picture's edge, and what its ground is then
+if nothing is said of the ground: pale, RGB 0-255. So that another seed draws another picture.
 
-A sixteenth of a whole picture is a whole number of latents: what is moved is as sharp as what is not, and a network of
-convolutions moves it as one. Drawings that were turned and resized came out crooked, each part moved as it saw fit.
+A sixteenth is a whole number of latents: what is moved is as sharp as what is not. The ground tells the places apart,
+since a network sees it at once all over the picture: without, it drew a part of the thing here and another there.
 """
 
 VARIANTS = 8
-"""Pictures of a drawing that training may see, at most: as it is and at all four corners on the default ground, as it
-is and at two corners on others."""
+"""Pictures of a drawing that training may see, at most: as it is on the default ground and on three others, and moved
+to each of four places."""
 
-PLAIN_VARIANTS = (0, 2)
-"""The variants of a drawing that show it as it is, on the default ground and on a coloured one; in all others it is
+PLAIN_VARIANTS = range(0, VARIANTS, 2)
+"""The variants of a drawing that show it as it is, on the default ground and on coloured ones; in all others it is
 moved."""
 
 OUTLINE_INKS = ((36, 36, 40), (245, 245, 245))
@@ -100,10 +106,10 @@ def ground_of(key: str, variant: int) -> str:
 
 
 def move_of(key: str, variant: int) -> tuple[int, int]:
-    """Where a variant of a drawing is moved to, one of `CORNERS`; (0, 0) where it is as it is."""
+    """Where a variant of a drawing is moved to, a key of `TINTS`; (0, 0) where it is as it is."""
     if variant in PLAIN_VARIANTS:
         return 0, 0
-    return CORNERS[(zlib.crc32(key.encode()) + variant // 2) % len(CORNERS)]
+    return list(TINTS)[(zlib.crc32(key.encode()) + variant // 2) % len(TINTS)]
 
 
 def read_icon(path: Path) -> Image.Image:
@@ -123,7 +129,7 @@ def inked(drawing: Image.Image, ground: str) -> Image.Image:
 
 
 def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin: int = 0) -> NDArray[np.uint8]:
-    """One training picture of a drawing: in the middle or moved towards a corner, on its ground.
+    """One training picture of a drawing, on its ground: as it is, or moved towards a corner.
 
     The same icon, variant and size give the same picture on every machine.
 
@@ -131,7 +137,8 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
         drawing: from `read_icon`.
         variant: one of `PLAIN_VARIANTS` for the drawing as it is, any other number for a moved one.
         size: edge in pixels.
-        margin: further pixels of ground on each side; pictures with a margin fill their `size` more.
+        margin: further pixels of ground on each side; pictures with a margin fill their `size` more, and
+            their ground has no tint.
 
     Returns:
         RGB, `(size + 2 margin, size + 2 margin, 3)`, 0-255.
@@ -143,7 +150,10 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
     if icon.style == "outlined":
         drawing = inked(drawing, ground)
     small = drawing.resize((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGBA")
-    picture = Image.new("RGB", (size + 2 * margin, size + 2 * margin), GROUNDS[ground])
+    colour = GROUNDS[ground]
+    if ground == next(iter(GROUNDS)) and not margin:
+        colour = TINTS.get((across, down), colour)
+    picture = Image.new("RGB", (size + 2 * margin, size + 2 * margin), colour)
     left, top = (margin + round((size - edge) / 2) + step * (size // 16) for step in (across, down))
     picture.paste(small, (left, top), small)
     return np.asarray(picture)

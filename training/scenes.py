@@ -22,6 +22,10 @@ NOTHING_SHARE = 0.1
 """Share of the pictures without any caption, for classifier-free guidance."""
 
 GROUND_SHARE = 0.3
+DEFAULT_GROUND_SHARE = 0.15
+"""Share of the pictures of things as they are on the default ground whose sentences name it. Moved things have a tinted
+ground, which none names."""
+
 STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
 HELD_OUT_COUPLES = 0.05
 """Share of the couples of concepts that never come together in training."""
@@ -180,7 +184,7 @@ def sentence_of(random: Random, scene: Scene, icons: Sequence[Icon]) -> str:
             said += f", {_any(random, shown[0].tags)}"
     ground = list(GROUNDS)[scene.ground]
     background = ""
-    if scene.ground or random.random() < 0.05:
+    if scene.ground or (random.random() < DEFAULT_GROUND_SHARE and not any(scene.move)):
         background = _any(random, GROUNDED).format("{}", g=ground, a_g=with_article(ground))
     styled = style != DEFAULT_STYLE or random.random() < 0.25
     ground_first = background and random.random() < 0.3
@@ -251,14 +255,10 @@ class Painter:
         self._allowed = np.array([not icon.pair_held_out for icon in icons])
         self._single_grounds = latents.grounds_of(latents.singles).numpy()
         self._tile_grounds = latents.grounds_of(latents.tiles).numpy()
-        plain = np.isin(np.arange(len(self._tile_grounds)), PLAIN_VARIANTS)[:, None]
         self._on_ground = {
-            (style, ground, as_they_are): np.argwhere(
-                (self._tile_grounds == ground) & (self._styles == style) & self._allowed & (plain == as_they_are)
-            )
+            (style, ground): np.argwhere((self._tile_grounds == ground) & (self._styles == style) & self._allowed)
             for style in STYLE_SHARES
             for ground in range(1, len(GROUNDS))
-            for as_they_are in (False, True)
         }
 
     def paint(self, random: Random, scene: Scene, plain: bool = False) -> tuple[Tensor, Scene]:
@@ -267,7 +267,7 @@ class Painter:
 
         Args:
             plain: things as they are, each in the middle of its place, as the text encoder tells of them; otherwise
-                moved about by chance, where a drawing has such variants.
+                moved, those on the default ground: those on a coloured one always are as they are.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
@@ -277,7 +277,7 @@ class Painter:
             return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place, move)
         tiles = []
         style = str(self._styles[scene.icons[0]])
-        if scene.ground and len(pool := self._on_ground[style, scene.ground, plain]):
+        if plain and scene.ground and len(pool := self._on_ground[style, scene.ground]):
             tiles = [tuple(pool[int(random.integers(len(pool)))]) for _ in range(2)]
         labels = [self._labels[icon] for _, icon in tiles]
         if not tiles or labels[0] == labels[1] or couple_held_out(*labels):
