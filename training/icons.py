@@ -26,26 +26,23 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 """Ground colours by name, RGB 0-255. The first is the ground where none is named: off-white, since the invisible
 watermark needs head-room below 255."""
 
-TINTS: dict[tuple[int, int], tuple[int, int, int]] = {
-    (-1, -1): (245, 230, 205),
-    (1, -1): (210, 228, 245),
-    (-1, 1): (214, 240, 214),
-    (1, 1): (245, 214, 226),
-}
-"""Where a drawing alone is moved to, across and down, in sixteenths of the picture's edge, and what its ground is then
-if nothing is said of the ground: pale, RGB 0-255. So that another seed draws another picture.
+TINTS = ((245, 225, 190), (196, 220, 245), (200, 236, 200), (245, 204, 220))
+"""Pale grounds, RGB 0-255, that a thing alone may have where nothing is said of the ground: so that another seed draws
+another picture.
 
-A sixteenth is a whole number of latents: what is moved is as sharp as what is not. The ground tells the places apart,
-since a network sees it at once all over the picture: without, it drew a part of the thing here and another there.
+It is the ground that differs, since the text encoder tells one place for a thing: drawings that were moved about, by
+chance or to four corners, came out crooked after an hour's training, a part of the thing here and another there.
 """
 
+CORNERS = ((-1, -1), (1, -1), (-1, 1), (1, 1))
+"""Where one of two things may be moved to, across and down, in sixteenths of its half of the picture."""
+
 VARIANTS = 8
-"""Pictures of a drawing that training may see, at most: as it is on the default ground and on three others, and moved
-to each of four places."""
+"""Pictures of a drawing that training may see, at most: as it is on the default ground and on three colours, and one
+for each of `TINTS`, or of `CORNERS`."""
 
 PLAIN_VARIANTS = range(0, VARIANTS, 2)
-"""The variants of a drawing that show it as it is, on the default ground and on coloured ones; in all others it is
-moved."""
+"""The variants of a drawing that show it as it is, on the default ground and on coloured ones."""
 
 OUTLINE_INKS = ((36, 36, 40), (245, 245, 245))
 """Ink of the "outlined" style on light grounds and on dark ones."""
@@ -105,13 +102,6 @@ def ground_of(key: str, variant: int) -> str:
     return names[zlib.crc32(f"{key} ground {variant}".encode()) % len(names)]
 
 
-def move_of(key: str, variant: int) -> tuple[int, int]:
-    """Where a variant of a drawing is moved to, a key of `TINTS`; (0, 0) where it is as it is."""
-    if variant in PLAIN_VARIANTS:
-        return 0, 0
-    return list(TINTS)[(zlib.crc32(key.encode()) + variant // 2) % len(TINTS)]
-
-
 def read_icon(path: Path) -> Image.Image:
     """The drawing as premultiplied RGBA ("RGBa"), so that turning it leaves no dark rim."""
     with Image.open(path) as picture:
@@ -129,30 +119,32 @@ def inked(drawing: Image.Image, ground: str) -> Image.Image:
 
 
 def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin: int = 0) -> NDArray[np.uint8]:
-    """One training picture of a drawing, on its ground: as it is, or moved towards a corner.
+    """One training picture of a drawing: as it is, on a tint, or, with a margin, moved a little.
 
     The same icon, variant and size give the same picture on every machine.
 
     Args:
         drawing: from `read_icon`.
-        variant: one of `PLAIN_VARIANTS` for the drawing as it is, any other number for a moved one.
+        variant: one of `PLAIN_VARIANTS` for the drawing as it is, any other number for one of `TINTS` or `CORNERS`.
         size: edge in pixels.
-        margin: further pixels of ground on each side; pictures with a margin fill their `size` more, and
-            their ground has no tint.
+        margin: further pixels of ground on each side, for what stands beside another: it fills its `size` more.
 
     Returns:
         RGB, `(size + 2 margin, size + 2 margin, 3)`, 0-255.
     """
     scale = 0.95 if margin else 0.9
-    across, down = move_of(icon.key, variant)
     ground = ground_of(icon.key, variant)
+    colour, (across, down) = GROUNDS[ground], (0, 0)
+    if variant not in PLAIN_VARIANTS:
+        which = (zlib.crc32(icon.key.encode()) + variant // 2) % len(TINTS)
+        if margin:
+            across, down = CORNERS[which]
+        else:
+            colour = TINTS[which]
     edge = round(size * scale)
     if icon.style == "outlined":
         drawing = inked(drawing, ground)
     small = drawing.resize((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGBA")
-    colour = GROUNDS[ground]
-    if ground == next(iter(GROUNDS)) and not margin:
-        colour = TINTS.get((across, down), colour)
     picture = Image.new("RGB", (size + 2 * margin, size + 2 * margin), colour)
     left, top = (margin + round((size - edge) / 2) + step * (size // 16) for step in (across, down))
     picture.paste(small, (left, top), small)

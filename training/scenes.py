@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from dataset import Latents
-from icons import GROUNDS, PLAIN_VARIANTS, Icon, move_of
+from icons import GROUNDS, PLAIN_VARIANTS, Icon
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,8 +23,7 @@ NOTHING_SHARE = 0.1
 
 GROUND_SHARE = 0.3
 DEFAULT_GROUND_SHARE = 0.15
-"""Share of the pictures of things as they are on the default ground whose sentences name it. Moved things have a tinted
-ground, which none names."""
+"""Share of the pictures on the default ground whose sentences name it."""
 
 STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
 HELD_OUT_COUPLES = 0.05
@@ -132,13 +131,13 @@ class Scene:
         icons: indices of one drawing or two, of one style.
         ground: index into `GROUNDS`.
         place: of the first thing, seen from the second; (0, 0) for one thing alone.
-        move: of one thing alone, across and down from the middle, in sixteenths of the picture's edge.
+        tinted: whether its ground is one of `TINTS`, which no sentence names; `ground` is the default one then.
     """
 
     icons: tuple[int, ...]
     ground: int
     place: tuple[int, int]
-    move: tuple[int, int] = (0, 0)
+    tinted: bool = False
 
 
 def _pick(random: Random, weighted: Sequence[tuple[str, float]]) -> str:
@@ -184,7 +183,7 @@ def sentence_of(random: Random, scene: Scene, icons: Sequence[Icon]) -> str:
             said += f", {_any(random, shown[0].tags)}"
     ground = list(GROUNDS)[scene.ground]
     background = ""
-    if scene.ground or (random.random() < DEFAULT_GROUND_SHARE and not any(scene.move)):
+    if scene.ground or (random.random() < DEFAULT_GROUND_SHARE and not scene.tinted):
         background = _any(random, GROUNDED).format("{}", g=ground, a_g=with_article(ground))
     styled = style != DEFAULT_STYLE or random.random() < 0.25
     ground_first = background and random.random() < 0.3
@@ -250,7 +249,7 @@ class Painter:
 
     def __init__(self, latents: Latents, icons: Sequence[Icon]) -> None:
         self._latents = latents
-        self._labels, self._keys = [icon.label for icon in icons], [icon.key for icon in icons]
+        self._labels = [icon.label for icon in icons]
         self._styles = np.array([icon.style for icon in icons])
         self._allowed = np.array([not icon.pair_held_out for icon in icons])
         self._single_grounds = latents.grounds_of(latents.singles).numpy()
@@ -266,15 +265,15 @@ class Painter:
         each, so one thing alone takes a ground of its own, and two on a coloured ground are two that share it.
 
         Args:
-            plain: things as they are, each in the middle of its place, as the text encoder tells of them; otherwise
-                moved, those on the default ground: those on a coloured one always are as they are.
+            plain: things as they are, each in the middle of its place, as the text encoder tells of them. Otherwise
+                one thing has a tinted ground, and two things are moved, where no ground is asked for.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
             variant = self._variant(random, self._single_grounds[:, icon], scene.ground, plain)
             ground = int(self._single_grounds[variant, icon])
-            move = move_of(self._keys[icon], variant)
-            return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place, move)
+            tinted = variant not in PLAIN_VARIANTS
+            return self._latents.singles[variant, icon], Scene(scene.icons, ground, scene.place, tinted)
         tiles = []
         style = str(self._styles[scene.icons[0]])
         if plain and scene.ground and len(pool := self._on_ground[style, scene.ground]):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import sys
 import time
@@ -54,10 +53,8 @@ COPYING_SHARE = 0.5
 """Share of pure noise in the lessons in copying: where nothing but the text tells what to draw."""
 
 PLAIN_SHARES = {1: 0.2, 2: 0.85}
-"""Share of the pictures that show things as they are, where the text encoder tells them to be, by the number of things.
-In the others they are moved by chance. Guidance makes what is commonest commoner: where a single thing was as it is in
-two thirds, it hardly ever came out otherwise, whatever the seed. Two things leave little room, and moved ones are hard
-to keep apart."""
+"""Share of the pictures that show things as they are, by the number of things. In the others one thing has a tinted
+ground where none is asked for, so that seeds differ; two things are moved."""
 
 SNR_CEILING = 5.0
 PLACE_WEIGHT = 0.1
@@ -84,17 +81,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from; `noisy` and `target` are `(batch, 4, edge, edge)`.
-
-    `moves`, `(batch, 2)`, says how many latents down and across from where the text has it a picture is.
-    """
+    """What one step learns from; `noisy` and `target` are `(batch, 4, edge, edge)`."""
 
     noisy: Tensor
     timesteps: Tensor
     captions: Captions
     target: Tensor
     weights: Tensor
-    moves: Tensor
 
 
 class Batches(Dataset[Batch]):
@@ -140,51 +133,40 @@ class Batches(Dataset[Batch]):
         noisy[pure] = noise[pure]
         target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
         captions = Captions.of(rows, self._vocabulary.end, random)
-        sixteenths = torch.tensor([scene.move[::-1] for _, scene in drawn])
-        moves = torch.div(sixteenths * clean.shape[-1], 16, rounding_mode="trunc")
-        return Batch(noisy, timesteps, captions, target, self._weights[timesteps], moves)
+        return Batch(noisy, timesteps, captions, target, self._weights[timesteps])
 
 
 class Places(nn.Module):
-    """Has the UNet know, wherever it looks at the text on the way up, which place of the text's picture to look for.
+    """Has the UNet know where in the picture it is, wherever it looks at the text on the way up.
 
     The text tells what belongs into each region, so whoever looks must know the region, and what part of it to take.
     All that a network of convolutions knows of that comes from the zeros around the picture, and by itself it hardly
     brought any to the finest level: an eighth of its attention was on the right region of sixteen. Here a linear layer
-    for each attention is to tell row and column from what the attention asks with. Those are rows and columns of what
-    the text tells: in a picture that is moved against it, a network that tells its own looks at the wrong places, and
-    one that tells these has all its parts agree on the move. Only training needs it.
+    for each attention is to tell row and column from what the attention asks with. Only training needs it.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self._asked: list[Tensor] = []
-        self._edge: int = unet.config["sample_size"]
         layers = []
-        for block in unet.up_blocks:
+        for number, block in enumerate(unet.up_blocks):
+            edge = unet.config["sample_size"] >> (len(unet.up_blocks) - 1 - number)
             attentions: Any = block.attentions
             for attention in attentions:
                 norm = attention.transformer_blocks[0].norm2
                 norm.register_forward_hook(lambda _norm, _given, asking: self._asked.append(asking))
-                layers.append(nn.Linear(norm.normalized_shape[0], 2 * self._edge))
+                layers.append(nn.Linear(norm.normalized_shape[0], 2 * edge))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, moves: Tensor) -> Tensor:
-        """The mean cross-entropy of rows and columns in what the UNet has asked since the last call.
-
-        Args:
-            moves: see `Batch`.
-        """
+    def forward(self) -> Tensor:
+        """The mean cross-entropy of rows and columns in what the UNet has asked since the last call."""
         losses = []
         for layer, asking in zip(self.layers, self._asked, strict=True):
-            edge = math.isqrt(asking.shape[1])
-            step = self._edge // edge
-            along = torch.arange(edge, device=asking.device) * step + (step - 1) // 2  # in latents, whatever the level
-            scores = layer(asking.float()).unflatten(1, (edge, edge)).chunk(2, -1)
-            for axis, which in enumerate(scores):  # (batch, edge, edge, places) each
-                places = (along - moves[:, axis, None]).clamp(0, self._edge - 1)
-                truth = places[:, :, None] if axis == 0 else places[:, None]
-                losses.append(functional.cross_entropy(which.flatten(0, 2), truth.expand(which.shape[:3]).flatten()))
+            rows, columns = layer(asking.float()).chunk(2, -1)  # (batch, edge * edge, edge) each
+            place = torch.arange(rows.shape[1], device=rows.device).expand(len(rows), -1)
+            edge = rows.shape[-1]
+            for scores, truth in ((rows, place // edge), (columns, place % edge)):
+                losses.append(functional.cross_entropy(scores.flatten(0, 1), truth.flatten()))
         self._asked.clear()
         return torch.stack(losses).mean()
 
@@ -350,7 +332,7 @@ def main() -> None:
         prediction = network(noisy, batch.timesteps.to(device), encoder_hidden_states=states).sample
         errors = (prediction.float() - batch.target.to(device)).square().mean((1, 2, 3))
         loss = (errors * batch.weights.to(device)).mean()
-        lost = places(batch.moves.to(device))
+        lost = places()
         accelerator.backward(loss + PLACE_WEIGHT * lost)
         accelerator.clip_grad_norm_(learning, 1.0)
         optimizer.step()
