@@ -22,7 +22,7 @@ NOTHING_SHARE = 0.1
 """Share of the pictures without any caption, for classifier-free guidance."""
 
 GROUND_SHARE = 0.3
-DEFAULT_GROUND_SHARE = 0.15
+DEFAULT_GROUND_SHARE = 0.3
 """Share of the pictures on the default ground whose sentences name it."""
 
 STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
