@@ -1,4 +1,4 @@
-"""Drawings as training pictures: read, moved a little, composited on a ground."""
+"""Drawings as training pictures: read, composited on a ground."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class Icon:
 
 
 def ground_of(key: str, variant: int) -> str:
-    """The ground of a variant of a drawing: the default one for 0 and odd numbers, for others a colour by chance."""
-    if variant % 2 or not variant:
+    """The ground of a variant of a drawing: the default one, or for plain ones after the first a colour by chance."""
+    if not variant or variant not in PLAIN_VARIANTS:
         return next(iter(GROUNDS))
     names = list(GROUNDS)[1:]
     return names[zlib.crc32(f"{key} ground {variant}".encode()) % len(names)]

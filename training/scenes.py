@@ -266,7 +266,7 @@ class Painter:
 
         Args:
             plain: things as they are, each in the middle of its place, as the text encoder tells of them. Otherwise
-                one thing has a tinted ground, and two things are moved, where no ground is asked for.
+                one thing has a tinted ground where none is asked for, and two things are moved, on the default one.
         """
         if len(scene.icons) == 1:
             icon = scene.icons[0]
@@ -294,7 +294,7 @@ class Painter:
 
     @staticmethod
     def _variant(random: Random, grounds: NDArray[np.int64], ground: int, plain: bool) -> int:
-        """One of a drawing's variants, whose `grounds` these are: on a coloured ground if `ground` is one."""
+        """One of a drawing's variants, whose `grounds` these are: a plain one on a colour if `ground` is a colour."""
         choices = np.flatnonzero((grounds != 0) == (ground != 0))
         wanted = choices[np.isin(choices, PLAIN_VARIANTS) == plain]
         return int(random.choice(wanted if len(wanted) else choices))

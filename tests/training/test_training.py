@@ -284,11 +284,15 @@ def test_what_is_painted_plain_is_as_it_is_and_else_is_tinted_or_moved(seed: int
     if plain:
         assert variants <= {0, 2, 4}
         if any(painted.place):
-            wanted = torch.zeros(16, 16, dtype=torch.bool)
+            wanted, of_thing = torch.full((16, 16), -1.0), dict[int, int]()
             for region, (thing, _) in enumerate(shown_in(painted.place)):
                 row, column = divmod(region, 4)
-                wanted[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = thing != NOTHING
-            assert torch.equal(picture[0] >= 0, wanted)
+                square = (slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+                if thing != NOTHING:
+                    variant = of_thing.setdefault(thing, int(picture[0][square][0, 0]))
+                    assert ground_of(shown[painted.icons[thing]].key, variant) == list(GROUNDS)[painted.ground]
+                    wanted[square] = variant
+            assert torch.equal(picture[0], wanted)
     else:
         assert painted.ground or not variants & {0, 2, 4}, "as it is it is not wanted"
     assert painted.tinted == (not any(painted.place) and not plain and not painted.ground)
