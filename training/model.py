@@ -23,13 +23,13 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-TEXT_WIDTH = 512
+TEXT_WIDTH = 576
 MAX_TOKENS = 77
 MAX_WORDS = 20
 """Tokens that a caption may have in training, with its frame."""
 
-RANK = 44
-"""Numbers that stand between a code and one of its squares of 64, see `write_decoders`."""
+UNITS = 3000
+"""Of each MLP of the text encoder: numbers that stand between the codes and their squares, see `write_decoders`."""
 
 CODE = slice(0, CODE_SIZE)
 FILL = CODE.stop
@@ -76,10 +76,10 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
         CLIPTextConfig(
             vocab_size=vocabulary,
             hidden_size=TEXT_WIDTH,
-            intermediate_size=len(STYLES) * VIEWS * (RANK + 1),
+            intermediate_size=UNITS,
             projection_dim=TEXT_WIDTH,
             num_hidden_layers=3,
-            num_attention_heads=8,
+            num_attention_heads=TEXT_WIDTH // 64,
             max_position_embeddings=MAX_TOKENS,
             bos_token_id=bos,
             eos_token_id=eos,

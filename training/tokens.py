@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-COMMON = 9000
+COMMON = 4000
 """How many of CLIP's merges, which it lists commonest first, are kept whether captions need them or not: so many words
 that no caption has are still one token, not a handful of letters."""
 

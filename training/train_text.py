@@ -24,7 +24,7 @@ import torch
 from codes import CODE_SIZE, NOTHING, REGIONS, VIEWS, Codes
 from dataset import Latents, read_icons
 from icons import Icon
-from model import CODE, GROUND, RANK, REGION, SQUARE, STYLE, TEXT_WIDTH, VIEW, Captions, Vocabulary
+from model import CODE, GROUND, REGION, SQUARE, STYLE, TEXT_WIDTH, UNITS, VIEW, Captions, Vocabulary
 from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
 from session import Session, descend, learning_rate, new_parser
 from sources import STYLES
@@ -45,10 +45,10 @@ COOL_DOWN = 0.4
 PART = 64
 """Captions that are computed together: a few of like length, or the longest would make all of them long."""
 
-RADIUS = 21.0
+RADIUS = 22.4
 """Length of a code together with its `FILL`: then the numbers of a token have a variance of about 1."""
 
-LONGEST = 70.0
+LONGEST = 72.0
 """Length that codes as `Codes` has them are taken to have at most; of 881 seven are longer."""
 
 CODE_SCALE = RADIUS / LONGEST
@@ -82,7 +82,8 @@ def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
 
     Its attention starts out handing on what it looks at as it is. Its MLP has a group of units for each style and view.
     Both switches open a group: its units come to lie where the activation is straight, and each hands on one direction
-    of the code; those of the other groups lie where it is zero. One unit more a group has the constant part.
+    of the square; those of the other groups lie where it is zero. One unit more a group has the constant part. The
+    directions that differ most from concept to concept get the units: many in the middle, few in the corners.
     """
     layer = layers_of(text_encoder)[-1]
     for linear in (layer.self_attn.v_proj, layer.self_attn.out_proj):
@@ -93,24 +94,29 @@ def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
     deviation = math.sqrt((RADIUS**2 + 2 * SWITCH**2) / first.in_features)  # which the layer norm divides by
-    signs = torch.ones(RANK)
-    signs[1::2] = -1  # an error of the switches moves all units of a group alike: let them cancel each other
-    for style in range(len(STYLES)):
-        for view in range(VIEWS):
-            start = (style * VIEWS + view) * (RANK + 1)
-            units = slice(start, start + RANK)
-            group = slice(start, start + RANK + 1)
-            left, lengths, right = torch.linalg.svd(codes.decoders[style, view], full_matrices=False)
-            directions = left[:, :RANK]  # (CODE_SIZE, RANK)
-            # Of few concepts some directions have nothing; the floor keeps their weights within float16.
-            spread = ((codes.codes @ directions).std(0) / 0.8).clamp(min=1e-2)
-            first.weight[units, CODE] = (signs * directions / spread).T * deviation / CODE_SCALE
-            for switch in (VIEW.start + view, STYLE.start + style):
-                first.weight[group, switch] = 2 * OPEN * deviation / SWITCH
-            first.bias[group] = -3 * OPEN
-            reads = (signs * spread * lengths[:RANK])[:, None] * right[:RANK]  # (RANK, REGION_SIZE)
-            second.weight[SQUARE, units] = reads.T
-            second.weight[SQUARE, start + RANK] = codes.mean[style, view] / OPEN - reads.sum(0)
+    groups = [(style, view) for style in range(len(STYLES)) for view in range(VIEWS)]
+    parts = [torch.linalg.svd(codes.codes @ codes.decoders[group], full_matrices=False)[1:] for group in groups]
+    lengths = torch.stack([length for length, _ in parts])  # (groups, REGION_SIZE)
+    count = min(UNITS - len(groups), lengths.numel())
+    chosen = lengths.flatten().topk(count).indices // lengths.shape[1]
+    ranks = torch.bincount(chosen, minlength=len(groups)).tolist()
+    start = 0
+    for (style, view), (length, right), rank in zip(groups, parts, ranks, strict=True):
+        units, constant = slice(start, start + rank), start + rank
+        start = constant + 1
+        right = right[:rank]
+        directions = codes.decoders[style, view] @ right.T  # (CODE_SIZE, rank)
+        # Of few concepts some directions have nothing; the floor keeps their weights within float16.
+        spread = (length[:rank] / math.sqrt(len(codes.codes)) / 0.8).clamp(min=1e-2)
+        signs = torch.ones(rank)
+        signs[1::2] = -1  # an error of the switches moves all units of a group alike: let them cancel each other
+        first.weight[units, CODE] = (signs * directions / spread).T * deviation / CODE_SCALE
+        for switch in (VIEW.start + view, STYLE.start + style):
+            first.weight[units.start : constant + 1, switch] = 2 * OPEN * deviation / SWITCH
+        first.bias[units.start : constant + 1] = -3 * OPEN
+        reads = (signs * spread)[:, None] * right
+        second.weight[SQUARE, units] = reads.T
+        second.weight[SQUARE, constant] = codes.mean[style, view] / OPEN - reads.sum(0)
 
 
 @torch.no_grad()
@@ -292,7 +298,10 @@ def main() -> None:
         write_decoders(text_encoder, codes)
         write_names(text_encoder, codes, icons, vocabulary)
     text_encoder.to(device)  # type: ignore[arg-type]
-    weights = text_encoder.parameters()
+    for written in (layers_of(text_encoder)[-1].layer_norm2, layers_of(text_encoder)[-1].mlp):
+        # Learning, they would make up for what the padding tells wrongly, and never be right where it tells it rightly.
+        written.requires_grad_(False)
+    weights = [weight for weight in text_encoder.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     losses: list[tuple[float, ...]] = []
 
@@ -331,7 +340,7 @@ def main() -> None:
                         torch.stack([functional.mse_loss(own.float(), right.to(device)) for own, right in pairs])
                     )
                 names, telling, squares = torch.stack(wrong).mean(0)
-                loss = 0.5 * names + telling + 0.5 * squares
+                loss = 0.5 * names + telling + squares
                 losses.append((names.item(), telling.item(), squares.item()))
         descend(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
         if session.step % 10 == 0:
