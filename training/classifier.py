@@ -31,7 +31,7 @@ STORED = 96
 """Edge of the drawings in memory."""
 
 
-STYLE_TIME = 0.4
+STYLE_TIME = 0.55
 """Share of the time that the judge of styles gets."""
 
 
