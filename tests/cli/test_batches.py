@@ -638,7 +638,8 @@ def test_a_picture_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_p
     sdcli(*plain, "--prompt", "a night sky", "--seed", "9", "--n_samples", "1", "--outdir", "alone")
     two = tmp_path / "batch/samples/00002.png"
     decibels = psnr(tmp_path / "alone/samples/00000.png", two)
-    assert decibels >= 50
+    # Another size of batch moves the last digits, and ten steps make more of them: `rerun` takes 40 dB for the same.
+    assert decibels >= 45
     assert psnr(tmp_path / "batch/samples/00001.png", two) < 30, "another seed gives another picture"
 
     # In the same row of a batch of the same size, whatever else is in it, to the last bit.
