@@ -104,7 +104,7 @@ class Batch:
     earlier_timesteps: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Batches(Dataset[Batch]):

@@ -634,18 +634,17 @@ def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_picture_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_path: Path) -> None:
     plain = ("--seed-mode", "image", "--steps", "10", "--skip_grid", "--no-watermark", "--n_iter", "1")
-    sdcli(*plain, "--prompt", "a night sky", "--seed", "7", "--n_samples", "3", "--outdir", "batch")
-    sdcli(*plain, "--prompt", "a night sky", "--seed", "9", "--n_samples", "1", "--outdir", "alone")
+    sdcli(*plain, "--prompt", "a yellow heart", "--seed", "7", "--n_samples", "3", "--outdir", "batch")
+    sdcli(*plain, "--prompt", "a yellow heart", "--seed", "9", "--n_samples", "1", "--outdir", "alone")
     two = tmp_path / "batch/samples/00002.png"
     decibels = psnr(tmp_path / "alone/samples/00000.png", two)
-    # Another size of batch moves the last digits, and ten steps make more of them: `rerun` takes 40 dB for the same.
-    assert decibels >= 45
+    assert decibels >= 50
     assert psnr(tmp_path / "batch/samples/00001.png", two) < 30, "another seed gives another picture"
 
     # In the same row of a batch of the same size, whatever else is in it, to the last bit.
     rows = sdcli.write(
         "rows.jsonl", '{"prompt": "a fish", "seed": 1}', '{"prompt": "a house", "seed": 2}',
-        '{"prompt": "a night sky", "seed": 9}', '{"prompt": "a night sky", "seed": 9}',
+        '{"prompt": "a yellow heart", "seed": 9}', '{"prompt": "a yellow heart", "seed": 9}',
     )  # fmt: skip
     sdcli(*plain, "--from-file", rows, "--n_samples", "3", "--outdir", "rows")
     print(f"\nalone {decibels:.1f} dB; in a batch of the same size, same row: "
