@@ -120,7 +120,7 @@ def model_card(
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
         imagined_minutes=round(imagined["seconds"] / 60),
-        before=before,
+        before=textwrap.fill(before, 120),
         figures=figures_table(json.loads(evaluation.read_text("utf-8"))) if evaluation.exists() else "Not measured.",
         sheets="\n".join(
             f"- {text}: ![{text}](sheets/{name}.webp)"

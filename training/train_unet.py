@@ -144,21 +144,24 @@ class Batches(Dataset[Batch]):
         noise = torch.randn(clean.shape, generator=generator)
         pure = torch.from_numpy(random.random(self._size) < (COPYING_SHARE if self._copying else PURE_NOISE_SHARE))
         timesteps[pure] = self._last
-        noisy = self._scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
-        # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
-        # let the network meet that. (A zero terminal SNR would do too, but not every sampler can start from it.)
-        noisy[pure] = noise[pure]
+        noisy = self._with_noise(clean, noise, timesteps)
         target = self._scheduler.get_velocity(clean, noise, timesteps)  # type: ignore[arg-type]
         captions = Captions.of(rows, self._vocabulary.end, random)
         # Half of them from the very beginning.
         chosen = timesteps[REDRAWN]
         later = torch.from_numpy(np.minimum(2 * random.random(len(chosen)), 1.0))
         earlier_timesteps = chosen + (later * (self._last - chosen)).long()
-        earlier = self._scheduler.add_noise(clean[REDRAWN], noise[REDRAWN], earlier_timesteps)  # type: ignore[arg-type]
-        first = earlier_timesteps == self._last
-        earlier[first] = noise[REDRAWN][first]
+        earlier = self._with_noise(clean[REDRAWN], noise[REDRAWN], earlier_timesteps)
         weights = self._weights[timesteps]
         return Batch(clean, noisy, timesteps, captions, target, weights, earlier, earlier_timesteps)
+
+    def _with_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        noisy: Tensor = self._scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
+        # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
+        # let the network meet that. (A zero terminal SNR would do too, but not every sampler can start from it.)
+        first = timesteps == self._last
+        noisy[first] = noise[first]
+        return noisy
 
 
 @torch.no_grad()
