@@ -1,4 +1,4 @@
-"""What `prepare.py` wrote, as the trainers read it."""
+"""What `prepare.py` and `redraw.py` wrote, as the trainers read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from icons import GROUNDS, Icon, ground_of
@@ -122,3 +123,38 @@ class Latents:
 
     def _normalised(self, file: Path) -> Tensor:
         return self._stats.normalise(load_file(file)["latents"].float()).half()
+
+
+class Redrawn:
+    """Drawings as the UNet redrew them."""
+
+    def __init__(self) -> None:
+        self._latents: list[Tensor] = []
+        self._drawings: list[tuple[int, int]] = []
+
+    @classmethod
+    def load(cls, work: Path) -> Redrawn:
+        """What `redraw.py` made so far."""
+        redrawn = cls()
+        checkpoint: dict[str, Any] = torch.load(work / "redrawn" / "checkpoint.pt", weights_only=True)
+        redrawn.load_state_dict(checkpoint["redrawn"])
+        return redrawn
+
+    def add(self, icons: list[int], variants: list[int], latents: Tensor) -> None:
+        """Some more of them, latents `(n, 4, edge, edge)`."""
+        self._latents += latents.half().cpu()
+        self._drawings += zip(icons, variants, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._drawings)
+
+    def __getitem__(self, index: int) -> tuple[int, int, Tensor]:
+        """Index of the icon, variant of its drawing, latents `(4, edge, edge)`."""
+        return *self._drawings[index], self._latents[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latents": torch.stack(self._latents), "drawings": torch.tensor(self._drawings)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._latents = list(state["latents"])
+        self._drawings = [(icon, variant) for icon, variant in state["drawings"].tolist()]

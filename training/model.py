@@ -88,9 +88,14 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
     )
 
 
+TAESD_BLOCKS = (3, 3, 3, 1)
+"""Of TAESD's decoder, level by level."""
+
+
 def new_vae() -> AutoencoderTiny:
     """Pictures RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
-    vae: AutoencoderTiny = AutoencoderTiny()  # its defaults are TAESD's shape
+    # TAESD's shape, but for more blocks where the decoder sees latents as they come.
+    vae: AutoencoderTiny = AutoencoderTiny(num_decoder_blocks=(6, *TAESD_BLOCKS[1:]))
     return vae
 
 

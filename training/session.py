@@ -28,13 +28,14 @@ def learning_rate(
     return peak * min(1.0, (step + 1) / warmup) * max(floor, 0.5 * (1 + math.cos(math.pi * cooled)))
 
 
-def new_parser(description: str | None, *, batch: int, lr: float) -> argparse.ArgumentParser:
-    """A parser of the options that all trainers on one device have; `batch` and `lr` are their defaults."""
+def new_parser(description: str | None, *, batch: int, lr: float | None = None) -> argparse.ArgumentParser:
+    """A parser of the options that all trainers on one device have; `batch` and `lr`, if it has one, are defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--batch", type=int, default=batch)
-    parser.add_argument("--lr", type=float, default=lr)
+    if lr is not None:
+        parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")

@@ -1,4 +1,4 @@
-"""All training in one command: VAE, what is imagined, text encoder, the judges, UNet.
+"""All training in one command: VAE, what is imagined, text encoder, the judges, UNet, the VAE on what the UNet draws.
 
     python training/train.py --tokenizer CLIP --teacher TAESD --minutes 120
     python training/train.py ... --mixed-precision bf16 --processes 2                       # on two CPU cores
@@ -18,12 +18,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COURSES = (
-    (0.08, "train_vae.py"),
+    (0.06, "train_vae.py"),
     (0.1, "imagine.py"),
     (0.16, "train_text.py"),
     (0.16, "classifier.py"),
-    (0.3, "train_unet.py", "--copying"),
-    (0.2, "train_unet.py"),
+    (0.28, "train_unet.py", "--copying"),
+    (0.16, "train_unet.py"),
+    (0.03, "redraw.py"),
+    (0.05, "train_vae.py", "--redrawn"),
 )
 """What is run, one after the other, and what part of the time each gets."""
 
@@ -51,6 +53,7 @@ def main() -> None:
         "imagine.py": [*size, *teacher, *precision],
         "train_text.py": [*size, *tokenizer, *precision, *start],
         "classifier.py": precision,
+        "redraw.py": [*size, *tokenizer, *precision],
         "train_unet.py": [*size, *tokenizer, *precision, *start, *for_unet],
     }
     spent: dict[str, float] = {}

@@ -1,6 +1,7 @@
 """Train the VAE on drawings, starting from its teacher: the decoder draws better what the teacher's latents hold.
 
     python training/train_vae.py --teacher TAESD --minutes 25
+    python training/train_vae.py --teacher TAESD --minutes 45 --redrawn   # then on what `redraw.py` made, too
 
 A batch is of crops; of whole pictures, which come last, it holds fewer. Killed, it carries on from the last checkpoint.
 Writes `vae/` (a diffusers folder with the averaged weights), `vae/checkpoint.pt` and `vae/log.jsonl`.
@@ -14,13 +15,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from dataset import CELL, Latents, LatentStats, read_icons
+from dataset import CELL, Latents, LatentStats, Redrawn, read_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
 from prepare import load_teacher
-from session import Session, descend, new_parser
+from session import Session, descend, learning_rate, new_parser
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,7 +29,8 @@ LATENT_NOISE = 0.05
 """Standard deviation of the noise on the decoder's latents in training: the UNet's are never quite right either."""
 
 CROP = 64
-"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole pictures, with their borders."""
+"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole pictures, with their borders.
+What was redrawn is seen whole always: what a blotch hides is told by what is around it."""
 
 WHOLE_FROM = 0.8
 
@@ -45,8 +47,7 @@ def from_teacher(teacher: AutoencoderTiny, stats: LatentStats) -> AutoencoderTin
     The encoder's last convolution takes the change in exactly. The decoder squeezes its latents through a tanh first,
     so there it is right only for those near the mean, until training has dealt with the rest.
     """
-    vae = new_vae()
-    vae.load_state_dict(teacher.state_dict())
+    vae = deepened(teacher)
     mean, std = torch.tensor(stats.mean), torch.tensor(stats.std)
     last, first = cast("nn.Conv2d", vae.encoder.layers[-1]), cast("nn.Conv2d", vae.decoder.layers[0])
     assert last.bias is not None and first.bias is not None
@@ -57,6 +58,24 @@ def from_teacher(teacher: AutoencoderTiny, stats: LatentStats) -> AutoencoderTin
         first.bias += first.weight.sum((2, 3)) @ mean
         first.weight *= std[None, :, None, None]
     return vae
+
+
+def deepened(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """A VAE of our shape that does the same as this one of TAESD's shape or ours: its further blocks change nothing."""
+    deep = new_vae()
+    first, ours = (2 + model.config["num_decoder_blocks"][0] for model in (vae, deep))
+    weights = {}
+    for name, weight in vae.state_dict().items():
+        part, layers, layer, rest = name.split(".", 3)
+        if part == "decoder" and int(layer) >= first:
+            layer = str(int(layer) + ours - first)
+        weights[".".join((part, layers, layer, rest))] = weight
+    deep.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        for block in list(deep.decoder.layers)[first:ours]:
+            for zero in cast("nn.Sequential", block.conv)[-1].parameters():
+                zero.zero_()
+    return deep
 
 
 def load_vae(work: Path) -> AutoencoderTiny:
@@ -94,6 +113,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
     parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
+    parser.add_argument("--redrawn", action="store_true", help="half of the drawings are as the UNet redrew them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
 
@@ -104,6 +124,7 @@ def main() -> None:
     icons = read_icons(options.work)
     drawings = [read_icon(icon.path) for icon in icons]
     latents = Latents(options.work, options.size, icons).singles
+    redrawn = Redrawn.load(options.work) if options.redrawn else None
 
     @functools.cache  # drawing one takes a third as long as learning from it; 20,000 of 128 x 128 are a gigabyte
     def rendered(icon: int, variant: int) -> Tensor:
@@ -119,8 +140,8 @@ def main() -> None:
     unseen_pictures = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
 
     if options.start:
-        vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(
-            options.start / "vae", torch_dtype=torch.float32, local_files_only=True
+        vae = deepened(
+            AutoencoderTiny.from_pretrained(options.start / "vae", torch_dtype=torch.float32, local_files_only=True)
         )
     else:
         vae = from_teacher(load_teacher(options.teacher), LatentStats.load(options.work))
@@ -142,18 +163,23 @@ def main() -> None:
     for step, done in session:
         random = np.random.default_rng([options.seed, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        crop = options.size if done > WHOLE_FROM else CROP
-        wanted_list, codes_list = [], []
-        for _ in range(options.batch * CROP**2 // crop**2):
-            icon, variant = int(random.choice(seen)), int(random.integers(len(latents)))
+        crop = options.size if redrawn or done > WHOLE_FROM else CROP
+        wanted_list, codes_list, given_list = [], [], []
+        for number in range(options.batch * CROP**2 // crop**2):
+            if redrawn and number % 2:
+                icon, variant, given = redrawn[int(random.integers(len(redrawn)))]
+            else:
+                icon, variant = int(random.choice(seen)), int(random.integers(len(latents)))
+                given = latents[variant, icon]
             down, across = random.integers((options.size - crop) // CELL + 1, size=2)
             window = (..., slice(down, down + crop // CELL), slice(across, across + crop // CELL))
             codes_list.append(latents[variant, icon][window])
+            given_list.append(given[window])
             window = (..., slice(CELL * down, CELL * down + crop), slice(CELL * across, CELL * across + crop))
             wanted_list.append(pixels(icon, variant)[window])
         codes = torch.stack(codes_list).float()
         noise = LATENT_NOISE * torch.randn(codes.shape, generator=generator)
-        noisy = (codes + noise).to(device, memory_format=torch.channels_last)
+        noisy = (torch.stack(given_list).float() + noise).to(device, memory_format=torch.channels_last)
         wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
@@ -162,7 +188,7 @@ def main() -> None:
                 own = vae.encode(wanted).latents
                 loss = loss + picture_loss(vae.decode(own).sample.float(), wanted)
                 loss = loss + functional.mse_loss(own.float(), codes.to(device))
-        descend(optimizer, loss, options.lr * min(1.0, (step + 1) / 20) * max(0.01, 1 - done))
+        descend(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
         ema.step(vae.parameters())
 
 

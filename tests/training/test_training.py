@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ import pytest
 import torch
 import train_text
 from codes import CODE_SIZE, NOTHING, VIEWS, Codes, shown_in
-from dataset import Latents
+from dataset import Latents, Redrawn
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from evaluate import Trial, parts_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ from model import (
 )
 from PIL import Image, ImageDraw
 from prepare import names_of
+from redraw import STARTS, STEPS, redraw
 from scenes import COUPLES, NAME_END, Painter, Scene, Scenes, couple_held_out, every_word, sentence_of
 from tokens import write_smaller
 from train_text import (
@@ -48,6 +51,7 @@ from train_text import (
     write_decoders,
 )
 from train_unet import FIRST_REDRAWN, REDRAWN, Batch, Places, redrawn, start_from
+from train_vae import deepened
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
@@ -454,6 +458,56 @@ def test_what_the_unet_has_drawn_wrongly_it_is_to_put_right(blotch: float) -> No
     assert torch.allclose(kept.sqrt() * seen - (1 - kept).sqrt() * aim, clean, atol=1e-4), "it aims at the true picture"
     moved_on = [not torch.allclose(one, other, atol=1e-4) for one, other in zip(seen, noisy, strict=True)]
     assert moved_on == [number == 3 and blotch > 0 for number in range(9)]
+
+
+@pytest.mark.parametrize("make", [AutoencoderTiny, new_vae])
+def test_a_deepened_vae_does_the_same(make: Callable[[], AutoencoderTiny]) -> None:
+    torch.manual_seed(0)
+    vae = make()
+    deep = deepened(vae)
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(pictures).latents
+        assert torch.equal(deep.encode(pictures).latents, latents)
+        assert torch.allclose(deep.decode(latents).sample, vae.decode(latents).sample, atol=1e-5)
+    assert deep.config["num_decoder_blocks"] == new_vae().config["num_decoder_blocks"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_redrawing_starts_from_the_drawing_under_noise(start: int) -> None:
+    """A UNet that knows the drawing brings it back; one that says nothing is left with the noise."""
+    torch.manual_seed(0)
+    scheduler = model.new_scheduler()
+    clean, noise, states = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.zeros(2, 77, TEXT_WIDTH)
+    asked = []
+
+    def knowing(given: torch.Tensor, at: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+        kept = scheduler.alphas_cumprod[at]
+        asked.append(int(at))
+        twice = torch.cat((clean, clean))
+        return SimpleNamespace(sample=(kept.sqrt() * given - twice) / (1 - kept).sqrt())
+
+    def silent(given: torch.Tensor, *_: torch.Tensor, **__: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=torch.zeros_like(given))
+
+    drawn, left = (
+        redraw(unet, clean, states, states[:1], scale=2.0, start=start, noise=noise)  # type: ignore[arg-type]
+        for unet in (knowing, silent)
+    )
+    assert torch.allclose(drawn, clean, atol=1e-3)
+    assert (left - clean).square().mean() > 0.5
+    assert len(asked) == STEPS - start and 500 < asked[0] < 800
+
+
+def test_what_was_redrawn_is_found_again_after_a_restart() -> None:
+    before, after = Redrawn(), Redrawn()
+    before.add([7], [2], torch.ones(1, 4, 8, 8))
+    before.add([9, 3], [0, 1], torch.zeros(2, 4, 8, 8))
+    after.load_state_dict(before.state_dict())
+    after.add([5], [6], torch.full((1, 4, 8, 8), 2.0))
+    assert [(*after[index][:2], float(after[index][2].mean())) for index in range(len(after))] == [
+        (7, 2, 1.0), (9, 0, 0.0), (3, 1, 0.0), (5, 6, 2.0),
+    ]  # fmt: skip
 
 
 def test_imagined_drawings_are_ink_or_opaque() -> None:
