@@ -181,7 +181,7 @@ class Settings(BaseModel):
             "--guidance-scale",
             panel=SAMPLING,
             metavar="X",
-            help="How closely to follow the prompt; 1 is without guidance. Default: 2.5 with the builtin model, 7.5 "
+            help="How closely to follow the prompt; 1 is without guidance. Default: 2 with the builtin model, 7.5 "
             "with any other.",
         ),
     ] = None

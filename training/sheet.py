@@ -16,11 +16,11 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-CAPTION_HEIGHT = 28
+LINE_HEIGHT = 12
 CHARACTER_WIDTH = 6
 """Pixels that a character of a caption takes, on average."""
 
-GUIDANCE_SCALE = 2.5
+GUIDANCE_SCALE = 2.0
 """The one that sdcli draws with where none is asked for."""
 
 PROMPTS = (
@@ -54,15 +54,15 @@ def draw(
 
 
 def contact_sheet(pictures: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
-    """Pictures in rows, each with its text below, in two lines at most."""
+    """Pictures in rows, each with its text below, in as many lines as the longest takes."""
     size = pictures[0].width
-    height = size + CAPTION_HEIGHT
+    captions = [textwrap.wrap(text, size // CHARACTER_WIDTH) for text in texts]
+    height = size + LINE_HEIGHT * max(map(len, captions)) + 4
     sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+    for index, (picture, lines) in enumerate(zip(pictures, captions, strict=True)):
         corner = (index % columns * size, index // columns * height)
         sheet.paste(picture, corner)
-        lines = textwrap.wrap(text, size // CHARACTER_WIDTH, max_lines=2, placeholder="...")
         pen.multiline_text((corner[0] + 2, corner[1] + size), "\n".join(lines), "black", spacing=1)
     return sheet
 

@@ -141,7 +141,7 @@ class FolderModel:
             size_multiple=vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
             default_height=height * vae.downscale,
             default_width=width * vae.downscale,
-            default_scale=2.5 if kind == "builtin" else 7.5,
+            default_scale=2.0 if kind == "builtin" else 7.5,
             schedule=scheduler_config.schedule(_read_json(scheduler), scheduler, pipeline),
             watermark_method="robust" if kind == "builtin" else "dwtDct",
             has_safety_checker=_has(index, "safety_checker") and find_weights(names, "safety_checker") is not None,
