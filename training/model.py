@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -115,7 +115,15 @@ def new_scheduler() -> DDIMScheduler:
 
 
 @dataclass(frozen=True)
-class Captions:
+class Tensors:
+    """A record of tensors, and of records like it, that goes to a device as one."""
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Captions(Tensors):
     """A batch of captions as the text encoder is trained on them: the words, and a few of the padding tokens.
 
     A caption has 77 tokens, nearly all padding, and CLIP's encoder computes every one. The padding after the words sees
@@ -134,9 +142,6 @@ class Captions:
     positions: Tensor
     mask: Tensor
     stand_ins: Tensor
-
-    def to(self, device: torch.device) -> Captions:
-        return Captions(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], end: int, random: np.random.Generator) -> Captions:
@@ -255,6 +260,16 @@ class Vocabulary:
         own = self.new_text_encoder()
         own.load_state_dict(_with_tokens(full, lambda rows: rows[self.known]))
         return own
+
+
+@torch.no_grad()
+def states_of(sentences: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
+    """A text encoder's hidden states of sentences as a pipeline has them, `(sentences, 77, width)`, on its device."""
+    tokens = tokenizer(
+        list(sentences), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
+    states: Tensor = text_encoder(tokens.input_ids.to(text_encoder.device)).last_hidden_state
+    return states
 
 
 def _with_tokens(text_encoder: CLIPTextModel, rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

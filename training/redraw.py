@@ -14,7 +14,7 @@ import torch
 from dataset import Latents, Redrawn, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from icons import PLAIN_VARIANTS
-from model import MAX_TOKENS, Vocabulary, new_scheduler
+from model import Vocabulary, new_scheduler, states_of
 from scenes import NAME_END, Scene, every_word, sentence_of
 from session import Session, new_parser
 from sheet import GUIDANCE_SCALE
@@ -37,6 +37,7 @@ def redraw(
         states: of the sentences, `(n, 77, TEXT_WIDTH)`.
         nothing: of the empty sentence, `(1, 77, TEXT_WIDTH)`.
         scale: of the guidance.
+        noise: as `clean`, standard normal.
     """
     scheduler = new_scheduler()
     scheduler.set_timesteps(STEPS, device=clean.device)
@@ -69,14 +70,6 @@ def main() -> None:
     # The UNet has not learnt to draw those of `pair_held_out`: nobody shall put right for it what it does not know.
     allowed = [index for index, icon in enumerate(icons) if not (icon.pair_held_out or icon.vae_held_out)]
 
-    @torch.inference_mode()
-    def told(sentences: list[str]) -> Tensor:
-        tokens = vocabulary.tokenizer(
-            sentences, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-        )
-        states: Tensor = text_encoder(tokens.input_ids.to(device)).last_hidden_state
-        return states
-
     redrawn = Redrawn()
     session = Session(
         options.work / "redrawn", options.minutes, {"redrawn": redrawn}, device, save_seconds=180,
@@ -94,7 +87,7 @@ def main() -> None:
         clean = latents.singles[variants, chosen].float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(random.integers(2**62))))
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
-            states = told([*sentences, ""]).float()
+            states = states_of([*sentences, ""], vocabulary.tokenizer, text_encoder).float()
             drawn = redraw(
                 unet, clean.to(device), states[:-1], states[-1:],
                 scale=options.scale, start=int(random.choice(STARTS)), noise=noise.to(device),

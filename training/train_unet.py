@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from dataset import CELL, Latents, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
-from model import MAX_TOKENS, TEXT_WIDTH, Captions, Vocabulary, new_pipeline, new_scheduler, new_unet
+from model import TEXT_WIDTH, Captions, Tensors, Vocabulary, new_pipeline, new_scheduler, new_unet, states_of
 from safetensors.torch import load_file, save_file
 from scenes import NAME_END, Painter, Scenes, every_word, sentence_of
 from session import learning_rate
@@ -88,7 +88,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Tensors):
     """What one step learns from; `clean`, `noisy` and `target` are `(batch, 4, edge, edge)`.
 
     `earlier` are those at `REDRAWN` with the noise of `earlier_timesteps`, from where the UNet draws them itself.
@@ -102,9 +102,6 @@ class Batch:
     weights: Tensor
     earlier: Tensor
     earlier_timesteps: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Batches(Dataset[Batch]):
@@ -291,11 +288,9 @@ def start_from(
     whole = vocabulary.widen(text_encoder)
     products = torch.zeros(TEXT_WIDTH, TEXT_WIDTH), torch.zeros(TEXT_WIDTH, other.config.hidden_size)
     for start in range(0, len(sentences), 50):
-        some = list(sentences[start : start + 50])
+        some = sentences[start : start + 50]
         ours, theirs = (
-            encoder(
-                read(some, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
-            ).last_hidden_state.flatten(0, 1)
+            states_of(some, read, encoder).flatten(0, 1)
             for encoder, read in ((whole, vocabulary.tokenizer), (other, tokenizer))
         )
         products[0].add_(ours.T @ ours)
