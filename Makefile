@@ -1,4 +1,4 @@
-# Two commands: `make demo` draws pictures, `make test` passes the tests. Both set up all they need in .venv.
+# Two commands: `make demo` draws images, `make test` passes the tests. Both set up all they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -2,8 +2,8 @@
 
     python benchmarks/full_size.py FOLDER
 
-writes a checkpoint of the real size (1,066 million float32 weights, 4.27 GB, random: its pictures are noise) into
-FOLDER, draws one picture of 256 x 256 from it with `sdcli txt2img`, prints the peak memory beside the file's size, and
+writes a checkpoint of the real size (1,066 million float32 weights, 4.27 GB, random: its images are noise) into
+FOLDER, draws one image of 256 x 256 from it with `sdcli txt2img`, prints the peak memory beside the file's size, and
 removes the file. `--format safetensors` writes that instead; `--ema` adds averaged weights, as some checkpoints have
 them.
 """
@@ -225,7 +225,7 @@ def main() -> None:
             "--ddim_steps",
             str(args.steps),
             "--outdir",
-            f"{args.folder}/pictures",
+            f"{args.folder}/images",
         ]
         run = subprocess.Popen([sys.executable, "-m", "sdcli", "txt2img", "--ckpt", path, *flags])
         _, status, usage = os.wait4(run.pid, 0)

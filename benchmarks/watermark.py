@@ -2,7 +2,7 @@
 
     python benchmarks/watermark.py FOLDER_OF_ICONS [--count 100] [--sizes 128 256] [--grounds 0 240 245 248 255]
 
-The icons are transparent pictures (PNG or WebP); each is laid on a grey ground, made smaller, marked with the default
+The icons are transparent images (PNG or WebP); each is laid on a grey ground, made smaller, marked with the default
 text, and read again. The table is Markdown: marks found of those written, wrong bits on average and at worst, PSNR of
 marked against unmarked on average and at worst, and marks still found after JPEG at quality 90.
 """
@@ -36,9 +36,9 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return float(10 * np.log10(255**2 / ((one.astype(float) - other) ** 2).mean()))
 
 
-def through_jpeg(picture: NDArray[np.uint8], quality: int = 90) -> NDArray[np.uint8]:
+def through_jpeg(image: NDArray[np.uint8], quality: int = 90) -> NDArray[np.uint8]:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
@@ -56,18 +56,18 @@ def main() -> None:
     print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for size in given.sizes:
         for ground in given.grounds:
-            pictures = [icon(path, size, ground) for path in chosen]
+            images = [icon(path, size, ground) for path in chosen]
             for name in METHODS:
                 row = f"| {size} | {ground} | {name} |"
                 if fits(name, size, size, TEXT):
                     print(f"{row} does not fit | | | |", flush=True)
                     continue
                 mark = Mark(TEXT, name)
-                marked = [write(picture, mark) for picture in pictures]
-                read = [check(picture, mark) for picture in marked]
+                marked = [write(image, mark) for image in images]
+                read = [check(image, mark) for image in marked]
                 wrong = [back.wrong_bits for back in read]
-                quality = [psnr(one, other) for one, other in zip(marked, pictures, strict=True)]
-                jpeg = sum(check(through_jpeg(picture), mark).found for picture in marked)
+                quality = [psnr(one, other) for one, other in zip(marked, images, strict=True)]
+                jpeg = sum(check(through_jpeg(image), mark).found for image in marked)
                 print(
                     f"{row} {sum(back.found for back in read)} of {len(read)} | {np.mean(wrong):.1f} ({max(wrong)})"
                     f" | {np.mean(quality):.1f} ({min(quality):.1f}) | {jpeg} |",

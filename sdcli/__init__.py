@@ -1,7 +1,7 @@
-"""Text to pictures from the command line, and from Python: `from sdcli import txt2img`."""
+"""Text to images from the command line, and from Python: `from sdcli import txt2img`."""
 
 # Binding the function here is what makes `from sdcli import txt2img` give it, and not the module of the same name.
-from sdcli.txt2img import Picture, txt2img
+from sdcli.txt2img import GeneratedImage, txt2img
 from sdcli.version import VERSION as __version__
 
-__all__ = ["Picture", "__version__", "txt2img"]
+__all__ = ["GeneratedImage", "__version__", "txt2img"]

@@ -250,7 +250,7 @@ _DISPLACED: dict[str, set[str]] = {
     "compat": {"matrix"},
     "fixed_code": {"seed_mode"},
     "resume": {"skip_save", "output"},
-    # One picture, and nothing beside it.
+    # One image, and nothing beside it.
     "output": {
         *("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt"),
         *("output_name", "gallery", "skip_save", "skip_grid", "resume"),

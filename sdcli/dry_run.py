@@ -9,15 +9,15 @@ from pathlib import Path
 
 from sdcli import estimates
 from sdcli.estimates import Estimate
+from sdcli.events import Watch
 from sdcli.jobs import Job
 from sdcli.models.tokenizer import Words, words
 from sdcli.outputs.folder import SAMPLES, next_numbers, variants
 from sdcli.outputs.formats import FORMATS
 from sdcli.outputs.journal import Entry, Keys, Ledger
-from sdcli.planning import Planned
+from sdcli.run import Planned
 from sdcli.settings import Settings
 from sdcli.stages.watermark import Mark
-from sdcli.watch import Watch
 
 _TOGETHER = 200
 """Batches whose words are counted together, which is faster."""
@@ -25,7 +25,7 @@ _TOGETHER = 200
 
 @dataclass(frozen=True)
 class Forecast:
-    """One picture that would be drawn.
+    """One image that would be drawn.
 
     file: where it would be saved; None if it is not. A number that is free now.
     there: with --resume, whether it is there already.
@@ -64,7 +64,7 @@ class DryRun:
         if self.weights is None:
             # Which is no matter for a dry run.
             self.run.model_hash = ""
-        self.pictures = self.there = 0
+        self.images = self.there = 0
         """Forecast so far, and those of them that are there already."""
         self.seconds: float | None = 0.0
         """What those that are to be drawn will take; None if this model never drew on this machine."""
@@ -73,7 +73,7 @@ class DryRun:
         self._estimates: dict[tuple[int, int, int, str, int], Estimate] = {}
 
     def __iter__(self) -> Iterator[Forecast]:
-        """Each picture, in order."""
+        """Each image, in order."""
         outdir = Path(self.settings.outdir)
         ledger = Ledger(outdir) if self.settings.resume is not None and self.weights is not None else None
         keys = Keys(self.settings)
@@ -117,7 +117,7 @@ class DryRun:
         left = iter(entries)
         for batch in batches:
             there = sum(next(left) is not None for _ in batch)
-            self.pictures += len(batch)
+            self.images += len(batch)
             self.there += there
             if there == len(batch):
                 continue

@@ -2,15 +2,15 @@
 
     SdcliError
     ├── UsageError          2    the flags themselves, or settings from a file or the environment
-    ├── InputFileError      3    a prompt file, a settings file, or a picture to read
+    ├── InputFileError      3    a prompt file, a settings file, or an image to read
     │   └── SkippedError    3    --on-error skip left something out
     ├── ModelError          4    a model that is missing, broken or of another kind
     │   └── ModelNotFound   4
     ├── DeviceError         5    a device that is not there, or out of memory
-    ├── WithheldError       6    every picture withheld by the safety checker
-    └── OutputError         7    pictures that cannot be written
+    ├── WithheldError       6    every image withheld by the safety checker
+    └── OutputError         7    images that cannot be written
 
-Exit code 0 is success, 1 means "the answer is no" (no mark found, pictures differ), 70 a bug. A signal gives 128 and
+Exit code 0 is success, 1 means "the answer is no" (no mark found, images differ), 70 a bug. A signal gives 128 and
 its number: 129 SIGHUP, 130 SIGINT (Ctrl-C), 141 SIGPIPE (whoever read standard output has gone), 143 SIGTERM.
 """
 
@@ -52,21 +52,21 @@ class UsageError(SdcliError):
 
 
 class InputFileError(SdcliError):
-    """A prompt file, a settings file, or a picture to read, that cannot be read as one."""
+    """A prompt file, a settings file, or an image to read, that cannot be read as one."""
 
     exit_code = 3
 
 
 class SkippedError(InputFileError):
-    """The run is done but for rows and pictures that `--on-error skip` left out.
+    """The run is done but for rows and images that `--on-error skip` left out.
 
     Args:
         rows: rows of the prompt file that are wrong.
-        pictures: pictures that could not be drawn.
+        images: images that could not be drawn.
     """
 
-    def __init__(self, rows: int, pictures: int) -> None:
-        parts = [f"{n} {name}{'' if n == 1 else 's'}" for n, name in ((rows, "row"), (pictures, "picture")) if n]
+    def __init__(self, rows: int, images: int) -> None:
+        parts = [f"{n} {name}{'' if n == 1 else 's'}" for n, name in ((rows, "row"), (images, "image")) if n]
         super().__init__(
             f"left out: {' and '.join(parts)}", why="--on-error is skip; each was told of.", fix="All else is drawn."
         )
@@ -89,12 +89,12 @@ class DeviceError(SdcliError):
 
 
 class WithheldError(SdcliError):
-    """Every picture of the run was withheld by the safety checker."""
+    """Every image of the run was withheld by the safety checker."""
 
     exit_code = 6
 
 
 class OutputError(SdcliError):
-    """Pictures that cannot be written: a read-only folder, a full disk."""
+    """Images that cannot be written: a read-only folder, a full disk."""
 
     exit_code = 7

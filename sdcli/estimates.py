@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from sdcli.cache import Remembered
 from sdcli.jobs import Job
-from sdcli.remembered import Remembered
 
 BYTES_PER_PIXEL = 2048
-"""What a picture takes while it is decoded, for each of its pixels: two layers of 256 channels in float32."""
+"""What an image takes while it is decoded, for each of its pixels: two layers of 256 channels in float32."""
 BASE = 600_000_000
 """What Python, PyTorch and the libraries take before any weights."""
 _known = Remembered("speeds")
@@ -19,7 +19,7 @@ _known = Remembered("speeds")
 class Estimate:
     """What a batch is expected to take.
 
-    seconds: for one picture; None if this model never drew here.
+    seconds: for one image; None if this model never drew here.
     memory: bytes of the process, or of the card.
     measured: whether an earlier run took that much memory; else it is reckoned from the size of the weights.
     """
@@ -35,7 +35,7 @@ def note(job: Job, device: str, rows: int, seconds: float) -> None:
     Args:
         job: one of the batch.
         device: where.
-        rows: pictures in it.
+        rows: images in it.
         seconds: for all of it.
     """
     place = f"{job.model_hash[:16]} {job.precision} {device}"
@@ -56,7 +56,7 @@ def estimate(job: Job, device: str, rows: int, weights: int | None) -> Estimate:
         model, precision, its_device, size = key.split(" ")
         if (model, precision) == (job.model_hash[:16], job.precision) and device in ("auto", its_device):
             height, width, its_rows = map(int, size.split("x"))
-            # Small pictures in small batches are slow for their size: the nearest to what is asked tells most.
+            # Small images in small batches are slow for their size: the nearest to what is asked tells most.
             apart = abs(height * width * its_rows - pixels * rows)
             if nearest is None or apart < nearest[0]:
                 memory = value[1] if (height, width, its_rows) == (job.height, job.width, rows) else 0

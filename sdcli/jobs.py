@@ -1,4 +1,4 @@
-"""Settings and prompts become jobs: each one picture, wholly decided."""
+"""Settings and prompts become jobs: each one image, wholly decided."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sdcli.settings import Precision, Rng, SamplerName, Settings
 
 
 class NoisePlace(BaseModel):
-    """Where in a stream of random numbers a picture's noise lies.
+    """Where in a stream of random numbers an image's noise lies.
 
     The original seeds one generator for the whole run. A batch's starting noise is one draw of
-    (rows, C, height/f, width/f), and each of its sampler steps one more of that shape, so a picture's place is told by
+    (rows, C, height/f, width/f), and each of its sampler steps one more of that shape, so an image's place is told by
     the draws before its batch, the size of its batch, and its row.
     """
 
@@ -27,13 +27,13 @@ class NoisePlace(BaseModel):
     rows: int = 1
     """Rows of this batch's own draws."""
     row: int = 0
-    """The picture's row in them."""
+    """The image's row in them."""
     fixed_rows: int = 0
     """With --fixed_code: rows of the stream's first draw, which is every batch's starting noise; else 0."""
 
 
 class Job(BaseModel):
-    """One picture, wholly decided: the same job gives the same picture, alone or in a batch.
+    """One image, wholly decided: the same job gives the same image, alone or in a batch.
 
     Frozen; `model_dump_json` writes it, `model_validate_json` reads it back equal.
     """
@@ -55,18 +55,18 @@ class Job(BaseModel):
     model: str
     model_hash: str
     index: int
-    """The picture's place in the run, from 0."""
+    """The image's place in the run, from 0."""
     out: str | None = None
     """The name that its prompt's row gave the file, in `samples/`."""
 
     @property
     def content(self) -> str:
-        """What is drawn, wherever it stands in the run: the same text for the same picture under the same name."""
+        """What is drawn, wherever it stands in the run: the same text for the same image under the same name."""
         return self.model_dump_json(exclude={"index"})
 
 
 def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
-    """Height and width of the run's pictures, in pixels.
+    """Height and width of the run's images, in pixels.
 
     Raises:
         UsageError: a size that the model cannot draw, or C or f that contradict the model.
@@ -105,14 +105,14 @@ def plan(
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, batch by batch.
 
-    A batch holds at most `n_samples` pictures of one pass that differ in prompt, seed and noise alone.
+    A batch holds at most `n_samples` images of one pass that differ in prompt, seed and noise alone.
 
     Args:
         requests: as `Prompts` gives them.
         settings: the run's.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
-    # Draws of another shape are no part of the stream that a picture's place is counted in.
+    # Draws of another shape are no part of the stream that an image's place is counted in.
     streams: dict[tuple[int, int], _Stream] = {}
     for batch in _batches(requests, settings.n_samples):
         height, width = size(batch[0].settings, spec)
@@ -179,7 +179,7 @@ def _batches(requests: Iterable[Request], at_most: int) -> Iterator[list[Request
             yield batch
             batch = []
         batch.append(request)
-        # Not only when the next one comes: a producer may wait for the picture before it writes on.
+        # Not only when the next one comes: a producer may wait for the image before it writes on.
         if len(batch) == at_most:
             yield batch
             batch = []

@@ -39,7 +39,7 @@ class ModelSpec(BaseModel):
     latent_channels: int
     """C: channels of the latents."""
     downscale: int
-    """f: picture pixels per latent pixel, on each side."""
+    """f: image pixels per latent pixel, on each side."""
     size_multiple: int
     """Height and width must be multiples of this (64 for Stable Diffusion v1)."""
     default_height: int

@@ -1,4 +1,4 @@
-"""From a picture's record back to the picture, and how far apart the two are."""
+"""From an image's record back to the image, and how far apart the two are."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from pydantic import ValidationError
 
 from sdcli import models
 from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
+from sdcli.events import Watch
 from sdcli.jobs import Job
+from sdcli.metadata import provenance, texts
+from sdcli.metadata.provenance import Provenance
 from sdcli.model_spec import NoiseSchedule
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened
-from sdcli.outputs.metadata import provenance, texts
-from sdcli.outputs.metadata.provenance import Provenance
-from sdcli.outputs.record import BESIDES_JOB
-from sdcli.samplers import SAMPLERS
-from sdcli.settings import MODEL, PICTURE, PROMPT, SAMPLING, STAGES, Settings, flags, spellings
-from sdcli.txt2img import Picture, draw
-from sdcli.watch import Watch
+from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.records import BESIDES_JOB
+from sdcli.settings import MODEL, PROMPT, SAMPLING, SIZE, STAGES, Settings, flags, spellings
+from sdcli.txt2img import GeneratedImage, draw
 
 SAME_FROM = 40.0
 """dB PSNR from which two drawings count as one: rounding, on another device or in another batch, stays above it."""
 
-# What makes one picture. The rest of the settings make the run it is from, or where its files go.
+# What makes one image. The rest of the settings make the run it is from, or where its files go.
 _OF_THE_RUN = {"from_file", "n_samples", "n_iter", "fixed_code", "channels", "downscale", "plms", "dpm_solver", "ckpt"}
 CHANGEABLE = [
     name
     for name, flag, _, _ in flags()
-    if (flag.panel in (PROMPT, PICTURE, SAMPLING, MODEL, STAGES) and name not in _OF_THE_RUN | {"laion400m", "model"})
+    if (flag.panel in (PROMPT, SIZE, SAMPLING, MODEL, STAGES) and name not in _OF_THE_RUN | {"laion400m", "model"})
     or name == "format"
 ]
 ONE = {"n_samples": 1, "n_iter": 1, "skip_grid": True, "compat": True}
-"""One picture, of a prompt whose choices are made."""
+"""One image, of a prompt whose choices are made."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file as `read` finds it."""
+    """An image file as `read` finds it."""
 
     path: Path
     pixels: NDArray[np.uint8]
@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two pictures of one size, beside each other."""
+    """Two images of one size, beside each other."""
 
     psnr: float
     """Peak signal-to-noise ratio over all pixels and colours, in dB; infinite where they are identical."""
@@ -85,12 +85,12 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether it is one picture, to rounding."""
+        """Whether it is one image, to rounding."""
         return self.psnr >= SAME_FROM
 
 
 def read(path: Path) -> Source:
-    """The picture in a file, and what the file says of it.
+    """The image in a file, and what the file says of it.
 
     Raises:
         InputFileError: it is missing or no image.
@@ -101,7 +101,7 @@ def read(path: Path) -> Source:
 
 
 def compare(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Comparison:
-    """Two pictures, (height, width, 3), of one size."""
+    """Two images, (height, width, 3), of one size."""
     apart = first.astype(np.float64) - second
     error = float(np.mean(apart**2))
     return Comparison(10 * math.log10(255**2 / error) if error else math.inf, int(np.abs(apart).max()))
@@ -115,22 +115,22 @@ def rerun(
     model: str | None = None,
     force: bool = False,
     **where: Any,
-) -> tuple[Picture, Comparison | None]:
-    """Draw a picture again from its record, with the noise that it had in its run, and save it as a new file.
+) -> tuple[GeneratedImage, Comparison | None]:
+    """Draw an image again from its record, with the noise that it had in its run, and save it as a new file.
 
     Args:
-        source: the picture, as `read` gives it.
+        source: the image, as `read` gives it.
         watch: is told of the progress.
         changes: settings to change, by any of their names.
         model: a checkpoint, folder or hub id to take in place of the one that the record names.
         force: draw also if the model's hash is not the record's.
-        where: further settings that do not change the picture: outdir, device, offline.
+        where: further settings that do not change the image: outdir, device, offline.
 
     Returns:
-        The new picture, and how far it is from the old one; None if something was changed.
+        The new image, and how far it is from the old one; None if something was changed.
 
     Raises:
-        InputFileError: the picture has no record, or is a grid.
+        InputFileError: the image has no record, or is a grid.
         ModelError: the model is not there, or is another one.
         sdcli.errors.SdcliError: whatever drawing can raise.
     """
@@ -143,18 +143,18 @@ def rerun(
         # All is as the settings say but for the place in the noise, which only a whole run could lead to.
         return planned.model_copy(update={"noise": job.noise, "index": job.index})
 
-    picture = next(draw(settings, watch, change=in_its_place, record=False))
-    if changed or picture.path is None:
-        return picture, None
-    again = read(picture.path).pixels
+    image = next(draw(settings, watch, change=in_its_place, record=False))
+    if changed or image.path is None:
+        return image, None
+    again = read(image.path).pixels
     if again.shape != source.pixels.shape:
         watch.note(f"{source.path} has another size than its record says, and is not compared")
-        return picture, None
-    return picture, compare(source.pixels, again)
+        return image, None
+    return image, compare(source.pixels, again)
 
 
 def command(source: Source) -> str:
-    """The `sdcli txt2img` command that draws the picture again, or for another tool's picture the nearest one.
+    """The `sdcli txt2img` command that draws the image again, or for another tool's image the nearest one.
 
     Raises:
         InputFileError: the file does not say how it was drawn.
@@ -170,7 +170,7 @@ def command(source: Source) -> str:
 
 
 def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
-    """The settings that come nearest to another tool's picture, and in what they may not be the same."""
+    """The settings that come nearest to another tool's image, and in what they may not be the same."""
     settings = dict(found.settings)
     apart = [f"the {name.replace('_', ' ')} is not known" for name in found.unknown]
     if (model := settings.pop("model", None)) and model != "builtin":
@@ -197,10 +197,10 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
 
 
 def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:
-    """The settings that draw a picture of sdcli's again, by name, all but its place in the noise.
+    """The settings that draw an image of sdcli's again, by name, all but its place in the noise.
 
     Args:
-        source: a picture with a job.
+        source: an image with a job.
         model: one to take in place of that which the record names.
     """
     job, record = _require_job(source), dict((source.provenance and source.provenance.record) or {})
@@ -220,14 +220,14 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     """Changes by the settings' own names.
 
     Raises:
-        UsageError: there is no such setting, or it is not one of a single picture.
+        UsageError: there is no such setting, or it is not one of a single image.
     """
     changed: dict[str, Any] = {}
     for spelling, value in changes.items():
         name = spellings().get(spelling.lstrip("-").replace("-", "_"))
         if name not in CHANGEABLE:
             raise UsageError(
-                f"--set {spelling} is not a setting of one picture", fix=f"Those are: {', '.join(CHANGEABLE)}."
+                f"--set {spelling} is not a setting of one image", fix=f"Those are: {', '.join(CHANGEABLE)}."
             )
         changed[name] = value.replace("-", "_") if name == "sampler" else value
     if "watermark" in changed:
@@ -236,11 +236,11 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def unknown(path: Path) -> InputFileError:
-    """That a file does not say how its picture was drawn."""
+    """That a file does not say how its image was drawn."""
     return InputFileError(
         f"{path} does not say how it was drawn",
         why="It holds no metadata of sdcli, AUTOMATIC1111's web UI, ComfyUI or InvokeAI.",
-        fix="Many programs and web sites take it out; look for the picture as it was first saved.",
+        fix="Many programs and web sites take it out; look for the image as it was first saved.",
     )
 
 
@@ -249,7 +249,7 @@ def _require_job(source: Source) -> Job:
     if found is None or not (found.settings or found.other):
         raise unknown(path)
     if source.grid is not None:
-        raise InputFileError(f"{path} is a grid of pictures", fix=f"Draw its run again: {command(source)}")
+        raise InputFileError(f"{path} is a grid of images", fix=f"Draw its run again: {command(source)}")
     if (job := source.job) is not None:
         return job
     if found.record is not None:
@@ -285,7 +285,7 @@ def _model(job: Job, asked: Mapping[str, Any], model: str | None) -> dict[str, A
 
 
 def _require_model(source: Source, job: Job, settings: Settings, force: bool) -> None:
-    """That the model is there, and the one that drew the picture; its hash is known before it loads."""
+    """That the model is there, and the one that drew the image; its hash is known before it loads."""
     try:
         found = models.find_for(settings)
     except ModelNotFound as error:

@@ -50,7 +50,7 @@ def _flag(*names: str, panel: str, help: str, metavar: str | None = None) -> Fla
     return Flag(names, panel, help, metavar)
 
 
-PROMPT, PICTURE, SAMPLING, MODEL, STAGES, OUTPUT = (
+PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
     "What to draw",
     "How large, how many",
     "Sampling",
@@ -77,7 +77,7 @@ class Settings(BaseModel):
             "--from-file",
             panel=PROMPT,
             metavar="FILE",
-            help="Prompts from a file: text, one a line, each one picture; JSON Lines; CSV. - is standard input.",
+            help="Prompts from a file: text, one a line, each one image; JSON Lines; CSV. - is standard input.",
         ),
     ] = None
     prompt_format: Annotated[
@@ -111,7 +111,7 @@ class Settings(BaseModel):
         _flag(
             "--H",
             "--height",
-            panel=PICTURE,
+            panel=SIZE,
             metavar="PIXELS",
             help="Height. Default: 512 with --ckpt, else the model's own size.",
         ),
@@ -121,7 +121,7 @@ class Settings(BaseModel):
         _flag(
             "--W",
             "--width",
-            panel=PICTURE,
+            panel=SIZE,
             metavar="PIXELS",
             help="Width. Default: 512 with --ckpt, else the model's own size.",
         ),
@@ -131,9 +131,9 @@ class Settings(BaseModel):
         _flag(
             "--n_samples",
             "--batch-size",
-            panel=PICTURE,
+            panel=SIZE,
             metavar="N",
-            help="Pictures drawn together: the prompt so many times, or so many lines of a file.",
+            help="Images drawn together: the prompt so many times, or so many lines of a file.",
         ),
     ] = 3
     n_iter: Annotated[
@@ -141,7 +141,7 @@ class Settings(BaseModel):
         _flag(
             "--n_iter",
             "--iterations",
-            panel=PICTURE,
+            panel=SIZE,
             metavar="N",
             help="How often to repeat the prompt, or the file as a whole. 1 where the original has no such thing: with "
             "JSON Lines, CSV, standard input, --images-per-prompt, --matrix.",
@@ -151,19 +151,17 @@ class Settings(BaseModel):
         int | None,
         _flag(
             "--images-per-prompt",
-            panel=PICTURE,
+            panel=SIZE,
             metavar="K",
-            help="Pictures of every prompt; they are drawn --n_samples at a time.",
+            help="Images of every prompt; they are drawn --n_samples at a time.",
         ),
     ] = None
     channels: Annotated[
-        int, _flag("--C", "--channels", panel=PICTURE, help="Channels of the latents; the model decides.", metavar="N")
+        int, _flag("--C", "--channels", panel=SIZE, help="Channels of the latents; the model decides.", metavar="N")
     ] = 4
     downscale: Annotated[
         int,
-        _flag(
-            "--f", "--downscale", panel=PICTURE, metavar="N", help="Picture pixels per latent pixel; the model decides."
-        ),
+        _flag("--f", "--downscale", panel=SIZE, metavar="N", help="Image pixels per latent pixel; the model decides."),
     ] = 8
 
     steps: Annotated[
@@ -196,14 +194,14 @@ class Settings(BaseModel):
         ),
     ] = 0.0
     seed: Annotated[
-        int, _flag("--seed", panel=SAMPLING, help="Where the noise begins: same seed, same pictures.", metavar="N")
+        int, _flag("--seed", panel=SAMPLING, help="Where the noise begins: same seed, same images.", metavar="N")
     ] = 42
     seed_mode: Annotated[
         SeedMode,
         _flag(
             "--seed-mode",
             panel=SAMPLING,
-            help="run: one stream of noise for the run, as the original; image: picture i has the seed SEED + i.",
+            help="run: one stream of noise for the run, as the original; image: image i has the seed SEED + i.",
         ),
     ] = "run"
     rng: Annotated[
@@ -262,7 +260,7 @@ class Settings(BaseModel):
 
     safety_checker: Annotated[
         SafetyName,
-        _flag("--safety-checker", panel=STAGES, help="Who looks for unsafe pictures; auto: the first at hand."),
+        _flag("--safety-checker", panel=STAGES, help="Who looks for unsafe images; auto: the first at hand."),
     ] = "auto"
     safety_model: Annotated[
         str,
@@ -279,7 +277,7 @@ class Settings(BaseModel):
             "--nsfw-threshold",
             panel=STAGES,
             metavar="X",
-            help="Score from which --safety-checker opennsfw calls a picture unsafe, 0 to 1.",
+            help="Score from which --safety-checker opennsfw calls an image unsafe, 0 to 1.",
         ),
     ] = 0.5
     on_unsafe: Annotated[
@@ -287,18 +285,18 @@ class Settings(BaseModel):
         _flag(
             "--on-unsafe",
             panel=STAGES,
-            help="What is saved in place of an unsafe picture: a black one, a blurred one, none, or itself.",
+            help="What is saved in place of an unsafe image: a black one, a blurred one, none, or itself.",
         ),
     ] = "replace"
     watermark: Annotated[
-        str, _flag("--watermark", panel=STAGES, help="The text hidden in every picture.", metavar="TEXT")
+        str, _flag("--watermark", panel=STAGES, help="The text hidden in every image.", metavar="TEXT")
     ] = "StableDiffusionV1"
     watermark_method: Annotated[
         WatermarkMethod,
         _flag(
             "--watermark-method",
             panel=STAGES,
-            help="auto: dwtDct, as the original; robust for the builtin model and for small pictures.",
+            help="auto: dwtDct, as the original; robust for the builtin model and for small images.",
         ),
     ] = "auto"
     no_watermark: Annotated[bool, _flag("--no-watermark", panel=STAGES, help="Hide no text.")] = False
@@ -313,7 +311,7 @@ class Settings(BaseModel):
             "-o",
             panel=OUTPUT,
             metavar="FILE",
-            help="Draw one picture, into this file and nowhere else. - is standard output.",
+            help="Draw one image, into this file and nowhere else. - is standard output.",
         ),
     ] = None
     output_name: Annotated[
@@ -339,7 +337,7 @@ class Settings(BaseModel):
         _flag(
             "--on-error",
             panel=OUTPUT,
-            help="At a wrong row of --from-file, or a picture that cannot be drawn: stop, or go on without it.",
+            help="At a wrong row of --from-file, or an image that cannot be drawn: stop, or go on without it.",
         ),
     ] = "stop"
     format: Annotated[
@@ -350,10 +348,10 @@ class Settings(BaseModel):
             help="Of the files; jpeg loses a little (quality 95, 4:4:4), webp nothing.",
         ),
     ] = "png"
-    skip_save: Annotated[bool, _flag("--skip_save", panel=OUTPUT, help="Do not save the single pictures.")] = False
+    skip_save: Annotated[bool, _flag("--skip_save", panel=OUTPUT, help="Do not save the single images.")] = False
     skip_grid: Annotated[bool, _flag("--skip_grid", panel=OUTPUT, help="Do not save the grid.")] = False
     n_rows: Annotated[
-        int, _flag("--n_rows", panel=OUTPUT, help="Pictures in a row of the grid; 0: n_samples.", metavar="N")
+        int, _flag("--n_rows", panel=OUTPUT, help="Images in a row of the grid; 0: n_samples.", metavar="N")
     ] = 0
     gallery: Annotated[
         bool, _flag("--gallery", panel=OUTPUT, help="Show the run on a web page too, OUTDIR/gallery-0000.html.")
@@ -450,10 +448,10 @@ class Settings(BaseModel):
         for one, other, both in contradictions:
             if both:
                 raise UsageError(f"{one} and {other} contradict each other", fix="Give one of the two.")
-        one_picture = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
-        if self.output is not None and not (one_picture and self.from_file is None and not self.matrix):
+        one_image = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
+        if self.output is not None and not (one_image and self.from_file is None and not self.matrix):
             raise UsageError(
-                f"--output {self.output} takes one picture, and this run draws more",
+                f"--output {self.output} takes one image, and this run draws more",
                 fix="Leave out --output and name a folder with --outdir, or draw with --n_samples 1 --n_iter 1.",
             )
 

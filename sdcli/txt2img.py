@@ -1,4 +1,4 @@
-"""From settings to pictures: the whole way, and the library's front door."""
+"""From settings to images: the whole way, and the library's front door."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sdcli.drawing import Canvas, Easel
 from sdcli.errors import SdcliError, SkippedError, WithheldError
+from sdcli.events import Watch
+from sdcli.executors.local import Canvas, Easel
 from sdcli.jobs import Job, size
+from sdcli.outputs.claims import Work
 from sdcli.outputs.journal import Entry
-from sdcli.outputs.work import Work
-from sdcli.planning import Planned
-from sdcli.saving import Picture, Saver, output_folder
+from sdcli.outputs.writer import GeneratedImage, Saver, output_folder
+from sdcli.run import Planned
 from sdcli.settings import Settings
 from sdcli.stages import safety
-from sdcli.watch import Watch
 
-__all__ = ["Picture", "draw", "txt2img"]
+__all__ = ["GeneratedImage", "draw", "txt2img"]
 
 
 def txt2img(
     prompt: str, *, outdir: str | Path | None = None, watch: Watch | None = None, **settings: Any
-) -> list[Picture]:
+) -> list[GeneratedImage]:
     """Draw a prompt, as `sdcli txt2img` does with the same settings; those of files and the environment do not count.
 
     Args:
         prompt: the words to draw.
-        outdir: where to save pictures and grid; by default nothing is written.
+        outdir: where to save images and grid; by default nothing is written.
         watch: is told of the progress.
         settings: any of `sdcli.settings.Settings`, by name: steps, sampler, scale, seed, height, width, n_samples...
 
@@ -40,8 +40,8 @@ def txt2img(
 
 def draw(
     settings: Settings, watch: Watch, *, change: Callable[[Job], Job] = lambda job: job, record: bool = True
-) -> Iterator[Picture]:
-    """Draw a run's pictures in order, each saved before it is handed over; each page of the grid once it is full.
+) -> Iterator[GeneratedImage]:
+    """Draw a run's images in order, each saved before it is handed over; each page of the grid once it is full.
 
     Args:
         settings: the run.
@@ -72,7 +72,7 @@ def draw(
         if note:
             watch.note(note)
 
-    # 2. Draw, batch by batch, what is not there yet. The model loads when the first picture is to be drawn.
+    # 2. Draw, batch by batch, what is not there yet. The model loads when the first image is to be drawn.
     easel = Easel(run, compute, checker, watch)
     work = Work(settings, folder)
     saver = Saver(run, folder, work, checker, watch)
@@ -85,7 +85,7 @@ def draw(
         with work.taken(jobs) as taken:
             drawn: list[Canvas | SdcliError | None] = [None] * len(jobs)
             if any(state == "ours" for _, _, state in taken):
-                # The whole batch, also where some is there: a picture's last digits depend on how many are drawn.
+                # The whole batch, also where some is there: an image's last digits depend on how many are drawn.
                 drawn = [*easel.draw(jobs)]
             else:
                 watch.drawn(len(jobs))
@@ -99,21 +99,21 @@ def draw(
                     saver.leave_out_the_grid()
                 elif isinstance(canvas, SdcliError):
                     failed += 1
-                    watch.note(f"picture {job.index + 1} is left out: {canvas}")
+                    watch.note(f"image {job.index + 1} is left out: {canvas}")
                     saver.note("failed", job, key, error=str(canvas))
-                elif canvas is not None and (picture := saver.finish(job, key, canvas)) is not None:
-                    yield picture
+                elif canvas is not None and (image := saver.finish(job, key, canvas)) is not None:
+                    yield image
 
     # 3. What is left for the grid's last page, and what is to be said of the whole.
     saver.close()
     if there:
-        watch.note(f"{there} of {planned} pictures were there already")
+        watch.note(f"{there} of {planned} images were there already")
     if elsewhere:
-        watch.note(f"{elsewhere} of {planned} pictures were left to another process")
+        watch.note(f"{elsewhere} of {planned} images were left to another process")
     if run.skipped or failed:
         raise SkippedError(run.skipped, failed)
     if saver.withheld and saver.withheld == planned:
         raise WithheldError(
-            "every picture was withheld by the safety checker",
+            "every image was withheld by the safety checker",
             fix="Try another prompt or seed, or see --safety-checker and --on-unsafe.",
         )

@@ -1,4 +1,4 @@
-"""What tests share: no network, and the small checkpoints that the golden pictures were drawn from."""
+"""What tests share: no network, and the small checkpoints that the golden images were drawn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judges for `evaluate.py`: one tells which concept a picture shows, the other in which style.
+"""The judges for `evaluate.py`: one tells which concept an image shows, the other in which style.
 
     python training/classifier.py --minutes 60
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EDGE = 64
-"""Edge of the pictures it looks at; larger ones are made smaller."""
+"""Edge of the images it looks at; larger ones are made smaller."""
 
 STORED = 96
 """Edge of the drawings in memory."""
@@ -55,8 +55,8 @@ class ConceptClassifier(nn.Module):
         self.norm = nn.LayerNorm(features)
         self.concepts = nn.Linear(features, concepts)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.stem(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
         for down, block in zip(self.downs, self.blocks, strict=True):
             features = down(functional.silu(features))
             features = features + block(features)
@@ -65,7 +65,7 @@ class ConceptClassifier(nn.Module):
 
 
 class StyleClassifier(nn.Module):
-    """Looks for what is anywhere in a picture: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, styles)`.
+    """Looks for what is anywhere in an image: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, styles)`.
 
     A network of its own, since a style is told by edges and shades, which the other learns to look past.
     """
@@ -81,14 +81,14 @@ class StyleClassifier(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.styles = nn.Linear(2 * before, styles)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.layers(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layers(images)
         scores: Tensor = self.styles(torch.cat((features.mean((2, 3)), features.amax((2, 3))), 1))
         return scores
 
 
 class Drawings:
-    """All drawings in memory, composited in torch: hundreds of pictures a second."""
+    """All drawings in memory, composited in torch: hundreds of images a second."""
 
     def __init__(self, icons: list[Icon]) -> None:
         grounds = list(GROUNDS)
@@ -110,8 +110,8 @@ class Drawings:
     def __len__(self) -> int:
         return len(self.concept_of)
 
-    def pictures(self, chosen: Tensor, random: torch.Generator) -> Tensor:
-        """Random pictures of these drawings, `(batch, 3, 64, 64)` in [-1, 1]."""
+    def images(self, chosen: Tensor, random: torch.Generator) -> Tensor:
+        """Random images of these drawings, `(batch, 3, 64, 64)` in [-1, 1]."""
         count = len(chosen)
 
         def uniform(low: float, high: float) -> Tensor:
@@ -131,15 +131,15 @@ class Drawings:
         layers = self._inks[self._dark[ground], chosen].float()
         layers = functional.grid_sample(layers, grid, align_corners=False)
         colour = self._colours[ground] * (1 + 0.06 * torch.randn(count, 3, generator=random))
-        pictures = layers[:, :3] + colour[..., None, None] * (1 - layers[:, 3:] / 255)
+        images = layers[:, :3] + colour[..., None, None] * (1 - layers[:, 3:] / 255)
         # What the model draws is softer than the real thing, and a little off in its colours: judge that kindly.
-        soft = functional.interpolate(pictures, scale_factor=0.5, mode="area")
+        soft = functional.interpolate(images, scale_factor=0.5, mode="area")
         soft = functional.interpolate(soft, size=EDGE, mode="bilinear")
         blur = uniform(0, 1)[:, None, None, None]
-        pictures = pictures * (1 - blur) + soft * blur
-        pictures = pictures * uniform(0.9, 1.05)[:, None, None, None]
-        pictures = pictures + 4 * torch.randn(pictures.shape, generator=random)
-        return pictures.clamp(0, 255) / 127.5 - 1
+        images = images * (1 - blur) + soft * blur
+        images = images * uniform(0.9, 1.05)[:, None, None, None]
+        images = images + 4 * torch.randn(images.shape, generator=random)
+        return images.clamp(0, 255) / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ class Judge:
 
     @torch.inference_mode()
     def accuracy(self, drawings: Drawings, seed: int, device: torch.device) -> float:
-        """Share told right, over a picture of each drawing that training never drew."""
+        """Share told right, over an image of each drawing that training never drew."""
         random = torch.Generator().manual_seed(seed)
         right = 0
         for chosen in torch.split(torch.arange(len(drawings)), 256):
-            scores = self.network(drawings.pictures(chosen, random).to(device))
+            scores = self.network(drawings.images(chosen, random).to(device))
             right += int((scores.argmax(1).cpu() == self.truth[chosen]).sum())
         return right / len(drawings)
 
@@ -199,9 +199,9 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
-        pictures = drawings.pictures(chosen, random).to(device, memory_format=torch.channels_last)
+        images = drawings.images(chosen, random).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
-            scores = network(pictures).float()
+            scores = network(images).float()
         loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
         descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
 

@@ -25,7 +25,7 @@ CODE_SIZE = 448
 
 SQUARE = 4
 SKETCH_EDGE = 16
-"""Edge in latents of a picture as it is coded; larger latents are coarsened to it."""
+"""Edge in latents of an image as it is coded; larger latents are coarsened to it."""
 REGION_SIZE = 4 * SQUARE**2
 REGIONS = (SKETCH_EDGE // SQUARE) ** 2
 QUADRANTS = REGIONS // 4
@@ -93,7 +93,7 @@ class Codes:
         half = white.shape[-1] // 2
 
         def squares_in(singles: Tensor, tiles: Tensor) -> Tensor:
-            # From the middle: at the rim an empty picture's latents are others, but tiles are cut out of larger ones.
+            # From the middle: at the rim an empty image's latents are others, but tiles are cut out of larger ones.
             middle = white[:, half // 2 : half // 2 + half, half // 2 : half // 2 + half]
             small = squares_of(tiles - middle, SKETCH_EDGE // 2)
             return torch.cat((squares_of(singles - white, SKETCH_EDGE), small), 1)

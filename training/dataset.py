@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def latent_folder(work: Path, size: int) -> Path:
-    """Where the cached latents of `size`-pixel pictures lie."""
+    """Where the cached latents of `size`-pixel images lie."""
     return work / f"latents-{size}"
 
 
@@ -89,7 +89,7 @@ class Latents:
 
     @cached_property
     def singles(self) -> Tensor:
-        """A drawing a picture, `(variants, icons, 4, edge, edge)` with edge = size / 8."""
+        """A drawing an image, `(variants, icons, 4, edge, edge)` with edge = size / 8."""
         return self._read("singles")
 
     @cached_property
@@ -106,7 +106,7 @@ class Latents:
 
     @cached_property
     def grounds(self) -> Tensor:
-        """Empty pictures, `(grounds, 4, edge, edge)`, in the order of `GROUNDS`."""
+        """Empty images, `(grounds, 4, edge, edge)`, in the order of `GROUNDS`."""
         return self._normalised(self._folder / "grounds.safetensors")
 
     def grounds_of(self, kind: Tensor) -> Tensor:

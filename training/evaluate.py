@@ -1,6 +1,6 @@
 """How good the model is, in figures: draws prompts with fixed seeds and has them judged.
 
-    python training/evaluate.py --tokenizer CLIP --teacher TAESD --pictures 256
+    python training/evaluate.py --tokenizer CLIP --teacher TAESD --images 256
 
 Judges the weights of the last checkpoints with the classifier of `classifier.py`. Writes `evaluation/figures.json`,
 which `export.py` puts into the model card, and the contact sheets `singles.png`, `held-out.png`, `couples.png`,
@@ -34,18 +34,18 @@ from train_unet import load_averaged
 from train_vae import load_vae, psnr
 
 HERE = Path(__file__).parent
-SHEET_PICTURES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
+SHEET_IMAGES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
 STYLE_WORDS = {"3d": "", "flat": ", flat", "outlined": ", outlined"}
 SHOWN = 60
 """By how much, summed over red, green and blue, a pixel differs from the ground where something is shown."""
 ALONE = 0.85
-"""How much of a picture's edge a thing alone takes, see `icons.render`."""
+"""How much of an image's edge a thing alone takes, see `icons.render`."""
 PLACE_WORDS = {(-1, 0): "next to", (1, 0): "to the right of", (0, -1): "above", (0, 1): "below"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A prompt and what its picture should show: labels of one thing or two, a style, a ground."""
+    """A prompt and what its image should show: labels of one thing or two, a style, a ground."""
 
     prompt: str
     labels: tuple[str, ...]
@@ -91,29 +91,29 @@ def trials_of(icons: Sequence[Icon], count: int, random: np.random.Generator) ->
     }
 
 
-def ground_colour(picture: Image.Image) -> str:
-    """The name of the ground: the named colour nearest to the median of the picture's rim."""
-    pixels = np.asarray(picture, np.float64)
+def ground_colour(image: Image.Image) -> str:
+    """The name of the ground: the named colour nearest to the median of the image's rim."""
+    pixels = np.asarray(image, np.float64)
     rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
     distances = {name: np.abs(np.median(rim, 0) - rgb).sum() for name, rgb in GROUNDS.items()}
     return min(distances, key=lambda name: distances[name])
 
 
-def parts_of(picture: Image.Image, trial: Trial) -> list[Image.Image]:
-    """The picture, or what its two halves show, in the order of the trial's labels."""
+def parts_of(image: Image.Image, trial: Trial) -> list[Image.Image]:
+    """The image, or what its two halves show, in the order of the trial's labels."""
     if len(trial.labels) == 1:
-        return [picture]
-    width, height = picture.size
+        return [image]
+    width, height = image.size
     boxes = [(0, 0, width // 2, height), (width // 2, 0, width, height)]
     if not trial.place[0]:
         boxes = [(0, 0, width, height // 2), (0, height // 2, width, height)]
     if sum(trial.place) > 0:
         boxes.reverse()
-    return [as_if_alone(picture.crop(box)) for box in boxes]
+    return [as_if_alone(image.crop(box)) for box in boxes]
 
 
 def as_if_alone(part: Image.Image) -> Image.Image:
-    """What a part of a picture shows, cut out and put into a square that it fills as a thing alone fills a picture:
+    """What a part of an image shows, cut out and put into a square that it fills as a thing alone fills an image:
     the judge is to tell what a thing is, not how large.
     """
     pixels = np.asarray(part, np.int64)
@@ -131,21 +131,21 @@ def as_if_alone(part: Image.Image) -> Image.Image:
     return square
 
 
-def as_tensor(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures as the judge takes them, `(n, 3, 64, 64)` in [-1, 1]."""
-    small = [np.asarray(picture.resize((EDGE, EDGE), Image.Resampling.HAMMING), np.float32) for picture in pictures]
+def as_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """Images as the judge takes them, `(n, 3, 64, 64)` in [-1, 1]."""
+    small = [np.asarray(image.resize((EDGE, EDGE), Image.Resampling.HAMMING), np.float32) for image in images]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.inference_mode()
 def verdicts_on(
-    judges: Sequence[Judge], trials: Sequence[Trial], pictures: Sequence[Image.Image]
+    judges: Sequence[Judge], trials: Sequence[Trial], images: Sequence[Image.Image]
 ) -> list[dict[str, bool]]:
-    """For each picture: `recognised` (every thing first among all concepts), `style` and `ground` right."""
+    """For each image: `recognised` (every thing first among all concepts), `style` and `ground` right."""
     verdicts = []
     device = next(judges[0].network.parameters()).device
-    for trial, picture in zip(trials, pictures, strict=True):
-        parts = as_tensor(parts_of(picture, trial)).to(device)
+    for trial, image in zip(trials, images, strict=True):
+        parts = as_tensor(parts_of(image, trial)).to(device)
         concepts, styles = (judge.network(parts).softmax(1) for judge in judges)
         shown = [judges[0].answers[index] for index in concepts.argmax(1).tolist()]
         style = judges[1].answers[int(styles.mean(0).argmax())]
@@ -153,7 +153,7 @@ def verdicts_on(
             {
                 "recognised": shown == list(trial.labels),
                 "style": style == trial.style,
-                "ground": ground_colour(picture) == trial.ground,
+                "ground": ground_colour(image) == trial.ground,
             }
         )
     return verdicts
@@ -162,19 +162,19 @@ def verdicts_on(
 def real_couples(
     couples: Sequence[Trial], icons: Sequence[Icon], work: Path, vae: AutoencoderTiny, size: int, seed: int
 ) -> list[Image.Image]:
-    """What perfect pictures of these trials are: put together from the real drawings, as in most of training."""
+    """What perfect images of these trials are: put together from the real drawings, as in most of training."""
     painter, random = Painter(Latents(work, size, icons), icons), np.random.default_rng(seed)
     numbers = {(icon.label, icon.style): number for number, icon in enumerate(icons)}
     device = next(vae.parameters()).device
-    pictures = []
+    images = []
     for trial in couples:
         one, other = (numbers[label, trial.style] for label in trial.labels)
         latents, _ = painter.paint(random, Scene((one, other), 0, trial.place), plain=True)
         with torch.inference_mode():
             decoded = vae.decode(latents[None].float().to(device)).sample
         pixels = ((decoded[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-        pictures.append(Image.fromarray(pixels.cpu().numpy()))
-    return pictures
+        images.append(Image.fromarray(pixels.cpu().numpy()))
+    return images
 
 
 def share(verdicts: Sequence[dict[str, bool]], what: str) -> float:
@@ -185,8 +185,8 @@ def share(verdicts: Sequence[dict[str, bool]], what: str) -> float:
 def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: int) -> dict[str, float]:
     """PSNR in dB on the drawings that the VAE never saw: there and back, and from the teacher's latents."""
     unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out]
-    pictures = [render(icons[index], read_icon(icons[index].path), 0, size) for index in unseen]
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = [render(icons[index], read_icon(icons[index].path), 0, size) for index in unseen]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = Latents(work, size, icons, variants=1).singles[0, unseen].float()
     device = next(vae.parameters()).device
     batches = list(zip(torch.split(latents, 16), torch.split(pixels, 16), strict=True))
@@ -212,22 +212,22 @@ def evaluate(
     for name, trials in trials_of(icons, count, np.random.default_rng(seed)).items():
         if not trials:
             continue
-        pictures = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
-        verdicts = verdicts_on(judges, trials, pictures)
+        images = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
+        verdicts = verdicts_on(judges, trials, images)
         figures[name] = {what: share(verdicts, what) for what in ("recognised", "style", "ground")}
-        figures[name]["pictures"] = len(trials)
+        figures[name]["images"] = len(trials)
         figures[name]["recognised_by_style"] = {
             style: share([v for v, t in zip(verdicts, trials, strict=True) if t.style == style], "recognised")
             for style in STYLES
             if any(trial.style == style for trial in trials)
         }
         print(json.dumps({name: figures[name]}), flush=True)
-        shown = SHEET_PICTURES[name]
+        shown = SHEET_IMAGES[name]
         texts = [
             f"{trial.prompt}{'' if verdict['recognised'] else ' (?)'}"
             for trial, verdict in zip(trials, verdicts, strict=True)
         ]
-        contact_sheet(pictures[:shown], texts[:shown]).save(folder / f"{name}.png")
+        contact_sheet(images[:shown], texts[:shown]).save(folder / f"{name}.png")
     prompts = [with_article(icon.words[0]) for icon in icons if icon.style == "3d" and icon.weight > 1][:32]
 
     def seeded(prompts: Sequence[str], add: int) -> list[Image.Image]:
@@ -245,8 +245,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
-    parser.add_argument("--pictures", type=int, default=256, help="at most so many of each kind")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+    parser.add_argument("--images", type=int, default=256, help="at most so many of each kind")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
@@ -264,15 +264,15 @@ def main() -> None:
     drawings = Drawings(icons)
     judges = load_judges(options.work, drawings, device)
     figures["judge"] = {judge.name: round(100 * judge.accuracy(drawings, 2**41, device), 1) for judge in judges}
-    couples = trials_of(icons, options.pictures, np.random.default_rng(options.seed))["couples"]
-    pictures = real_couples(couples, icons, options.work, vae, options.size, options.seed)
-    figures["judge"]["couples"] = share(verdicts_on(judges, couples, pictures), "recognised")
+    couples = trials_of(icons, options.images, np.random.default_rng(options.seed))["couples"]
+    images = real_couples(couples, icons, options.work, vae, options.size, options.seed)
+    figures["judge"]["couples"] = share(verdicts_on(judges, couples, images), "recognised")
     print(json.dumps(figures), flush=True)
     text_encoder = load_text_encoder(options.work, vocabulary)
     pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, vae).to(device)
     figures |= evaluate(
         pipeline, icons, judges, folder,
-        count=options.pictures, steps=options.steps, scale=options.scale, seed=options.seed,
+        count=options.images, steps=options.steps, scale=options.scale, seed=options.seed,
     )  # fmt: skip
     write_atomically(
         folder / "figures.json", lambda path: path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")

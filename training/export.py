@@ -65,11 +65,11 @@ def figures_table(figures: Mapping[str, Any]) -> str:
             more = (
                 f" ({by_style(name)})" if len(figures[name]["recognised_by_style"]) > 1 and what == "recognised" else ""
             )
-            lines.append(f"| {text} | {figures[name][what]:.1f} %{more} | {figures[name]['pictures']} |")
+            lines.append(f"| {text} | {figures[name][what]:.1f} %{more} | {figures[name]['images']} |")
     judge, vae, seeds = figures["judge"], figures["vae"], figures["seeds"]
     return "\n".join(lines) + "\n\n" + textwrap.fill(
         f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judges "
-        f"are small classifiers trained apart on the real drawings. Of pictures of these that they never saw they "
+        f"are small classifiers trained apart on the real drawings. Of images of these that they never saw they "
         f"recognise {judge['concepts']:.1f} %, and the style of {judge['styles']:.1f} %; where couples are put "
         f"together from the real drawings, both things in {judge['couples']:.1f} %. What things look like in a style "
         f"in which their drawing is held out was worked out by another network, which never saw that drawing either. "
@@ -84,8 +84,8 @@ def write_sheets(evaluation: Path, folder: Path) -> None:
     folder.mkdir()
     for name in SHEETS:
         if (sheet := evaluation / f"{name}.png").exists():
-            with Image.open(sheet) as picture:
-                picture.save(folder / f"{name}.webp", quality=80, method=6)
+            with Image.open(sheet) as image:
+                image.save(folder / f"{name}.webp", quality=80, method=6)
 
 
 def model_card(
@@ -113,7 +113,7 @@ def model_card(
         grounds=", ".join(GROUNDS),
         sources="\n".join(f"| {style} | `{s.package}` {s.version} | {s.licence} |" for style, s in STYLES.items()),
         labels=" ".join(LABELS),
-        pictures=f"{progress['pictures']:,}",
+        images=f"{progress['images']:,}",
         steps=f"{progress['step']:,}",
         minutes=round(progress["seconds"] / 60),
         captions=f"{text['captions']:,}",

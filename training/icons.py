@@ -1,4 +1,4 @@
-"""Drawings as training pictures: read, composited on a ground."""
+"""Drawings as training images: read, composited on a ground."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ watermark needs head-room below 255."""
 
 TINTS = ((245, 225, 190), (196, 220, 245), (200, 236, 200), (245, 204, 220))
 """Pale grounds, RGB 0-255, that a thing alone may have where nothing is said of the ground: so that another seed draws
-another picture.
+another image.
 
 It is the ground that differs, since the text encoder tells one place for a thing: drawings that were moved about, by
 chance or to four corners, came out crooked after an hour's training, a part of the thing here and another there.
 """
 
 CORNERS = ((-1, -1), (1, -1), (-1, 1), (1, 1))
-"""Where one of two things may be moved to, across and down, in sixteenths of its half of the picture."""
+"""Where one of two things may be moved to, across and down, in sixteenths of its half of the image."""
 
 VARIANTS = 8
-"""Pictures of a drawing that training may see, at most: as it is on the default ground and on three colours, and one
+"""Images of a drawing that training may see, at most: as it is on the default ground and on three colours, and one
 for each of `TINTS`, or of `CORNERS`."""
 
 PLAIN_VARIANTS = range(0, VARIANTS, 2)
@@ -48,7 +48,7 @@ OUTLINE_INKS = ((36, 36, 40), (245, 245, 245))
 """Ink of the "outlined" style on light grounds and on dark ones."""
 
 VALIDATION_SHARE = 0.05
-"""Share of the drawings whose pictures the VAE never sees; its PSNR is measured on them."""
+"""Share of the drawings whose images the VAE never sees; its PSNR is measured on them."""
 
 HELD_OUT_SHARE = 0.06
 """Share of the drawings, other than those of the default style, that the UNet and the text encoder never see: the
@@ -65,7 +65,7 @@ class Icon:
 
     Attributes:
         key: `style/hexcode`, unique; the augmentation's randomness and the held-out splits follow from it.
-        path: an RGBA picture, square.
+        path: an RGBAn image, square.
         label: the concept, in emojibase's words.
         style: a key of `sources.STYLES`.
         words: plain names of the concept, the one used most first; no two concepts share one.
@@ -104,8 +104,8 @@ def ground_of(key: str, variant: int) -> str:
 
 def read_icon(path: Path) -> Image.Image:
     """The drawing as premultiplied RGBA ("RGBa"), so that turning it leaves no dark rim."""
-    with Image.open(path) as picture:
-        return picture.convert("RGBA").convert("RGBa")
+    with Image.open(path) as image:
+        return image.convert("RGBA").convert("RGBa")
 
 
 def inked(drawing: Image.Image, ground: str) -> Image.Image:
@@ -119,9 +119,9 @@ def inked(drawing: Image.Image, ground: str) -> Image.Image:
 
 
 def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin: int = 0) -> NDArray[np.uint8]:
-    """One training picture of a drawing: as it is, on a tint, or, with a margin, moved a little.
+    """One training image of a drawing: as it is, on a tint, or, with a margin, moved a little.
 
-    The same icon, variant and size give the same picture on every machine.
+    The same icon, variant and size give the same image on every machine.
 
     Args:
         drawing: from `read_icon`.
@@ -145,7 +145,7 @@ def render(icon: Icon, drawing: Image.Image, variant: int, size: int, *, margin:
     if icon.style == "outlined":
         drawing = inked(drawing, ground)
     small = drawing.resize((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGBA")
-    picture = Image.new("RGB", (size + 2 * margin, size + 2 * margin), colour)
+    image = Image.new("RGB", (size + 2 * margin, size + 2 * margin), colour)
     left, top = (margin + round((size - edge) / 2) + step * (size // 16) for step in (across, down))
-    picture.paste(small, (left, top), small)
-    return np.asarray(picture)
+    image.paste(small, (left, top), small)
+    return np.asarray(image)

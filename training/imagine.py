@@ -6,7 +6,7 @@ A small network learns it from the concepts that are whole: of these it is shown
 What it makes of the held-out ones, whose drawings it never sees, completes their codes (`codes.py`): how a drawing
 changes from style to style is a matter of edges and areas, which convolutions grasp and a linear code does not.
 
-Killed, it carries on from the last checkpoint. Writes `imagined/` with `checkpoint.pt`, `log.jsonl` and a picture of
+Killed, it carries on from the last checkpoint. Writes `imagined/` with `checkpoint.pt`, `log.jsonl` and an image of
 each held-out drawing, and their latents beside those of `prepare.py`.
 """
 
@@ -36,7 +36,7 @@ CONTRAST = 2.0
 
 
 def new_network() -> UNet2DModel:
-    """Pictures in all styles, `(batch, 3 * styles * FOLD^2, EDGE/FOLD, EDGE/FOLD)` and back; 0 where one is missing."""
+    """Images in all styles, `(batch, 3 * styles * FOLD^2, EDGE/FOLD, EDGE/FOLD)` and back; 0 where one is missing."""
     channels = 3 * len(STYLES) * FOLD**2
     network: UNet2DModel = UNet2DModel(
         sample_size=EDGE // FOLD,
@@ -59,15 +59,15 @@ def on_white(icon: Icon) -> Tensor:
     if icon.style == "outlined":
         drawing = inked(drawing, ground)
     small = drawing.resize((EDGE, EDGE), Image.Resampling.LANCZOS).convert("RGBA")
-    picture = Image.new("RGB", small.size, GROUNDS[ground])
-    picture.paste(small, (0, 0), small)
-    pixels = torch.from_numpy(np.asarray(picture, np.float32)).permute(2, 0, 1)
+    image = Image.new("RGB", small.size, GROUNDS[ground])
+    image.paste(small, (0, 0), small)
+    pixels = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)
     return (pixels - torch.tensor(GROUNDS[ground])[:, None, None]) / 255
 
 
-def moved(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """Pictures `(batch, channels, EDGE, EDGE)`, each turned, mirrored, scaled and shifted by chance."""
-    count = len(pictures)
+def moved(images: Tensor, random: torch.Generator) -> Tensor:
+    """Images `(batch, channels, EDGE, EDGE)`, each turned, mirrored, scaled and shifted by chance."""
+    count = len(images)
     angle = 0.2 * torch.randn(count, generator=random)
     scale = 0.85 + 0.45 * torch.rand(count, generator=random)
     mirror = torch.where(torch.rand(count, generator=random) < 0.5, -1.0, 1.0)
@@ -79,12 +79,12 @@ def moved(pictures: Tensor, random: torch.Generator) -> Tensor:
         ),
         1,
     )
-    grid = functional.affine_grid(rows, list(pictures.shape), align_corners=False)
-    return functional.grid_sample(pictures, grid, align_corners=False)
+    grid = functional.affine_grid(rows, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)
 
 
 def imagine(network: UNet2DModel, shown: Tensor) -> Tensor:
-    """Pictures in all styles `(batch, styles, 3, EDGE, EDGE)` from those shown, the same with 0 for what is missing."""
+    """Images in all styles `(batch, styles, 3, EDGE, EDGE)` from those shown, the same with 0 for what is missing."""
     folded = functional.pixel_unshuffle(shown.flatten(1, 2), FOLD).contiguous(memory_format=torch.channels_last)
     drawn = network(folded, 0).sample.float()
     return functional.pixel_shuffle(drawn, FOLD).view_as(shown)
@@ -106,19 +106,19 @@ def as_drawing(drawn: Tensor, style: str) -> Image.Image:
 def main() -> None:
     parser = new_parser(__doc__, batch=16, lr=1e-3)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     icons = read_icons(options.work)
     labels, styles = sorted({icon.label for icon in icons}), list(STYLES)
-    pictures = torch.zeros(len(labels), len(styles), 3, EDGE, EDGE)
+    images = torch.zeros(len(labels), len(styles), 3, EDGE, EDGE)
     known = torch.zeros(len(labels), len(styles), dtype=torch.bool)
     for icon in icons:
         if not icon.pair_held_out:
             at = labels.index(icon.label), styles.index(icon.style)
-            pictures[at], known[at] = on_white(icon), True
+            images[at], known[at] = on_white(icon), True
     whole = torch.nonzero(known.all(1))[:, 0]
 
     network = new_network()
@@ -137,7 +137,7 @@ def main() -> None:
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = whole[torch.randint(len(whole), (options.batch,), generator=random)]
-        wanted = moved(pictures[chosen].flatten(1, 2), random).view(-1, len(styles), 3, EDGE, EDGE).to(device)
+        wanted = moved(images[chosen].flatten(1, 2), random).view(-1, len(styles), 3, EDGE, EDGE).to(device)
         # What is held out is never of the default style, the first: drop one of the others, or all.
         dropped = torch.zeros(options.batch, len(styles), dtype=torch.bool)
         dropped[torch.arange(options.batch), torch.randint(1, len(styles), (options.batch,), generator=random)] = True
@@ -155,7 +155,7 @@ def main() -> None:
     held_out = [icon for icon in icons if icon.pair_held_out]
     drawings = []
     for icon in held_out:
-        shown = pictures[[labels.index(icon.label)]].to(device)
+        shown = images[[labels.index(icon.label)]].to(device)
         with torch.inference_mode():
             drawn = imagine(network, shown)[0, styles.index(icon.style)].cpu()
         drawings.append(as_drawing(drawn, icon.style))

@@ -40,19 +40,19 @@ TOLD = GROUND.stop
 SQUARE = slice(TOLD, TOLD + REGION_SIZE)
 REGION = slice(SQUARE.stop, SQUARE.stop + REGIONS)
 """Which of a token's `TEXT_WIDTH` numbers say what. In the last layer, between attention and MLP, the padding tells of
-its region of the picture: the code of the thing there, `FILL` that makes all codes as long, which view of the thing it
+its region of the image: the code of the thing there, `FILL` that makes all codes as long, which view of the thing it
 is, in what style, on what ground; the MLP makes the square of it. Before that layer the last token of a name has its
 code in `CODE` and `FILL`. `REGION` is where the positions tell the padding which region it is about."""
 
-NEUTRAL_WORD = "picture"
+NEUTRAL_WORD = "image"
 """A word of many captions that says nothing about what is drawn: unknown words are read as it."""
 
 
 def new_unet(size: int) -> UNet2DConditionModel:
-    """The denoiser of `size`-pixel pictures: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, TEXT_WIDTH)`.
+    """The denoiser of `size`-pixel images: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, TEXT_WIDTH)`.
 
-    Pictures of 256 pixels have one level more, narrow, above the levels of those of 128. On the way up all levels look
-    at the text: where the finest did not, it was there that most of the picture went wrong, see docs/adr/0007.
+    Images of 256 pixels have one level more, narrow, above the levels of those of 128. On the way up all levels look
+    at the text: where the finest did not, it was there that most of the image went wrong, see docs/adr/0007.
     """
     channels = (64, 96, 160) if size <= 128 else (48, 80, 128, 192)
     attended = len(channels) - 1 if size <= 128 else len(channels) - 2
@@ -93,7 +93,7 @@ TAESD_BLOCKS = (3, 3, 3, 1)
 
 
 def new_vae() -> AutoencoderTiny:
-    """Pictures RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
+    """Images RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
     # TAESD's shape, but for more blocks where the decoder sees latents as they come.
     vae: AutoencoderTiny = AutoencoderTiny(num_decoder_blocks=(6, *TAESD_BLOCKS[1:]))
     return vae
@@ -128,7 +128,7 @@ class Captions(Tensors):
 
     A caption has 77 tokens, nearly all padding, and CLIP's encoder computes every one. The padding after the words sees
     all of them, so it is where a caption's meaning comes together, and each of its tokens can say a part of it: here
-    the one at position p says what belongs into region p modulo `REGIONS` of the picture. In training a caption has its
+    the one at position p says what belongs into region p modulo `REGIONS` of the image. In training a caption has its
     words and one token of padding for each region, at a position chosen by chance among those of the region. It stands
     for all of them, and counts as often in the attention.
 

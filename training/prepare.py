@@ -3,8 +3,8 @@
     python training/prepare.py --download --data DATA --teacher TAESD
 
 Writes under the work folder: `drawings/` (PNG), `icons.jsonl` (one drawing a line), `latents-SIZE/` (see
-`dataset.Latents`: pictures of single drawings, small tiles that pairs are composed of, empty grounds; raw latents of
-the teacher) and `latent_stats.json` (their mean and standard deviation by channel, measured on the plain pictures).
+`dataset.Latents`: images of single drawings, small tiles that pairs are composed of, empty grounds; raw latents of
+the teacher) and `latent_stats.json` (their mean and standard deviation by channel, measured on the plain images).
 Killed, it carries on with the first file that is missing. Two can run side by side: `--only singles`, `--only tiles`.
 """
 
@@ -113,13 +113,13 @@ def load_teacher(folder: Path) -> AutoencoderTiny:
 
 @torch.inference_mode()
 def encode(
-    teacher: AutoencoderTiny, pictures: np.ndarray[Any, np.dtype[np.uint8]], batch: int, *, bfloat16: bool = False
+    teacher: AutoencoderTiny, images: np.ndarray[Any, np.dtype[np.uint8]], batch: int, *, bfloat16: bool = False
 ) -> torch.Tensor:
-    """Pictures `(n, size, size, 3)` 0-255 -> the teacher's raw latents `(n, 4, size/8, size/8)`."""
+    """Images `(n, size, size, 3)` 0-255 -> the teacher's raw latents `(n, 4, size/8, size/8)`."""
     device = next(teacher.parameters()).device
     latents = []
-    for start in range(0, len(pictures), batch):
-        pixels = torch.from_numpy(pictures[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for start in range(0, len(images), batch):
+        pixels = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             codes = teacher.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
         latents.append(codes.half().cpu())
@@ -137,13 +137,13 @@ def latents_of(
     batch: int,
     bfloat16: bool = False,
 ) -> torch.Tensor:
-    """A variant of these drawings as `singles` or `tiles` of pictures of `size`, see `dataset.Latents`."""
+    """A variant of these drawings as `singles` or `tiles` of images of `size`, see `dataset.Latents`."""
     edge, margin = (size, 0) if kind == "singles" else (size // 2, TILE_MARGIN)
     parts = []
     for start in range(0, len(icons), 256):
         some = zip(icons[start : start + 256], drawings[start : start + 256], strict=True)
-        pictures = np.stack([render(icon, drawing, variant, edge, margin=margin) for icon, drawing in some])
-        parts.append(encode(teacher, pictures, batch, bfloat16=bfloat16))
+        images = np.stack([render(icon, drawing, variant, edge, margin=margin) for icon, drawing in some])
+        parts.append(encode(teacher, images, batch, bfloat16=bfloat16))
     rim = margin // CELL
     return torch.cat(parts)[..., rim : rim + edge // CELL, rim : rim + edge // CELL].contiguous()
 
@@ -154,9 +154,9 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch missing packages with npm pack first")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     for kind, default in (("variants", VARIANTS), ("tile-variants", 5)):
-        help_text = f"pictures of each drawing, {'alone' if kind == 'variants' else 'in couples'}: 1 to {VARIANTS}"
+        help_text = f"images of each drawing, {'alone' if kind == 'variants' else 'in couples'}: 1 to {VARIANTS}"
         parser.add_argument(
             f"--{kind}", type=int, choices=range(1, VARIANTS + 1), default=default, metavar="N", help=help_text
         )
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("icons", "singles", "tiles"))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument(
-        "--mixed-precision", choices=("no", "bf16"), default="no", help="of the pictures on tints, and of moved ones"
+        "--mixed-precision", choices=("no", "bf16"), default="no", help="of the images on tints, and of moved ones"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

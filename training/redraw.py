@@ -54,7 +54,7 @@ def redraw(
 def main() -> None:
     parser = new_parser(__doc__, batch=32)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="of the guidance")
     options = parser.parse_args()
 
@@ -73,7 +73,7 @@ def main() -> None:
     redrawn = Redrawn()
     session = Session(
         options.work / "redrawn", options.minutes, {"redrawn": redrawn}, device, save_seconds=180,
-        on_save=lambda: session.log(pictures=len(redrawn)),
+        on_save=lambda: session.log(images=len(redrawn)),
     )  # fmt: skip
     for step, _ in session:
         random = np.random.default_rng([options.seed, step])

@@ -1,4 +1,4 @@
-"""What a training picture shows, and what it may be called, in the sentences that people type."""
+"""What a training image shows, and what it may be called, in the sentences that people type."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor
 Random = np.random.Generator
 
 NOTHING_SHARE = 0.1
-"""Share of the pictures without any caption, for classifier-free guidance."""
+"""Share of the images without any caption, for classifier-free guidance."""
 
 GROUND_SHARE = 0.3
 DEFAULT_GROUND_SHARE = 0.3
-"""Share of the pictures on the default ground whose sentences name it."""
+"""Share of the images on the default ground whose sentences name it."""
 
 STYLE_SHARES = {"3d": 0.45, "flat": 0.3, "outlined": 0.25}
 HELD_OUT_COUPLES = 0.05
@@ -40,7 +40,7 @@ DEFAULT_STYLE = "3d"
 PLAIN: tuple[tuple[str, float], ...] = (
     ("{a}", 0.46),
     ("{}", 0.26),
-    ("a picture of {a}", 0.05),
+    ("an image of {a}", 0.05),
     ("a photo of {a}", 0.04),
     ("a drawing of {a}", 0.03),
     ("an icon of {a}", 0.03),
@@ -125,7 +125,7 @@ def couple_held_out(one: str, other: str) -> bool:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows.
+    """What one image shows.
 
     Attributes:
         icons: indices of one drawing or two, of one style.

@@ -44,25 +44,25 @@ def draw(
     seed: int = 0,
     batch: int = 8,
 ) -> list[Image.Image]:
-    """One picture a prompt; the prompt at place i has the seed `seed + i`, its noise drawn on the CPU."""
-    pictures: list[Image.Image] = []
+    """One image a prompt; the prompt at place i has the seed `seed + i`, its noise drawn on the CPU."""
+    images: list[Image.Image] = []
     for start in range(0, len(prompts), batch):
         some = list(prompts[start : start + batch])
         generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(some))]
-        pictures += pipeline(some, num_inference_steps=steps, guidance_scale=scale, generator=generators).images
-    return pictures
+        images += pipeline(some, num_inference_steps=steps, guidance_scale=scale, generator=generators).images
+    return images
 
 
-def contact_sheet(pictures: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
-    """Pictures in rows, each with its text below, in as many lines as the longest takes."""
-    size = pictures[0].width
+def contact_sheet(images: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
+    """Images in rows, each with its text below, in as many lines as the longest takes."""
+    size = images[0].width
     captions = [textwrap.wrap(text, size // CHARACTER_WIDTH) for text in texts]
     height = size + LINE_HEIGHT * max(map(len, captions)) + 4
-    sheet = Image.new("RGB", (columns * size, -(-len(pictures) // columns) * height), "white")
+    sheet = Image.new("RGB", (columns * size, -(-len(images) // columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    for index, (picture, lines) in enumerate(zip(pictures, captions, strict=True)):
+    for index, (image, lines) in enumerate(zip(images, captions, strict=True)):
         corner = (index % columns * size, index // columns * height)
-        sheet.paste(picture, corner)
+        sheet.paste(image, corner)
         pen.multiline_text((corner[0] + 2, corner[1] + size), "\n".join(lines), "black", spacing=1)
     return sheet
 
@@ -80,8 +80,8 @@ def main() -> None:
         options.folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    pictures = draw(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
-    contact_sheet(pictures, options.prompts).save(options.out)
+    images = draw(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
+    contact_sheet(images, options.prompts).save(options.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 EDGE = 320
-"""Edge in pixels at which vector drawings are drawn: above any picture's, so that scaling only shrinks."""
+"""Edge in pixels at which vector drawings are drawn: above any image's, so that scaling only shrinks."""
 
 LABELS = ("emojibase-data", "17.0.0")
 
@@ -57,15 +57,15 @@ def _spellings(hexcode: str) -> tuple[str, ...]:
 def _rasterised(svg: str) -> Image.Image:
     import resvg_py
 
-    with Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=EDGE, height=EDGE)))) as picture:
-        return picture.convert("RGBA")
+    with Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=EDGE, height=EDGE)))) as image:
+        return image.convert("RGBA")
 
 
 def _webp(folder: Path, hexcode: str) -> Image.Image | None:
     for name in _spellings(hexcode):
         if (path := folder / "assets" / f"{name}.webp").exists():
-            with Image.open(path) as picture:
-                return picture.convert("RGBA")
+            with Image.open(path) as image:
+                return image.convert("RGBA")
     return None
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--start", type=Path, help="exported model of the same drawings, which is trained further")

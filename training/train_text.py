@@ -1,10 +1,10 @@
-"""Teach the text encoder what things look like, before any picture is drawn.
+"""Teach the text encoder what things look like, before any image is drawn.
 
     python training/train_text.py --tokenizer CLIP --minutes 60
 
-Each padding token of a caption tells what a region of the picture holds; the UNet, trained on its states afterwards
+Each padding token of a caption tells what a region of the image holds; the UNet, trained on its states afterwards
 (`train_unet.py`), looks into this sketch, region by region, and learns to draw it. Most of that is known beforehand and
-written into the weights: which picture follows from a code (`codes.py`, `write_decoders`), and the codes of names of
+written into the weights: which image follows from a code (`codes.py`, `write_decoders`), and the codes of names of
 one word (`write_names`). By regression the encoder learns the rest: first, from names alone, the code of every name;
 then, from whole captions, which thing each region shows, which part of it, and in what style.
 
@@ -282,7 +282,7 @@ def tell(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tenso
 def main() -> None:
     parser = new_parser(__doc__, batch=PART, lr=1e-3)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     parser.add_argument(
         "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
     )

@@ -46,22 +46,22 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 HERE = Path(__file__).parent
 COOL_DOWN = 0.4
 PAIR_SHARE = 0.4
-"""Share of the pictures that show two things."""
+"""Share of the images that show two things."""
 
 PURE_NOISE_SHARE = 0.25
 COPYING_SHARE = 0.5
 """Share of pure noise in the lessons in copying: where nothing but the text tells what to draw."""
 
 PLAIN_SHARES = {1: 0.1, 2: 0.85}
-"""Share of the pictures that show things as they are, by the number of things. In the others one thing has a tinted
+"""Share of the images that show things as they are, by the number of things. In the others one thing has a tinted
 ground where none is asked for, so that seeds differ; two things are moved. Guidance makes what is commonest commoner:
-of one plain picture in five came one in two."""
+of one plain image in five came one in two."""
 
 REDRAWN = slice(0, None, 3)
-"""Which pictures of a batch the UNet meets as it drew them itself, see `redrawn`."""
+"""Which images of a batch the UNet meets as it drew them itself, see `redrawn`."""
 
 FIRST_REDRAWN = 40
-"""Timestep below which none is: v counts what is wrong with a picture the more, the less noise there is, without
+"""Timestep below which none is: v counts what is wrong with an image the more, the less noise there is, without
 bounds; and twenty steps of drawing end at 49."""
 
 SNR_CEILING = 5.0
@@ -77,7 +77,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.step = 0
-        self.pictures = 0
+        self.images = 0
         self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Batches(Dataset[Batch]):
         self._scheduler = new_scheduler()
         self._last = len(self._scheduler.alphas_cumprod) - 1
         snr: Tensor = compute_snr(self._scheduler, torch.arange(self._last + 1))  # type: ignore[no-untyped-call]
-        # In terms of the picture the v loss weighs every timestep by SNR + 1, nearly all of it on the last traces of
+        # In terms of the image the v loss weighs every timestep by SNR + 1, nearly all of it on the last traces of
         # noise. Min-SNR's ceiling evens that out; unlike Min-SNR we keep the + 1, or the first steps, which decide what
         # is drawn, would not be learnt at all.
         self._weights = (snr.clamp(max=SNR_CEILING) + 1) / (snr + 1)
@@ -154,7 +154,7 @@ class Batches(Dataset[Batch]):
 
     def _with_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         noisy: Tensor = self._scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
-        # At the last timestep these betas leave 7 % of the picture in the noise, but drawing starts from noise alone:
+        # At the last timestep these betas leave 7 % of the image in the noise, but drawing starts from noise alone:
         # let the network meet that. (A zero terminal SNR would do too, but not every sampler can start from it.)
         first = timesteps == self._last
         noisy[first] = noise[first]
@@ -165,9 +165,9 @@ class Batches(Dataset[Batch]):
 def redrawn(network: Callable[..., Any], batch: Batch, states: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
     """`noisy` and `target` of a batch, but for a part of it the UNet has got there by itself: one step of DDIM away.
 
-    Made of the true picture, `noisy` shows it the truer the less noise there is, and the UNet learns to believe what it
+    Made of the true image, `noisy` shows it the truer the less noise there is, and the UNet learns to believe what it
     sees. Drawing, what it sees is what it has drawn: a blotch once there would stay. So it is to see its own blotches,
-    with the true picture still for its aim (Ning et al. 2023, "Input Perturbation Reduces Exposure Bias in Diffusion
+    with the true image still for its aim (Ning et al. 2023, "Input Perturbation Reduces Exposure Bias in Diffusion
     Models", lets noise stand for them).
 
     Args:
@@ -180,12 +180,12 @@ def redrawn(network: Callable[..., Any], batch: Batch, states: Tensor, signal: T
         return kept.sqrt(), (1 - kept).sqrt()
 
     timesteps = batch.timesteps[REDRAWN]
-    picture, noise = parts(batch.earlier_timesteps)
+    image, noise = parts(batch.earlier_timesteps)
     velocity = network(batch.earlier, batch.earlier_timesteps, encoder_hidden_states=states[REDRAWN]).sample.float()
-    drawn, rest = picture * batch.earlier - noise * velocity, noise * batch.earlier + picture * velocity
-    picture, noise = parts(timesteps)
-    seen = picture * drawn + noise * rest
-    aim = (picture * seen - batch.clean[REDRAWN]) / noise
+    drawn, rest = image * batch.earlier - noise * velocity, noise * batch.earlier + image * velocity
+    image, noise = parts(timesteps)
+    seen = image * drawn + noise * rest
+    aim = (image * seen - batch.clean[REDRAWN]) / noise
     wanted = ((timesteps >= FIRST_REDRAWN) & (timesteps < batch.earlier_timesteps))[:, None, None, None]
     noisy, target = batch.noisy.clone(), batch.target.clone()
     noisy[REDRAWN], target[REDRAWN] = (
@@ -196,10 +196,10 @@ def redrawn(network: Callable[..., Any], batch: Batch, states: Tensor, signal: T
 
 
 class Places(nn.Module):
-    """Has the UNet know where in the picture it is, wherever it looks at the text on the way up.
+    """Has the UNet know where in the image it is, wherever it looks at the text on the way up.
 
     The text tells what belongs into each region, so whoever looks must know the region, and what part of it to take.
-    All that a network of convolutions knows of that comes from the zeros around the picture, and by itself it hardly
+    All that a network of convolutions knows of that comes from the zeros around the image, and by itself it hardly
     brought any to the finest level: an eighth of its attention was on the right region of sixteen. Here a linear layer
     for each attention is to tell row and column from what the attention asks with. Only training needs it.
     """
@@ -311,9 +311,9 @@ def main() -> None:
     length.add_argument("--steps", type=int)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step of each process")
+    parser.add_argument("--batch", type=int, default=32, help="images a step of each process")
     parser.add_argument("--start", type=Path, help="diffusers folder of a model like ours, from whose UNet it starts")
     parser.add_argument(
         "--copying", action="store_true", help="a first course: plain drawings, half of them from noise alone"
@@ -372,8 +372,8 @@ def main() -> None:
             return
         averaged = load_averaged(options.work)
         pipeline = new_pipeline(averaged, text_encoder, vocabulary, load_vae(options.work))
-        pictures = draw(pipeline, PROMPTS[:32], steps=20, scale=GUIDANCE_SCALE)
-        contact_sheet(pictures, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
+        images = draw(pipeline, PROMPTS[:32], steps=20, scale=GUIDANCE_SCALE)
+        contact_sheet(images, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
 
     started, before = time.monotonic(), progress.seconds
     saved = sheeted = before
@@ -403,7 +403,7 @@ def main() -> None:
         losses.append((loss.item(), lost.item()))
 
         progress.step += 1
-        progress.pictures += options.batch * accelerator.num_processes
+        progress.images += options.batch * accelerator.num_processes
         # The main process keeps the time, or the others might stop, or save, one step sooner or later than it.
         clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
         progress.seconds = float(broadcast(clock))

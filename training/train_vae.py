@@ -3,7 +3,7 @@
     python training/train_vae.py --teacher TAESD --minutes 25
     python training/train_vae.py --teacher TAESD --minutes 45 --redrawn   # then on what `redraw.py` made, too
 
-A batch is of crops; of whole pictures, which come last, it holds fewer. Killed, it carries on from the last checkpoint.
+A batch is of crops; of whole images, which come last, it holds fewer. Killed, it carries on from the last checkpoint.
 Writes `vae/` (a diffusers folder with the averaged weights), `vae/checkpoint.pt` and `vae/log.jsonl`.
 """
 
@@ -29,7 +29,7 @@ LATENT_NOISE = 0.05
 """Standard deviation of the noise on the decoder's latents in training: the UNet's are never quite right either."""
 
 CROP = 64
-"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole pictures, with their borders.
+"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole images, with their borders.
 What was redrawn is seen whole always: what a blotch hides is told by what is around it."""
 
 WHOLE_FROM = 0.8
@@ -85,12 +85,12 @@ def load_vae(work: Path) -> AutoencoderTiny:
     return vae
 
 
-def slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def slopes(images: Tensor) -> tuple[Tensor, Tensor]:
     """Differences of neighbours, down and across: an error in them is a blurred edge."""
-    return pictures[..., 1:, :] - pictures[..., :-1, :], pictures[..., 1:] - pictures[..., :-1]
+    return images[..., 1:, :] - images[..., :-1, :], images[..., 1:] - images[..., :-1]
 
 
-def picture_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
+def image_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
     """L1 + L2 + L1 of the slopes, RGB in [-1, 1]."""
     loss = functional.l1_loss(drawn, wanted) + functional.mse_loss(drawn, wanted)
     for ours, theirs in zip(slopes(drawn), slopes(wanted), strict=True):
@@ -99,11 +99,11 @@ def picture_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def psnr(vae: AutoencoderTiny, latents: Tensor, pictures: Tensor) -> tuple[float, float]:
-    """Decibels over whole pictures: from the teacher's latents, and there and back through our own encoder."""
+def psnr(vae: AutoencoderTiny, latents: Tensor, images: Tensor) -> tuple[float, float]:
+    """Decibels over whole images: from the teacher's latents, and there and back through our own encoder."""
     values = []
-    for codes in (latents, vae.encode(pictures).latents):
-        error = (vae.decode(codes).sample.clamp(-1, 1) - pictures) / 2
+    for codes in (latents, vae.encode(images).latents):
+        error = (vae.decode(codes).sample.clamp(-1, 1) - images) / 2
         values.append(float(-10 * error.square().mean((1, 2, 3)).log10().mean()))
     return values[0], values[1]
 
@@ -111,7 +111,7 @@ def psnr(vae: AutoencoderTiny, latents: Tensor, pictures: Tensor) -> tuple[float
 def main() -> None:
     parser = new_parser(__doc__, batch=16, lr=3e-4)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--size", type=int, default=256, help="edge of the pictures in pixels")
+    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
     parser.add_argument("--redrawn", action="store_true", help="half of the drawings are as the UNet redrew them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -128,8 +128,8 @@ def main() -> None:
 
     @functools.cache  # drawing one takes a third as long as learning from it; 20,000 of 128 x 128 are a gigabyte
     def rendered(icon: int, variant: int) -> Tensor:
-        picture = render(icons[icon], drawings[icon], variant, options.size)
-        return torch.from_numpy(picture.copy()).permute(2, 0, 1)
+        image = render(icons[icon], drawings[icon], variant, options.size)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
     def pixels(icon: int, variant: int) -> Tensor:
         return rendered(icon, variant).float() / 127.5 - 1
@@ -137,7 +137,7 @@ def main() -> None:
     seen = np.array([index for index, icon in enumerate(icons) if not icon.vae_held_out])
     unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out][:MEASURED]
     unseen_latents = latents[0, unseen].float().to(device)
-    unseen_pictures = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
+    unseen_images = torch.stack([pixels(icon, 0) for icon in unseen]).to(device)
 
     if options.start:
         vae = deepened(
@@ -154,7 +154,7 @@ def main() -> None:
         ema.store(vae.parameters())
         ema.copy_to(vae.parameters())
         vae.save_pretrained(folder)
-        taught, own = psnr(vae, unseen_latents, unseen_pictures)
+        taught, own = psnr(vae, unseen_latents, unseen_images)
         ema.restore(vae.parameters())
         session.log(psnr=taught, psnr_round_trip=own)
 
@@ -183,10 +183,10 @@ def main() -> None:
         wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
-            loss = picture_loss(vae.decode(noisy).sample.float(), wanted)
+            loss = image_loss(vae.decode(noisy).sample.float(), wanted)
             if step % ENCODER_EVERY == 0:
                 own = vae.encode(wanted).latents
-                loss = loss + picture_loss(vae.decode(own).sample.float(), wanted)
+                loss = loss + image_loss(vae.decode(own).sample.float(), wanted)
                 loss = loss + functional.mse_loss(own.float(), codes.to(device))
         descend(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
         ema.step(vae.parameters())

@@ -53,7 +53,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Text to pictures, in a shell.
+    """Text to images, in a shell.
 
     Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] tells all flags of a command.
     """

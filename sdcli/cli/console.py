@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import OutputError
-from sdcli.outputs.terminal import json_line, printable
-from sdcli.watch import Watch
+from sdcli.events import Watch
+from sdcli.terminal import json_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -62,7 +62,7 @@ class RunConsole(Watch):
         self.as_json = as_json
         self.bars: Progress | None = None
         self.steps: TaskID | None = None
-        self.pictures: TaskID | None = None
+        self.images: TaskID | None = None
         self.done = self.batch = 0
         self.total: int | None = None
         self.evaluation = self.evaluations = 0
@@ -93,9 +93,9 @@ class RunConsole(Watch):
         if self.bars is not None:
             self.bars.stop()
 
-    def planned(self, pictures: int | None, model: str, compute: str) -> None:
-        self.total = pictures
-        count = "pictures" if pictures is None else "1 picture" if pictures == 1 else f"{pictures} pictures"
+    def planned(self, images: int | None, model: str, compute: str) -> None:
+        self.total = images
+        count = "images" if images is None else "1 image" if images == 1 else f"{images} images"
         self.console.line(f"{count} to draw with {model} on {compute}")
         if self.bars is not None:
             self.steps = self.bars.add_task("loading", total=None, count="")
@@ -106,29 +106,29 @@ class RunConsole(Watch):
         else:
             self._now_and_then(f"loading {part}")
 
-    def drawing(self, pictures: int, evaluations: int) -> None:
+    def drawing(self, images: int, evaluations: int) -> None:
         self.evaluation, self.evaluations = 0, evaluations
-        self.batch = pictures
+        self.batch = images
         if self.bars is not None and self.steps is not None:
             self.bars.reset(self.steps, total=evaluations, description="steps", count=f"0/{evaluations}")
-            if self.pictures is None:
-                self.pictures = self.bars.add_task("pictures", total=self.total, count=self._count())
+            if self.images is None:
+                self.images = self.bars.add_task("images", total=self.total, count=self._count())
 
     def step(self) -> None:
         self.evaluation += 1
-        if self.bars is None or self.steps is None or self.pictures is None:
+        if self.bars is None or self.steps is None or self.images is None:
             of = "" if self.total is None else f" of {self.total}"
-            self._now_and_then(f"picture {self.done + 1}{of}, step {self.evaluation} of {self.evaluations}")
+            self._now_and_then(f"image {self.done + 1}{of}, step {self.evaluation} of {self.evaluations}")
             return
         self.bars.update(self.steps, advance=1, count=f"{self.evaluation}/{self.evaluations}")
-        # In parts of a picture, so that the time left is known from the first step on.
+        # In parts of an image, so that the time left is known from the first step on.
         part = self.batch * self.evaluation / self.evaluations
-        self.bars.update(self.pictures, completed=self.done + part)
+        self.bars.update(self.images, completed=self.done + part)
 
-    def drawn(self, pictures: int) -> None:
-        self.done += pictures
-        if self.bars is not None and self.pictures is not None:
-            self.bars.update(self.pictures, completed=self.done, count=self._count())
+    def drawn(self, images: int) -> None:
+        self.done += images
+        if self.bars is not None and self.images is not None:
+            self.bars.update(self.images, completed=self.done, count=self._count())
 
     def saved(self, path: Path, record: dict[str, Any]) -> None:
         with standard_output():

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.cli.console import Console, RunConsole, standard_output
 from sdcli.errors import SkippedError
-from sdcli.outputs.terminal import json_line
 from sdcli.settings import Settings
+from sdcli.terminal import json_line
 
 if TYPE_CHECKING:
     from sdcli.dry_run import DryRun, Forecast
 
 
 def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
-    """Tell of each picture, then of the whole.
+    """Tell of each image, then of the whole.
 
     Raises:
         sdcli.errors.SdcliError: as drawing, for all that is known before the model loads.
@@ -40,7 +40,7 @@ def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 
 
 def _values(forecast: Forecast) -> dict[str, Any]:
-    """A picture as a line of JSON."""
+    """An image as a line of JSON."""
     words, mark = forecast.words, forecast.mark
     return {
         "index": forecast.job.index,
@@ -55,7 +55,7 @@ def _values(forecast: Forecast) -> dict[str, Any]:
 
 
 def _words(forecast: Forecast) -> str:
-    """A picture in words: its prompt, with what the model does not read in brackets, and how it is drawn."""
+    """An image in words: its prompt, with what the model does not read in brackets, and how it is drawn."""
     job, words = forecast.job, forecast.words
     prompt = job.prompt
     if words.cut:
@@ -74,9 +74,9 @@ def _words(forecast: Forecast) -> str:
 def _summary(run: DryRun) -> list[str]:
     """The whole run in a few lines."""
     settings, spec = run.settings, run.run.spec
-    left = run.pictures - run.there
-    pictures = "1 picture" if left == 1 else f"{left} pictures"
-    lines = [f"a dry run: {pictures} would be drawn with {spec.name}, {settings.sampler}"]
+    left = run.images - run.there
+    images = "1 image" if left == 1 else f"{left} images"
+    lines = [f"a dry run: {images} would be drawn with {spec.name}, {settings.sampler}"]
     if run.there:
         lines[0] += f"; {run.there} are there already"
     if not (settings.skip_grid or settings.output):

@@ -1,4 +1,4 @@
-"""`sdcli inspect`: what pictures say of how they were drawn, by whatever tool."""
+"""`sdcli inspect`: what images say of how they were drawn, by whatever tool."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import typer
 from sdcli import rerun
 from sdcli.cli.console import Console
 from sdcli.errors import EXIT_NO, InputFileError, ModelError, UsageError
-from sdcli.outputs.metadata.provenance import NEEDED
-from sdcli.outputs.terminal import json_line, printable
-from sdcli.samplers import SAMPLERS
+from sdcli.metadata.provenance import NEEDED
+from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.terminal import json_line, printable
 
 _LONGEST = 400
 """Characters of a foreign value in the table; all of it is in the JSON."""
@@ -23,25 +23,25 @@ _LONGEST = 400
 def inspect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or WebP files.")],
     command: Annotated[
-        bool, typer.Option("--command", help="The shell command that draws each picture again, and nothing else.")
+        bool, typer.Option("--command", help="The shell command that draws each image again, and nothing else.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each picture on standard output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show what pictures say of how they were drawn.
+    """Show what images say of how they were drawn.
 
     Reads what sdcli, AUTOMATIC1111's web UI, ComfyUI and InvokeAI write.
     The watermark that a record of sdcli's names is looked for in the pixels.
 
-    Exit code 0: every picture says how it was drawn; 1: one does not;
+    Exit code 0: every image says how it was drawn; 1: one does not;
     3: one cannot be read.
 
     [bold]Examples[/]
 
       [cyan]sdcli inspect outputs/txt2img-samples/samples/00000.png[/]
 
-      [cyan]sdcli inspect --command picture.jpg[/]
+      [cyan]sdcli inspect --command image.jpg[/]
 
       [cyan]sdcli inspect --json *.png | jq -r .settings.prompt[/]
     """
@@ -79,7 +79,7 @@ def _print_command(source: rerun.Source, console: Console) -> None:
 
 
 def _values(source: rerun.Source) -> dict[str, Any]:
-    """A picture as JSON has it."""
+    """An image as JSON has it."""
     found = source.provenance
     height, width, _ = source.pixels.shape
     return {
@@ -108,7 +108,7 @@ def _watermark(source: rerun.Source) -> dict[str, Any] | None:
         return None
     try:
         return dataclasses.asdict(check(source.pixels, Mark(text, str(method))))
-    except (ValueError, ModelError):  # it does not fit into such a picture, or OpenCV is not here
+    except (ValueError, ModelError):  # it does not fit into such an image, or OpenCV is not here
         return None
 
 
@@ -139,7 +139,7 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
     settings, record = found.settings, found.record or {}
     yield "Drawn by", f"{found.tool} {found.version}".strip()
     if source.grid is not None:
-        yield "Grid", "of the pictures of one run; below is the first of them"
+        yield "Grid", "of the images of one run; below is the first of them"
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if settings.get(name):
             yield label, settings[name]
@@ -172,7 +172,7 @@ def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
         yield "Seed", f"{settings['seed']}{whose}"
     job = source.job
     if job is not None and source.grid is None and (job.noise.rows > 1 or job.index):
-        yield "Place", f"picture {job.index + 1} of its run, {job.noise.row + 1} of {job.noise.rows} in its batch"
+        yield "Place", f"image {job.index + 1} of its run, {job.noise.row + 1} of {job.noise.rows} in its batch"
     if "steps" in settings:
         yield "Steps", str(settings["steps"])
     if "sampler" in settings:

@@ -1,4 +1,4 @@
-"""`sdcli rerun`: draw a picture again from what it says of itself."""
+"""`sdcli rerun`: draw an image again from what it says of itself."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sdcli import rerun as again
 from sdcli.cli.console import RunConsole
 from sdcli.configuration import load
 from sdcli.errors import EXIT_NO, UsageError
-from sdcli.outputs.terminal import json_line, printable
 from sdcli.settings import DeviceName
-from sdcli.txt2img import Picture
+from sdcli.terminal import json_line, printable
+from sdcli.txt2img import GeneratedImage
 
 
 class _LastWord(RunConsole):
-    """Leaves standard output to the command, which has more to say of the picture once it is compared."""
+    """Leaves standard output to the command, which has more to say of the image once it is compared."""
 
     def saved(self, path: Path, record: dict[str, Any]) -> None:
         pass
 
 
 def rerun(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture drawn by sdcli.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image drawn by sdcli.")],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as steps=30; repeatable."),
@@ -42,13 +42,13 @@ def rerun(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Draw a picture again, with the noise it had in its run.
+    """Draw an image again, with the noise it had in its run.
 
-    The new picture goes to the output folder, in the format of the first.
+    The new image goes to the output folder, in the format of the first.
     If nothing was changed, standard error tells how far apart they are.
 
-    Exit code 0: the same picture, to rounding, or one with changes;
-    1: another picture; 3: the file does not say how it was drawn;
+    Exit code 0: the same image, to rounding, or one with changes;
+    1: another image; 3: the file does not say how it was drawn;
     4: the model is missing, or another one.
 
     [bold]Examples[/]
@@ -61,7 +61,7 @@ def rerun(
     where = load(said | ({"offline": True} if offline else {})).settings
     source = again.read(image)
     with _LastWord(quiet=quiet, as_json=json) as console:
-        picture, comparison = again.rerun(
+        generated, comparison = again.rerun(
             source,
             console,
             changes=_pairs(changes or []),
@@ -73,7 +73,7 @@ def rerun(
         )
         if comparison is not None:
             console.note(_words(comparison, source.path))
-    print(json_line(_values(picture, comparison, image)) if json else printable(str(picture.path)), flush=True)
+    print(json_line(_values(generated, comparison, image)) if json else printable(str(generated.path)), flush=True)
     raise typer.Exit(EXIT_NO if comparison is not None and not comparison.same else 0)
 
 
@@ -97,7 +97,7 @@ def _words(comparison: again.Comparison, first: Path) -> str:
     return f"the same as {first}, to rounding: {apart}" if comparison.same else f"not the same as {first}: {apart}"
 
 
-def _values(picture: Picture, comparison: again.Comparison | None, first: Path) -> dict[str, Any]:
+def _values(generated: GeneratedImage, comparison: again.Comparison | None, first: Path) -> dict[str, Any]:
     compared = comparison and {
         "with": str(first),
         "identical": comparison.identical,
@@ -105,4 +105,4 @@ def _values(picture: Picture, comparison: again.Comparison | None, first: Path) 
         "psnr": comparison.psnr if math.isfinite(comparison.psnr) else None,
         "largest_difference": comparison.largest_difference,
     }
-    return {"file": str(picture.path), "comparison": compared, **picture.record}
+    return {"file": str(generated.path), "comparison": compared, **generated.record}

@@ -17,7 +17,7 @@ from sdcli.configuration import Configuration, load, origins_told
 from sdcli.errors import OutputError, UsageError
 from sdcli.settings import OUTPUT, Settings, flags
 
-_HELP = """Draw pictures from words; every flag of the original txt2img.py, and more.
+_HELP = """Draw images from words; every flag of the original txt2img.py, and more.
 
 [bold]Examples[/]
 
@@ -27,7 +27,7 @@ _HELP = """Draw pictures from words; every flag of the original txt2img.py, and 
   [cyan]sdcli txt2img --resume outputs/txt2img-samples[/]
   [cyan]sdcli txt2img --ckpt sd-v1-4.ckpt --prompt "a lighthouse" --plms[/]
 
-The path of each saved picture goes to standard output as soon as it is there.
+The path of each saved image goes to standard output as soon as it is there.
 Dashes and underscores in flags are one and the same.
 Defaults of your own, in a file or the environment: [cyan]sdcli config --help[/].
 """
@@ -63,7 +63,7 @@ def _resumed(said: dict[str, Any]) -> Configuration:
 
 
 def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:
-    """That standard output can take a picture where `--output -` puts one there."""
+    """That standard output can take an image where `--output -` puts one there."""
     if settings.output != "-":
         return
     if as_json:
@@ -72,7 +72,7 @@ def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:
         raise OutputError("standard output is closed", fix="Name a file with --output.")
     if sys.stdout.isatty():
         raise UsageError(
-            "--output - would write a picture to the terminal", fix="Send it on: sdcli txt2img --output - > picture.png"
+            "--output - would write an image to the terminal", fix="Send it on: sdcli txt2img --output - > image.png"
         )
 
 
@@ -95,8 +95,8 @@ def _signature() -> inspect.Signature:
         kind = Settings.model_fields[name].annotation
         parameters.append(inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option]))
     for name, words in (
-        ("dry_run", "Draw nothing, and tell what would be drawn; with --json a line for each picture."),
-        ("json", "A line of JSON for each picture on standard output, in place of its path."),
+        ("dry_run", "Draw nothing, and tell what would be drawn; with --json a line for each image."),
+        ("json", "A line of JSON for each image on standard output, in place of its path."),
         ("quiet", "Say nothing on standard error but errors."),
         ("debug", "Show the traceback of an error."),
     ):

@@ -12,9 +12,9 @@ import typer
 
 from sdcli.cli.console import Console
 from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
+from sdcli.metadata import record, texts
 from sdcli.outputs.folder import cannot_write, claim, written_aside
 from sdcli.outputs.formats import opened
-from sdcli.outputs.metadata import record, texts
 from sdcli.settings import Settings, WatermarkMethod
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ _WRITING = "Writing"
 
 
 def watermark(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures in any format.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images in any format.")],
     expect: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The text to look for, if not the one that the picture's record names."),
+        typer.Option(metavar="TEXT", help="The text to look for, if not the one that the image's record names."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each picture on standard output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     add: Annotated[
-        bool, typer.Option("--add", help="Write a mark into a copy of each picture.", rich_help_panel=_WRITING)
+        bool, typer.Option("--add", help="Write a mark into a copy of each image.", rich_help_panel=_WRITING)
     ] = False,
     text: Annotated[
         str | None,
@@ -56,14 +56,14 @@ def watermark(
             "--output",
             "-o",
             metavar="FOLDER|FILE",
-            help="Where the copies go; NAME.marked.png beside each picture if not given. Never over a file.",
+            help="Where the copies go; NAME.marked.png beside each image if not given. Never over a file.",
             rich_help_panel=_WRITING,
         ),
     ] = None,
 ) -> None:
-    """Look for the invisible watermark in pictures, or write one.
+    """Look for the invisible watermark in images, or write one.
 
-    Exit code 0: every picture carries the mark; 1: one does not; 3: one cannot be read.
+    Exit code 0: every image carries the mark; 1: one does not; 3: one cannot be read.
 
     [bold]Examples[/]
 
@@ -95,7 +95,7 @@ def watermark(
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    """What standard output gets: a line a picture, for people or as JSON; the rest goes to standard error."""
+    """What standard output gets: a line an image, for people or as JSON; the rest goes to standard error."""
 
     as_json: bool
     console: Console
@@ -105,7 +105,7 @@ class _Report:
 
 
 def _look(path: Path, expect: str | None, report: _Report) -> bool:
-    """Whether the picture carries the mark: the expected one, the one its record names, or the default."""
+    """Whether the image carries the mark: the expected one, the one its record names, or the default."""
     from sdcli.stages.watermark import require_text, search
 
     with opened(path) as image:
@@ -163,7 +163,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _record(image: Image.Image) -> dict[str, Any]:
-    """What sdcli wrote about the picture when it drew it; empty if it did not."""
+    """What sdcli wrote about the image when it drew it; empty if it did not."""
     return record.of(texts.read(image)) or {}
 
 
@@ -183,9 +183,9 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any])
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
 
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if original.has_transparency_data:
-        picture.putalpha(original.convert("RGBA").getchannel("A"))
+        image.putalpha(original.convert("RGBA").getchannel("A"))
     chunks = PngInfo()
     chunks.add_itxt(texts.RECORD_KEY, json.dumps(_record(original) | {"watermark": mark}, ensure_ascii=False))
     for key, value in getattr(original, "text", {}).items():
@@ -197,7 +197,7 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any])
             chunks.add_text(key, value)
     kept = {key: original.info[key] for key in ("icc_profile", "exif", "dpi") if key in original.info}
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=chunks, **kept)
+    image.save(buffer, "PNG", pnginfo=chunks, **kept)
     return buffer.getvalue()
 
 
@@ -205,7 +205,7 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
     """Where each marked copy goes.
 
     Raises:
-        UsageError: one file for several pictures, or not a PNG file.
+        UsageError: one file for several images, or not a PNG file.
         OutputError: the folder cannot be made.
     """
     names = [f"{path.stem}.marked.png" for path in images]
@@ -216,7 +216,7 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
     if target.suffix and not target.is_dir() and not output.endswith(("/", "\\")):
         if len(images) > 1:
             raise UsageError(
-                f"{len(images)} pictures cannot all go to {output}", fix="Name a folder with --output, ending in /."
+                f"{len(images)} images cannot all go to {output}", fix="Name a folder with --output, ending in /."
             )
         if target.suffix.lower() != ".png":
             raise UsageError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sdcli.errors import UsageError
-from sdcli.models import builtin, folder, hub, original
 from sdcli.models.model import ModelRequest, ModelSource
+from sdcli.models.sources import builtin, checkpoint, folder, hub
 from sdcli.settings import Settings
 
 # Each gives a source for the requests that are its own, else None; the first that answers is taken.
 SOURCES: tuple[Callable[[ModelRequest], ModelSource | None], ...] = (
     builtin.find,
-    original.find,
+    checkpoint.find,
     folder.find,
     hub.find,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
-from sdcli.models.original_config import TextParams
+from sdcli.models.checkpoint_config import TextParams
 
 CONFIG: Any = LDMBertConfig  # bears no types
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdcli.remembered import Remembered
+from sdcli.cache import Remembered
 
 _known = Remembered("hashes")
 

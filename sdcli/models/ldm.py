@@ -21,8 +21,8 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from sdcli.errors import ModelError
 from sdcli.models import bert as bert_text
 from sdcli.models import weights
-from sdcli.models.architecture import TEXT, UNET, VAE
-from sdcli.models.original_config import OriginalConfig
+from sdcli.models.checkpoint_config import OriginalConfig
+from sdcli.models.recognition import TEXT, UNET, VAE
 
 Tensors = Mapping[str, torch.Tensor]
 

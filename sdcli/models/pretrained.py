@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdcli.errors import ModelError
 from sdcli.models.bert import BertTextModel
-from sdcli.models.folder import Weights
+from sdcli.models.sources.folder import Weights
 
 CLASSES: dict[str, Any] = {
     "clip": CLIPTextModel,

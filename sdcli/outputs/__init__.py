@@ -1,1 +1,1 @@
-"""Pictures become files: PNG with their record, and the grid of the run."""
+"""Images become files: PNG with their record, and the grid of the run."""

@@ -1,4 +1,4 @@
-"""A picture as the shell command that draws it again."""
+"""An image as the shell command that draws it again."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdcli.jobs import Job
-from sdcli.outputs.record import at_home
-from sdcli.outputs.terminal import printable
-from sdcli.settings import MODEL, PICTURE, PROMPT, STAGES, Settings, flags
+from sdcli.records import at_home
+from sdcli.settings import MODEL, PROMPT, SIZE, STAGES, Settings, flags
+from sdcli.terminal import printable
 
 _ALWAYS = {"seed", "height", "width", "n_iter"}
 _PATHS = {"from_file", "wildcards", "model", "ckpt", "config", "safety_model"}
 
 
 def command_line(job: Job, settings: Settings | None = None) -> str:
-    """The `sdcli txt2img` command that draws the job's picture, quoted for a POSIX shell.
+    """The `sdcli txt2img` command that draws the job's image, quoted for a POSIX shell.
 
-    It says seed, size and guidance scale, and of the rest what differs from the defaults. A picture's noise comes after
-    that of the pictures before it in its run, so the command may have to draw these too; a second line, a comment, then
-    tells which of them is the picture, or that flags do not lead to it. The comment has a line of its own because zsh
+    It says seed, size and guidance scale, and of the rest what differs from the defaults. An image's noise comes after
+    that of the images before it in its run, so the command may have to draw these too; a second line, a comment, then
+    tells which of them is the image, or that flags do not lead to it. The comment has a line of its own because zsh
     takes none behind a command that is typed in.
 
     Args:
-        job: the picture.
+        job: the image.
         settings: those of its run, for what a job does not hold: where its model lies, device, safety, watermark.
             Without them the model is named as the job names it: a checkpoint by its file name alone.
     """
@@ -34,20 +34,20 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
     else:
         values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (MODEL, STAGES)}
     samples, iterations, exact = _batches(job)
-    comment = f"# picture {(iterations - 1) * samples + job.noise.row + 1} of those that this draws"
+    comment = f"# image {(iterations - 1) * samples + job.noise.row + 1} of those that this draws"
     if samples == iterations == 1:
         comment = ""
     if not exact and settings is not None and settings.from_file not in (None, "-"):
         # The whole run, less where its files go: what a row says stays in the prompt file.
-        values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (PROMPT, PICTURE)}
+        values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (PROMPT, SIZE)}
         values |= {"seed_mode": settings.seed_mode}
         samples, iterations = settings.n_samples, settings.n_iter
-        comment = f"# picture {job.index + 1} of those that this draws"
+        comment = f"# image {job.index + 1} of those that this draws"
     else:
         # The choices in the prompt are made; what looks like one is not to be made again.
         values["compat"] = any(sign in job.prompt for sign in ("{", "__", "\\"))
         if not exact:
-            comment = "# not the same picture, which comes after batches of several sizes: sdcli rerun draws that"
+            comment = "# not the same image, which comes after batches of several sizes: sdcli rerun draws that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
     return "\n".join(filter(None, (command_of(values), comment)))
 
@@ -86,7 +86,7 @@ def _model(job: Job) -> dict[str, Any]:
 
 
 def _batches(job: Job) -> tuple[int, int, bool]:
-    """The fewest `n_samples` and `n_iter` that come to the picture's noise, and whether they do."""
+    """The fewest `n_samples` and `n_iter` that come to the image's noise, and whether they do."""
     noise = job.noise
     # The numbers that a CUDA card draws for a row do not depend on the rows after it.
     samples = noise.row + 1 if job.rng == "cuda" else noise.rows

@@ -58,7 +58,7 @@ class OutputFolder:
         self.next_sample, self.next_grid = next_numbers(path)
 
     def save_sample(self, data: bytes, name: str | None = None, **line: Any) -> Path:
-        """Write a picture.
+        """Write an image.
 
         Args:
             data: the file.
@@ -238,7 +238,7 @@ def claim(aside: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
-        # No hard links on this file system: claim the name with an empty file, then put the picture in its place.
+        # No hard links on this file system: claim the name with an empty file, then put the image in its place.
         claimed = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         try:
             os.close(claimed)

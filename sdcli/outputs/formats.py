@@ -1,4 +1,4 @@
-"""Picture files that say how they were made: one table of formats.
+"""Image files that say how they were made: one table of formats.
 
 Every format carries the same two texts: sdcli's record as JSON, and the `parameters` that other tools read.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import InputFileError, OutputError
-from sdcli.outputs.metadata import texts
+from sdcli.metadata import texts
 from sdcli.settings import ImageFormat
 from sdcli.version import VERSION
 
@@ -32,7 +32,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class Format:
-    """How pictures become files: `encode` takes the picture, its record and the parameters' text."""
+    """How images become files: `encode` takes the image, its record and the parameters' text."""
 
     suffix: str
     lossless: bool
@@ -43,7 +43,7 @@ def encode(pixels: NDArray[np.uint8], record: Mapping[str, Any], parameters: str
     """A file of RGB pixels (height, width, 3) that carries its record and the text form other tools read.
 
     Raises:
-        OutputError: the format has no room for so long a prompt, or for so large a picture.
+        OutputError: the format has no room for so long a prompt, or for so large an image.
     """
     from PIL import Image
 
@@ -51,17 +51,17 @@ def encode(pixels: NDArray[np.uint8], record: Mapping[str, Any], parameters: str
         return FORMATS[format].encode(Image.fromarray(pixels), record, parameters)
     except (ValueError, OSError) as error:  # Pillow's words for both
         raise OutputError(
-            f"the picture or its record does not go into a {format.upper()} file",
+            f"the image or its record does not go into a {format.upper()} file",
             why=f"{error}.",
             fix="Draw with --format png.",
         ) from error
 
 
 def require_room(height: int, width: int, prompt: str, negative_prompt: str, format: ImageFormat) -> None:
-    """That a picture of this size, in pixels, can be written with these words, before it is drawn.
+    """That an image of this size, in pixels, can be written with these words, before it is drawn.
 
     Raises:
-        OutputError: the format has no room for so long a prompt, or for so large a picture.
+        OutputError: the format has no room for so long a prompt, or for so large an image.
     """
     # A record tells a prompt that is too long for the model twice; the rest of it is short.
     record = {"job": [prompt, negative_prompt], "words_cut": prompt, "rest": " " * 4096}

@@ -16,7 +16,7 @@ function matches(texts, query) {
 
 /** How many are shown, in words. */
 function counted(shown, all) {
-  return shown === all ? `${all} picture${all === 1 ? "" : "s"}` : `${shown} of ${all}`;
+  return shown === all ? `${all} image${all === 1 ? "" : "s"}` : `${shown} of ${all}`;
 }
 
 async function copy(text) {

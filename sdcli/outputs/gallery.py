@@ -1,4 +1,4 @@
-"""All pictures of a run on one web page: thumbnails and how each was made, in a single file that needs nothing else."""
+"""All images of a run on one web page: thumbnails and how each was made, in a single file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sdcli.jobs import Job
 from sdcli.outputs.command import command_line
 from sdcli.outputs.folder import cannot_write
-from sdcli.samplers import SAMPLERS
+from sdcli.pipeline.samplers import SAMPLERS
 from sdcli.settings import Settings
 from sdcli.version import VERSION
 
@@ -53,12 +53,12 @@ _HEAD = """<!DOCTYPE html>
 </search>
 </header>
 <main>
-<p class="unfinished">The run is still drawing, or was stopped: these are its pictures so far. Reload to see more.</p>
-<p class="nothing" hidden>No picture matches.</p>
+<p class="unfinished">The run is still drawing, or was stopped: these are its images so far. Reload to see more.</p>
+<p class="nothing" hidden>No image matches.</p>
 <ul>
 """
 
-_PICTURE = """<li>
+_ENTRY = """<li>
 {thumbnail}
 <div class="told">
 <p class="prompt" dir="auto">{prompt}</p>
@@ -88,9 +88,9 @@ _FOOT = """</ul>
 
 
 class Gallery:
-    """The page of a run, written as its pictures come.
+    """The page of a run, written as its images come.
 
-    It grows by an entry a picture. Browsers show a page that has not ended, so that of a stopped run tells what was
+    It grows by an entry an image. Browsers show a page that has not ended, so that of a stopped run tells what was
     drawn.
 
     Args:
@@ -119,7 +119,7 @@ class Gallery:
         )
 
     def add(self, pixels: NDArray[np.uint8], job: Job, record: dict[str, Any], path: Path | None) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             pixels: (height, width, 3), as it is saved.
@@ -133,7 +133,7 @@ class Gallery:
         self.count += 1
         name = str(self.count) if path is None else path.name
         facts = {
-            "picture": name,
+            "image": name,
             "seed": job.seed,
             "sampler": SAMPLERS[job.sampler].title,
             "steps": job.steps,
@@ -142,7 +142,7 @@ class Gallery:
         }
         negative = f'<p class="negative" dir="auto">{_text(job.negative_prompt)}</p>\n' if job.negative_prompt else ""
         self._append(
-            _PICTURE.format(
+            _ENTRY.format(
                 thumbnail=self._thumbnail(pixels, name, path),
                 prompt=_text(job.prompt),
                 negative=negative,
@@ -158,10 +158,10 @@ class Gallery:
         Raises:
             OutputError: it cannot be written.
         """
-        self._append(_FOOT.format(count="1 picture" if self.count == 1 else f"{self.count} pictures"))
+        self._append(_FOOT.format(count="1 image" if self.count == 1 else f"{self.count} images"))
 
     def _thumbnail(self, pixels: NDArray[np.uint8], name: str, path: Path | None) -> str:
-        """The picture, small, as a link to its file if there is one."""
+        """The image, small, as a link to its file if there is one."""
         from PIL import Image
 
         image = Image.fromarray(pixels)
@@ -170,7 +170,7 @@ class Gallery:
         image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
         data = base64.b64encode(buffer.getvalue()).decode()
         shown = (
-            f'<img src="data:image/jpeg;base64,{data}" alt="picture {_text(name)}" '
+            f'<img src="data:image/jpeg;base64,{data}" alt="image {_text(name)}" '
             f'width="{image.width}" height="{image.height}" decoding="async">'
         )
         if path is None:

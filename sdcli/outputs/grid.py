@@ -1,4 +1,4 @@
-"""All pictures of a run side by side, as the original lays them out; long runs in pages."""
+"""All images of a run side by side, as the original lays them out; long runs in pages."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _PADDING = 2
 
 @dataclass(frozen=True)
 class Page:
-    """A finished sheet of pictures."""
+    """A finished sheet of images."""
 
     number: int
     """Its place among the run's pages, from 0."""
     first: Job
-    """The job of its first picture."""
+    """The job of its first image."""
     pixels: NDArray[np.uint8]
     """(height, width, 3)."""
 
 
 class Grid:
-    """Pictures in rows, with 2 black pixels around and between, cut into pages of whole rows.
+    """Images in rows, with 2 black pixels around and between, cut into pages of whole rows.
 
     Only the page being filled is kept. A run that fits on one page gives the original's grid.
 
     Args:
-        per_row: pictures in a row; fewer where a row of so many would be more than a page.
-        total: the most pictures there will be.
+        per_row: images in a row; fewer where a row of so many would be more than a page.
+        total: the most images there will be.
     """
 
     def __init__(self, per_row: int, total: int) -> None:
@@ -46,17 +46,17 @@ class Grid:
         self.filled = 0
         self.first: Job | None = None
 
-    def add(self, job: Job, picture: NDArray[np.uint8]) -> Page | None:
-        """Put the next picture, (height, width, 3), in its place; the page, if that fills it.
+    def add(self, job: Job, image: NDArray[np.uint8]) -> Page | None:
+        """Put the next image, (height, width, 3), in its place; the page, if that fills it.
 
         One of another size than the page's first is made to fit, with black where it leaves room.
         """
         if self.first is None:
-            self._begin(job, *picture.shape[:2])
-        picture = _fitted(picture, self.cell_height - _PADDING, self.cell_width - _PADDING)
+            self._begin(job, *image.shape[:2])
+        image = _fitted(image, self.cell_height - _PADDING, self.cell_width - _PADDING)
         row, column = divmod(self.filled, self.columns)
         top, left = row * self.cell_height + _PADDING, column * self.cell_width + _PADDING
-        self.sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        self.sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
         self.filled += 1
         return self.rest() if self.filled == self.rows * self.columns else None
 
@@ -84,10 +84,10 @@ class Grid:
         self.sheet = np.zeros(shape, dtype=np.uint8)
 
 
-def _fitted(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The picture at its own proportions in the middle of so many black pixels."""
-    if picture.shape[:2] == (height, width):
-        return picture
+def _fitted(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The image at its own proportions in the middle of so many black pixels."""
+    if image.shape[:2] == (height, width):
+        return image
     from PIL import Image, ImageOps
 
-    return np.asarray(ImageOps.pad(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.pad(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS))

@@ -1,7 +1,7 @@
-"""The run's record: a JSON Lines file in the output folder, a line a picture, from which a stopped run goes on.
+"""The run's record: a JSON Lines file in the output folder, a line an image, from which a stopped run goes on.
 
 A line is written before its file gets its name. So a run that is killed leaves no file without a line; a line without
-a file is a picture that is missing. Kinds of lines: `run` (settings and versions, once for each start), `picture`,
+a file is an image that is missing. Kinds of lines: `run` (settings and versions, once for each start), `image`,
 `grid`, `withheld` (unsafe, and not saved) and `failed` (left out by --on-error skip).
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 
 from sdcli.errors import InputFileError
 from sdcli.jobs import Job, NoisePlace
-from sdcli.outputs.terminal import json_line
 from sdcli.settings import Settings
+from sdcli.terminal import json_line
 
 NAME = re.compile(r"run-\d{4,}\.jsonl")
 # What makes another file of the same job.
@@ -36,7 +36,7 @@ class Entry:
 
     file: relative to the folder; None if it has none.
     sha256: of the file.
-    withheld: whether the picture was unsafe, and is not what was drawn.
+    withheld: whether the image was unsafe, and is not what was drawn.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Journal:
         self._before = (0, False)
 
     def begin(self) -> None:
-        """Make the record of a run that has none yet, so that it can be resumed even before its first picture.
+        """Make the record of a run that has none yet, so that it can be resumed even before its first image.
 
         Raises:
             OSError: it cannot be written.
@@ -219,7 +219,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
             fix="Name the folder that was the run's --outdir, or give the run's own flags with --resume.",
         )
     settings, where = dict(said[-1]["settings"]), Path(said[-1]["folder"]).expanduser()
-    # Records of pictures hold paths as they were said: those of a run that was stopped are to be the same.
+    # Records of images hold paths as they were said: those of a run that was stopped are to be the same.
     if where == Path.cwd():
         return settings
     defaults = ("wildcards",) if settings.get("model") else ("wildcards", "ckpt")

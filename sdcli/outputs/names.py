@@ -1,4 +1,4 @@
-"""What a picture's file is called: the pattern of `--output-name`, and names that rows give."""
+"""What an image's file is called: the pattern of `--output-name`, and names that rows give."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def require_name(name: str, format: ImageFormat, what: str) -> str:
         )
     if not parts or name.endswith("/") or any(part.startswith(".") for part in parts) or _UNSAFE.search(name):
         raise UsageError(
-            f"{what} {name!r} is no name for a picture",
+            f"{what} {name!r} is no name for an image",
             why='Names are not empty, begin with no dot, and hold no control characters or any of "*:<>?\\|.',
         )
     by_name = image_format(name)

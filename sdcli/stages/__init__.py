@@ -1,1 +1,1 @@
-"""What happens to pictures after they are drawn: pictures in, pictures out, no model of the prompt needed."""
+"""What happens to images after they are drawn: images in, images out, no model of the prompt needed."""

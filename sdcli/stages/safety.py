@@ -1,6 +1,6 @@
-"""The safety check: who looks at the pictures, what it says of each, and what happens to an unsafe one.
+"""The safety check: who looks at the images, what it says of each, and what happens to an unsafe one.
 
-Two checkers. `clip` is diffusers' StableDiffusionSafetyChecker, the original script's: the cosine between a picture's
+Two checkers. `clip` is diffusers' StableDiffusionSafetyChecker, the original script's: the cosine between an image's
 CLIP embedding and 17 concepts, each with its own threshold. `opennsfw` is Yahoo's open_nsfw, small enough to come with
 its package, so it is always there. A new checker is one class and one line in `_FINDERS`.
 """
@@ -18,21 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
-from sdcli.models.hub import unreachable
+from sdcli.models.sources.hub import unreachable
 
 if TYPE_CHECKING:
     import torch
 
-Picture = NDArray[np.float32]
+Pixels = NDArray[np.float32]
 """(height, width, 3), RGB in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class SafetyVerdict:
-    """What a checker says of one picture.
+    """What a checker says of one image.
 
     scores: of `opennsfw` {"nsfw": probability in [0, 1]}. Of `clip` cosine minus threshold of the concepts above zero,
-    which are what flags a picture, and of the highest in any case: {"concept_7": -0.013}; "special_0" to
+    which are what flags an image, and of the highest in any case: {"concept_7": -0.013}; "special_0" to
     "special_2" appear where above zero and lower every other threshold by 0.01.
     """
 
@@ -42,7 +42,7 @@ class SafetyVerdict:
 
 
 class SafetyChecker(Protocol):
-    """Looks at finished pictures. Being found costs nothing; the weights are read by `load`."""
+    """Looks at finished images. Being found costs nothing; the weights are read by `load`."""
 
     @property
     def name(self) -> str:
@@ -58,8 +58,8 @@ class SafetyChecker(Protocol):
         """Reads the weights, once. Raises ModelError if they cannot be read."""
         ...
 
-    def check(self, pictures: Sequence[Picture]) -> list[SafetyVerdict]:
-        """One verdict a picture, in order. The pictures stay as they are."""
+    def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
+        """One verdict an image, in order. The images stay as they are."""
         ...
 
 
@@ -113,34 +113,34 @@ def find_checker(
     return checker
 
 
-def withhold(picture: Picture, how: str) -> Picture | None:
-    """What becomes of an unsafe picture.
+def withhold(image: Pixels, how: str) -> Pixels | None:
+    """What becomes of an unsafe image.
 
     Args:
-        picture: stays as it is.
+        image: stays as it is.
         how: "replace" by black, "blur" until nothing can be recognised, "keep", or "skip": None, nothing is saved.
     """
-    return _WITHHELD[how](picture)
+    return _WITHHELD[how](image)
 
 
-def rounded(picture: Picture) -> NDArray[np.uint8]:
-    """The picture as the original shows it to its checker: rounded, where the saved one is cut off."""
-    return (picture * 255).round().clip(0, 255).astype(np.uint8)
+def rounded(image: Pixels) -> NDArray[np.uint8]:
+    """The image as the original shows it to its checker: rounded, where the saved one is cut off."""
+    return (image * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _blur(picture: Picture) -> Picture:
+def _blur(pixels: Pixels) -> Pixels:
     from PIL import Image, ImageFilter
 
     # An eighth of the longer side: what is left are patches of colour.
-    image = Image.fromarray(rounded(picture)).filter(ImageFilter.GaussianBlur(max(picture.shape[:2]) / 8))
+    image = Image.fromarray(rounded(pixels)).filter(ImageFilter.GaussianBlur(max(pixels.shape[:2]) / 8))
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def _nothing(picture: Picture) -> None:
+def _nothing(image: Pixels) -> None:
     return None
 
 
-_WITHHELD: dict[str, Callable[[Picture], Picture | None]] = {
+_WITHHELD: dict[str, Callable[[Pixels], Pixels | None]] = {
     "replace": np.zeros_like,
     "blur": _blur,
     "skip": _nothing,
@@ -160,13 +160,13 @@ class ClipChecker:
     def load(self) -> None:
         _ = self._parts
 
-    def check(self, pictures: Sequence[Picture]) -> list[SafetyVerdict]:
+    def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
         import torch
         from PIL import Image
 
         model, processor = self._parts
         with torch.inference_mode():
-            inputs = processor(images=[Image.fromarray(rounded(picture)) for picture in pictures], return_tensors="pt")
+            inputs = processor(images=[Image.fromarray(rounded(image)) for image in images], return_tensors="pt")
             embeddings = model.visual_projection(model.vision_model(inputs["pixel_values"].to(self.device))[1])
             special = _cosines(embeddings, model.special_care_embeds)
             concepts = _cosines(embeddings, model.concept_embeds)
@@ -174,7 +174,7 @@ class ClipChecker:
             thresholds = model.concept_embeds_weights.cpu().float().numpy()
         return [
             self._verdict(*clip_margins(special[i], concepts[i], special_thresholds, thresholds))
-            for i in range(len(pictures))
+            for i in range(len(images))
         ]
 
     def _verdict(self, special: Sequence[float], concepts: Sequence[float]) -> SafetyVerdict:
@@ -230,7 +230,7 @@ def clip_margins(
     special_thresholds: NDArray[np.float32],
     thresholds: NDArray[np.float32],
 ) -> tuple[list[float], list[float]]:
-    """Cosine minus threshold of one picture, rounded to three digits: of special concepts, of concepts.
+    """Cosine minus threshold of one image, rounded to three digits: of special concepts, of concepts.
 
     The arithmetic is that of diffusers' StableDiffusionSafetyChecker.forward, which returns only booleans: float32
     throughout, and from the first special concept above zero on all thresholds count as 0.01 lower.
@@ -256,7 +256,7 @@ def _to_three_digits(value: np.float32) -> float:
 
 
 def _cosines(embeddings: torch.Tensor, concepts: torch.Tensor) -> NDArray[np.float32]:
-    """(pictures, concepts), each in [-1, 1]."""
+    """(images, concepts), each in [-1, 1]."""
     from torch.nn.functional import normalize
 
     cosines: NDArray[np.float32] = (normalize(embeddings) @ normalize(concepts).T).cpu().float().numpy()
@@ -275,8 +275,8 @@ class OpenNsfwChecker:
     def load(self) -> None:
         _ = self._classifier
 
-    def check(self, pictures: Sequence[Picture]) -> list[SafetyVerdict]:
-        predictions = self._classifier.classify_batch([rounded(picture) for picture in pictures])
+    def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
+        predictions = self._classifier.classify_batch([rounded(image) for image in images])
         return [
             SafetyVerdict(self.name, flagged=found.nsfw >= self.threshold, scores={"nsfw": round(found.nsfw, 4)})
             for found in predictions

@@ -1,12 +1,12 @@
-"""Invisible watermarks: written into finished pictures, and read back from them.
+"""Invisible watermarks: written into finished images, and read back from them.
 
-A mark is a text; its UTF-8 bits repeat over the picture, one bit to a cell of 8 x 8 pixels, in the U (blue) channel of
+A mark is a text; its UTF-8 bits repeat over the image, one bit to a cell of 8 x 8 pixels, in the U (blue) channel of
 YUV. The methods `dwtDct` and `dwtDctSvd` are invisible-watermark's, byte for byte as the original script uses them.
 `robust` writes the mark of `dwtDctSvd` with less damage; what it writes is read by invisible-watermark's own decoder.
 
 A mark counts as found when at most a fifth of its bits read wrong. Random bits pass for the 136 of `StableDiffusionV1`
 once in about 10^12. A text of three letters or fewer proves little, nor one of almost only zero bits ("@@@@"), since a
-flat picture reads as zeros.
+flat image reads as zeros.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, UsageError
 
-Picture = NDArray[np.uint8]
-"""A finished picture: (height, width, 3), RGB, 0 to 255."""
+Pixels = NDArray[np.uint8]
+"""A finished image: (height, width, 3), RGB, 0 to 255."""
 Bits = NDArray[np.uint8]
 """(bits,), each 0 or 1, the highest bit of each byte first."""
 
@@ -53,21 +53,21 @@ class ReadBack:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to write bits into pictures of at least `smallest` pixels, and to read them."""
+    """A way to write bits into images of at least `smallest` pixels, and to read them."""
 
     smallest: int
-    write: Callable[[Picture, Bits], Picture]
-    read: Callable[[Picture, int], Bits]
+    write: Callable[[Pixels, Bits], Pixels]
+    read: Callable[[Pixels, int], Bits]
 
 
 def fits(method: str, height: int, width: int, text: str) -> str | None:
-    """What stops `text` from going into a picture of this size by this method, in words; None if nothing does."""
+    """What stops `text` from going into an image of this size by this method, in words; None if nothing does."""
     pixels, cells, bits = height * width, (height // CELL) * (width // CELL), len(_bits(text))
     smallest = METHODS[method].smallest
     if pixels < smallest:
         return f"{method} needs {smallest:,} pixels (256x256); {width}x{height} has {pixels:,}"
     if cells < bits:
-        return f"{text!r} takes {bits} bits; a picture of {width}x{height} holds {cells}, one for each 8x8 pixels"
+        return f"{text!r} takes {bits} bits; an image of {width}x{height} holds {cells}, one for each 8x8 pixels"
     return None
 
 
@@ -86,13 +86,13 @@ def require_text(text: str) -> None:
 
 
 def choose(method: str, default: str, height: int, width: int, text: str) -> Mark:
-    """The mark for a picture of this size, without looking at the picture.
+    """The mark for an image of this size, without looking at the image.
 
     Args:
         method: one of `METHODS`, or "auto": the default where it fits, else `robust`, with a note that says so.
         default: the method that suits the model, `ModelSpec.watermark_method`.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         text: what to write.
 
     Raises:
@@ -108,49 +108,49 @@ def choose(method: str, default: str, height: int, width: int, text: str) -> Mar
     if method == "auto" and fits("robust", height, width, text) is None:
         return Mark(text, "robust", note=f"{problem}: marked by robust instead")
     others = [name for name in METHODS if fits(name, height, width, text) is None]
-    advice = f"--watermark-method {others[0]}" if others else "a larger picture, a shorter text with --watermark"
+    advice = f"--watermark-method {others[0]}" if others else "a larger image, a shorter text with --watermark"
     raise UsageError(f"the watermark does not fit: {problem}", fix=f"Use {advice}, or --no-watermark.")
 
 
-def write(picture: Picture, mark: Mark) -> Picture:
-    """A marked copy of the picture, of the same shape.
+def write(image: Pixels, mark: Mark) -> Pixels:
+    """A marked copy of the image, of the same shape.
 
     Raises:
         ValueError: the mark does not fit; `choose` never makes such a mark.
         ModelError: the libraries cannot be loaded.
     """
-    if problem := fits(mark.method, picture.shape[0], picture.shape[1], mark.text):
+    if problem := fits(mark.method, image.shape[0], image.shape[1], mark.text):
         raise ValueError(problem)
-    return METHODS[mark.method].write(picture, _bits(mark.text))
+    return METHODS[mark.method].write(image, _bits(mark.text))
 
 
-def check(picture: Picture, mark: Mark) -> ReadBack:
-    """How well the mark reads back from a finished picture that should carry it.
+def check(image: Pixels, mark: Mark) -> ReadBack:
+    """How well the mark reads back from a finished image that should carry it.
 
     Raises:
-        ValueError: the mark does not fit into such a picture.
+        ValueError: the mark does not fit into such an image.
         ModelError: the libraries cannot be loaded.
     """
-    if problem := fits(mark.method, picture.shape[0], picture.shape[1], mark.text):
+    if problem := fits(mark.method, image.shape[0], image.shape[1], mark.text):
         raise ValueError(problem)
     expected = _bits(mark.text)
-    wrong = int((METHODS[mark.method].read(picture, len(expected)) != expected).sum())
+    wrong = int((METHODS[mark.method].read(image, len(expected)) != expected).sum())
     found = wrong <= WRONG_AT_MOST * len(expected)
     return ReadBack(mark.text, mark.method, found, wrong, len(expected))
 
 
-def search(picture: Picture, text: str, likely: str = "") -> ReadBack | None:
-    """The first method by which `text` is found, else the best reading; None if the picture is too small to carry it.
+def search(image: Pixels, text: str, likely: str = "") -> ReadBack | None:
+    """The first method by which `text` is found, else the best reading; None if the image is too small to carry it.
 
     `robust` reads as `dwtDctSvd` does, and so is named only where `dwtDctSvd` cannot have written, or where it is
-    `likely`: the method that the picture's record names.
+    `likely`: the method that the image's record names.
     """
-    names = [name for name in METHODS if fits(name, picture.shape[0], picture.shape[1], text) is None]
+    names = [name for name in METHODS if fits(name, image.shape[0], image.shape[1], text) is None]
     if "dwtDctSvd" in names:
         names.remove("dwtDctSvd" if likely == "robust" else "robust")
     readings = []
     for name in sorted(names, key=lambda name: (name != likely, name == "dwtDct")):  # dwtDct takes seconds to load
-        readings.append(check(picture, Mark(text, name)))
+        readings.append(check(image, Mark(text, name)))
         if readings[-1].found:
             return readings[-1]
     return min(readings, key=lambda back: back.wrong_bits, default=None)
@@ -177,26 +177,26 @@ def _bits(text: str) -> Bits:
     return np.unpackbits(np.frombuffer(text.encode(), dtype=np.uint8))
 
 
-def _encoder(name: str) -> Callable[[Picture, Bits], Picture]:
+def _encoder(name: str) -> Callable[[Pixels, Bits], Pixels]:
     """How invisible-watermark writes, called as the original script calls it."""
 
-    def write(picture: Picture, bits: Bits) -> Picture:
+    def write(image: Pixels, bits: Bits) -> Pixels:
         require_library()
         from imwatermark import WatermarkEncoder
 
         encoder = WatermarkEncoder()
         encoder.set_watermark("bytes", np.packbits(bits).tobytes())
-        marked = encoder.encode(np.ascontiguousarray(picture[..., ::-1]), name)
+        marked = encoder.encode(np.ascontiguousarray(image[..., ::-1]), name)
         return np.ascontiguousarray(marked[..., ::-1])
 
     return write
 
 
-def _read_dct(picture: Picture, length: int) -> Bits:
+def _read_dct(image: Pixels, length: int) -> Bits:
     require_library()
     from imwatermark import WatermarkDecoder
 
-    bits = WatermarkDecoder("bits", length).decode(np.ascontiguousarray(picture[..., ::-1]), "dwtDct")
+    bits = WatermarkDecoder("bits", length).decode(np.ascontiguousarray(image[..., ::-1]), "dwtDct")
     return np.asarray(bits, dtype=np.uint8)
 
 
@@ -204,9 +204,9 @@ STEP = 36.0
 """invisible-watermark's scale: a cell's strength modulo 36 is below 18 for a 0, above for a 1."""
 
 
-def _blue(picture: Picture) -> NDArray[np.float64]:
+def _blue(image: Pixels) -> NDArray[np.float64]:
     """The U channel of YUV, (height, width), around 128, not rounded."""
-    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return np.asarray(128 + 0.492 * (blue - (0.299 * red + 0.587 * green + 0.114 * blue)))
 
 
@@ -218,7 +218,7 @@ def _cells(blue: NDArray[Any]) -> NDArray[np.float64]:
     return low.swapaxes(1, 2)
 
 
-def _read_cells(picture: Picture) -> NDArray[np.bool_]:
+def _read_cells(image: Pixels) -> NDArray[np.bool_]:
     """What each cell says, (rows, columns). Its strength is the largest singular value of its coefficients.
 
     U is OpenCV's, which rounds Y before it and so is up to 0.75 away from the exact one. The library takes singular
@@ -227,13 +227,13 @@ def _read_cells(picture: Picture) -> NDArray[np.bool_]:
     require_library()
     import cv2
 
-    blue = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV)[..., 1]
+    blue = cv2.cvtColor(image, cv2.COLOR_RGB2YUV)[..., 1]
     strength = np.linalg.svd(_cells(blue), compute_uv=False)[..., 0]
     return np.asarray(strength % STEP > STEP / 2)
 
 
-def _shift_blue(picture: Picture, shift: NDArray[np.float64]) -> Picture:
-    """The picture with `shift` (rows, columns, 8, 8) added to its U channel, V unchanged, Y where there is room.
+def _shift_blue(image: Pixels, shift: NDArray[np.float64]) -> Pixels:
+    """The image with `shift` (rows, columns, 8, 8) added to its U channel, V unchanged, Y where there is room.
 
     Where a colour would leave the range, the whole pixel is made darker or lighter by just as much, which U and V do
     not see. That is what lets a mark live on pure white and pure black.
@@ -241,7 +241,7 @@ def _shift_blue(picture: Picture, shift: NDArray[np.float64]) -> Picture:
     rows, columns = shift.shape[:2]
     height, width = rows * CELL, columns * CELL
     plane = shift.swapaxes(1, 2).reshape(height, width)
-    shifted = picture.astype(np.float64)
+    shifted = image.astype(np.float64)
     shifted[:height, :width, 2] += 2.032 * plane
     shifted[:height, :width, 1] -= 0.395 * plane
     shifted -= np.maximum(shifted.max(axis=-1, keepdims=True) - 255, 0)
@@ -249,14 +249,14 @@ def _shift_blue(picture: Picture, shift: NDArray[np.float64]) -> Picture:
     return shifted.clip(0, 255).round().astype(np.uint8)
 
 
-def _write_robust(picture: Picture, bits: Bits) -> Picture:
-    """The mark of dwtDctSvd, kinder to the picture and not lost to clipping.
+def _write_robust(image: Pixels, bits: Bits) -> Pixels:
+    """The mark of dwtDctSvd, kinder to the image and not lost to clipping.
 
     Unlike the library, each cell goes to the nearest strength that reads as its bit, colours are rounded and not cut
     off, the details of U stay in place (the library swaps the horizontal and vertical ones), and room is made at the
     ends of the range.
     """
-    left, values, right = np.linalg.svd(_cells(_blue(picture)))
+    left, values, right = np.linalg.svd(_cells(_blue(image)))
     strength = values[..., 0] / STEP
     direction = left[..., :, :1] * right[..., :1, :]  # of the strength, in a cell's coefficients
     direction = (direction / 2).repeat(2, axis=-1).repeat(2, axis=-2)  # in its pixels
@@ -264,8 +264,8 @@ def _write_robust(picture: Picture, bits: Bits) -> Picture:
     middle = 0.25 + 0.5 * wanted
     steps = np.round(strength - middle)
 
-    def marked() -> Picture:
-        return _shift_blue(picture, ((steps + middle - strength) * STEP)[..., None, None] * direction)
+    def marked() -> Pixels:
+        return _shift_blue(image, ((steps + middle - strength) * STEP)[..., None, None] * direction)
 
     # A saturated colour can be moved one way only: where the nearer strength was out of reach, take the other.
     missed = _read_cells(marked()) != wanted
@@ -273,9 +273,9 @@ def _write_robust(picture: Picture, bits: Bits) -> Picture:
     return marked()
 
 
-def _read_svd(picture: Picture, length: int) -> Bits:
-    # Not left to the library, which refuses pictures under 65,536 pixels and loads torch.
-    ones = _read_cells(picture).ravel()
+def _read_svd(image: Pixels, length: int) -> Bits:
+    # Not left to the library, which refuses images under 65,536 pixels and loads torch.
+    ones = _read_cells(image).ravel()
     bit = np.arange(ones.size) % length
     share = np.bincount(bit, weights=ones) / np.bincount(bit)
     return (share * 255 > 127).astype(np.uint8)  # the library's rule: a tie is a 1

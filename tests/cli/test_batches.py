@@ -33,7 +33,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import cv2, imwatermark
-import sdcli.cli, sdcli.generate, sdcli.models.ldm, sdcli.models.pretrained, sdcli.models.tokenizer, sdcli.txt2img
+import sdcli.cli, sdcli.pipeline, sdcli.models.ldm, sdcli.models.pretrained, sdcli.models.tokenizer, sdcli.txt2img
 
 def become_a_run(asked):
     os.chdir(asked["cwd"])
@@ -115,9 +115,9 @@ class Started:
         assert self._code is None
         os.kill(self.child, number)
 
-    def until_saved(self, pictures: int) -> Started:
+    def until_saved(self, images: int) -> Started:
         """Wait until it has told of so many."""
-        while len(self.paths) < pictures:
+        while len(self.paths) < images:
             assert self.lives(), self.stderr
             assert time.monotonic() - self.began < 300, self.stderr
             time.sleep(0.005)
@@ -233,7 +233,7 @@ def lines(outdir: Path, name: str = "run-0000.jsonl") -> list[dict[str, Any]]:
 
 
 def visible(outdir: Path) -> list[Path]:
-    """Every picture, as the folder has it."""
+    """Every image, as the folder has it."""
     return sorted(path for path in outdir.rglob("*.png") if not path.name.startswith("."))
 
 
@@ -244,7 +244,7 @@ def check_record(outdir: Path, *, names: Sequence[str] = ("run-0000.jsonl",)) ->
     for name in names:
         said |= {line["key"]: line for line in lines(outdir, name) if "key" in line}
     files = [line["file"] for line in said.values() if line.get("file")]
-    assert len(files) == len(set(files)), "two pictures have one name"
+    assert len(files) == len(set(files)), "two images have one name"
     assert sorted(files) == [path.relative_to(outdir).as_posix() for path in visible(outdir)]
     for line in said.values():
         if line.get("file"):
@@ -273,7 +273,7 @@ KILLS = 20
 
 @pytest.mark.slow
 def test_killed_at_any_instant_a_run_can_be_gone_on_with(sdcli: Sdcli, tmp_path: Path) -> None:
-    """20 kills, which nothing can catch, while it loads and while it draws 60 pictures in batches of 3."""
+    """20 kills, which nothing can catch, while it loads and while it draws 60 images in batches of 3."""
     began = time.monotonic()
     command = ("--from-file", sdcli.write("prompts.txt", *prompts(60)), "--n_samples", "3", "--n_iter", "1")
     reference = sdcli.start(*command, "--outdir", "whole").until_saved(1)
@@ -282,8 +282,8 @@ def test_killed_at_any_instant_a_run_can_be_gone_on_with(sdcli: Sdcli, tmp_path:
     length = time.monotonic() - reference.began
     assert len(reference.paths) == 61
 
-    # Every other kill is at an instant counted from the start of its process, which may be before the first picture, as
-    # loading takes longer when the machine is busy. The others are counted from the first picture of that process.
+    # Every other kill is at an instant counted from the start of its process, which may be before the first image, as
+    # loading takes longer when the machine is busy. The others are counted from the first image of that process.
     chance = random.Random(60)
     batch = (length - first) / 20
     living = drawing = 0
@@ -306,15 +306,15 @@ def test_killed_at_any_instant_a_run_can_be_gone_on_with(sdcli: Sdcli, tmp_path:
     rest = sdcli(*command, "--outdir", "out", "--resume")
 
     seconds = time.monotonic() - began
-    print(f"\n{KILLS} kills, {living} of a living process, {drawing} after a picture of that start; "
+    print(f"\n{KILLS} kills, {living} of a living process, {drawing} after an image of that start; "
           f"{len(visible(tmp_path / 'out'))} files, {len(rest.paths)} by the last start; "
-          f"whole run {length:.1f} s, first picture after {first:.1f} s; {seconds:.0f} s in all")  # fmt: skip
+          f"whole run {length:.1f} s, first image after {first:.1f} s; {seconds:.0f} s in all")  # fmt: skip
     assert living >= KILLS / 2
     assert drawing >= KILLS / 4, "kills are to fall while it draws"
     said = check_record(tmp_path / "out")
     assert len(said) == 61
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
-    # The grid's pictures that were read from their files carry their marks.
+    # The grid's images that were read from their files carry their marks.
     assert psnr(tmp_path / "out/grid-0000.png", tmp_path / "whole/grid-0000.png") >= 35
 
 
@@ -348,15 +348,15 @@ def test_two_runs_at_once_in_one_folder(sdcli: Sdcli, tmp_path: Path) -> None:
     assert not set(apples.paths) & set(stars.paths), "each has names of its own"
     assert len(check_record(tmp_path / "out", names=("run-0000.jsonl", "run-0001.jsonl"))) == 18
     for name in ("run-0000.jsonl", "run-0001.jsonl"):
-        head, *pictures, grid = lines(tmp_path / "out", name)
+        head, *images, grid = lines(tmp_path / "out", name)
         assert head["kind"] == "run"
         assert grid["kind"] == "grid"
-        assert {line["job"]["prompt"] for line in pictures} == {head["settings"]["prompt"]}
+        assert {line["job"]["prompt"] for line in images} == {head["settings"]["prompt"]}
 
 
 @pytest.mark.slow
 def test_two_runs_at_once_share_the_work(sdcli: Sdcli, tmp_path: Path) -> None:
-    """The same command twice with --resume: each picture is drawn by one of them."""
+    """The same command twice with --resume: each image is drawn by one of them."""
     command = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "10", "--outdir", "out", "--resume")
     one, other = sdcli.start(*command), sdcli.start(*command)
     assert (one.code, other.code) == (0, 0), one.stderr + other.stderr
@@ -374,10 +374,10 @@ def test_two_runs_at_once_share_the_work(sdcli: Sdcli, tmp_path: Path) -> None:
 
 
 NO_MODEL = """
-import sdcli.drawing
+import sdcli.executors.local
 def refuse(self):
     raise AssertionError("the model is asked for")
-sdcli.drawing.Easel.model = property(refuse)
+sdcli.executors.local.Easel.model = property(refuse)
 """
 """Makes a bug of whatever asks for the model."""
 
@@ -395,7 +395,7 @@ def test_resume_draws_what_is_missing(sdcli: Sdcli, tmp_path: Path) -> None:
     # Nothing is left to do.
     again = sdcli(*command, before=NO_MODEL)
     assert again.stdout == ""
-    assert "3 of 3 pictures were there already" in again.stderr
+    assert "3 of 3 images were there already" in again.stderr
     assert [line["kind"] for line in lines(out)] == ["run", "picture", "picture", "picture", "grid"]
 
     # From another folder, with the recorded settings alone; the last line is torn.
@@ -453,15 +453,15 @@ def twelve(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def kept(stopped: Started, out: Path, twelve: dict[str, bytes]) -> None:
-    """That a run which did not end well left whole pictures, those that it told of among them, and a whole record."""
+    """That a run which did not end well left whole images, those that it told of among them, and a whole record."""
     files = bytes_of(out)
     told = [Path(path).name for path in stopped.paths]
     assert set(told) <= set(files)
     assert 0 < len(files) < 12
     assert files == {name: twelve[name] for name in files}
-    pictures = [line["file"] for line in lines(out) if line["kind"] == "picture"]
-    # The line comes first: of the last picture there may be no more than that.
-    assert [f"samples/{name}" for name in sorted(files)] in (pictures, pictures[:-1])
+    images = [line["file"] for line in lines(out) if line["kind"] == "picture"]
+    # The line comes first: of the last image there may be no more than that.
+    assert [f"samples/{name}" for name in sorted(files)] in (images, images[:-1])
     assert [path.name for path in out.rglob(".*")] == [".sdcli-lock"]
     assert "Traceback" not in stopped.stderr
 
@@ -592,14 +592,14 @@ def test_a_record_that_cannot_grow(sdcli: Sdcli, tmp_path: Path, twelve: dict[st
     stopped.send(signal.SIGTERM)
     assert stopped.code == 143, stopped.stderr
     with (out / "run-0000.jsonl").open("ab") as record:
-        # Longer than any picture, so that it is the record that meets the limit.
+        # Longer than any image, so that it is the record that meets the limit.
         record.write(json.dumps({"kind": "padding", "of": "x" * 500_000}).encode() + b"\n")
         limit = record.tell() + 300
     before = bytes_of(out)
     run = sdcli(*TWELVE, "--resume", code=7, file_size=limit)
     assert os.strerror(errno.EFBIG) in run.stderr
     assert run.stdout == ""
-    assert bytes_of(out) == before, "no picture without its line"
+    assert bytes_of(out) == before, "no image without its line"
     kept(run, out, twelve)
     sdcli(*TWELVE, "--resume")
     assert bytes_of(out) == twelve
@@ -612,7 +612,7 @@ def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
         '{"prompt": "a house", "steps": -1}',
     )  # fmt: skip
     stopped = sdcli("--from-file", rows, "--outdir", "out", code=3)
-    assert "rows.jsonl, line 2: a picture has no setting promt" in stopped.stderr
+    assert "rows.jsonl, line 2: an image has no setting promt" in stopped.stderr
     assert "Did you mean prompt?" in stopped.stderr
     assert "loading" not in stopped.stderr
     assert stopped.stdout == ""
@@ -620,7 +620,7 @@ def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
 
     skipped = sdcli("--from-file", rows, "--outdir", "out", "--on-error", "skip", "--skip_grid", code=3)
     assert skipped.paths == ["out/samples/00000.png", "out/samples/00001.png"]
-    assert "left out: rows.jsonl, line 2: a picture has no setting promt" in skipped.stderr
+    assert "left out: rows.jsonl, line 2: an image has no setting promt" in skipped.stderr
     assert "left out: rows.jsonl, line 4: --ddim_steps -1 is not possible" in skipped.stderr
     assert "left out: 2 rows" in skipped.stderr
     assert skipped.stderr.count("line 2") == skipped.stderr.count("line 4") == 1, "each is told of once"
@@ -632,14 +632,14 @@ def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_a_image_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_path: Path) -> None:
     plain = ("--seed-mode", "image", "--steps", "10", "--skip_grid", "--no-watermark", "--n_iter", "1")
     sdcli(*plain, "--prompt", "a yellow heart", "--seed", "7", "--n_samples", "3", "--outdir", "batch")
     sdcli(*plain, "--prompt", "a yellow heart", "--seed", "9", "--n_samples", "1", "--outdir", "alone")
     two = tmp_path / "batch/samples/00002.png"
     decibels = psnr(tmp_path / "alone/samples/00000.png", two)
     assert decibels >= 50
-    assert psnr(tmp_path / "batch/samples/00001.png", two) < 30, "another seed gives another picture"
+    assert psnr(tmp_path / "batch/samples/00001.png", two) < 30, "another seed gives another image"
 
     # In the same row of a batch of the same size, whatever else is in it, to the last bit.
     rows = sdcli.write(
@@ -667,7 +667,7 @@ def test_prompts_from_standard_input_are_drawn_as_they_come(sdcli: Sdcli, tmp_pa
     words = [line["job"]["prompt"] for line in lines(tmp_path / "out") if line["kind"] == "picture"]
     assert words[0] == "a red apple"
     assert words[1] in ("a blue fish", "a green fish")
-    assert "pictures to draw" in run.stderr
+    assert "images to draw" in run.stderr
 
 
 @pytest.mark.slow
@@ -725,12 +725,12 @@ def test_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_picture_to_a_file_of_its_own(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_one_image_to_a_file_of_its_own(sdcli: Sdcli, tmp_path: Path) -> None:
     piped = sdcli("--prompt", "a red apple", "-o", "-")
     data = (piped.streams / "1").read_bytes()
     assert data.startswith(b"\x89PNG")
     assert data.count(b"IHDR") == data.count(b"IEND") == 1
-    assert data.index(b"IEND") == len(data) - 8, "nothing after the picture"
+    assert data.index(b"IEND") == len(data) - 8, "nothing after the image"
     Image.open(io.BytesIO(data)).load()
     refused = sdcli("--prompt", "a red apple", "-o", "-", "--json", code=2)
     assert "--output - and --json" in refused.stderr

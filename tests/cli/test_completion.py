@@ -124,7 +124,7 @@ def test_by_the_protocols_of_zsh_and_fish(asked: Asked) -> None:
     assert zsh == """_arguments '*: :(("full"))'"""
     assert asked("zsh", "sdcli txt2img --from-file p") == ["_files"]
     assert asked("fish", "sdcli txt2img --rng ") == ["cuda", "cpu"]
-    assert asked("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single pictures."]
+    assert asked("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single images."]
 
 
 def script(run: Run, shell: str, folder: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said_at_once(
 
 
 @pytest.mark.slow
-def test_a_picture_from_every_source(run: Run, user_file: Path, small_checkpoint: SmallCheckpoint) -> None:
+def test_a_image_from_every_source(run: Run, user_file: Path, small_checkpoint: SmallCheckpoint) -> None:
     """Each setting from another place; a file of the current folder is not asked."""
     user_file.parent.mkdir(parents=True)
     user_file.write_text('steps = 9\nskip_grid = true\nplms = true\nn_iter = 1\nn_samples = 1\noutdir = "out"\n')

@@ -41,10 +41,10 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(run: Run, tm
     assert all((tmp_path / path).is_file() for path in drawn.stdout.splitlines())
     assert not CONTROL.search(drawn.stderr), "neither bars nor colours, nor those of the prompt"
     said = drawn.stderr.splitlines()
-    assert said[0].startswith("sdcli: 8 pictures to draw with builtin on cpu")
+    assert said[0].startswith("sdcli: 8 images to draw with builtin on cpu")
     assert all(line.startswith("sdcli: ") for line in said)
-    assert [line for line in said if re.fullmatch(r"sdcli: picture [1-8] of 8, step \d+ of 40", line)]
-    assert sum("longer than the model reads" in line for line in said) == 1, "told once, not of each picture"
+    assert [line for line in said if re.fullmatch(r"sdcli: image [1-8] of 8, step \d+ of 40", line)]
+    assert sum("longer than the model reads" in line for line in said) == 1, "told once, not of each image"
     assert len(said) < 40, "a log file is not to drown in it"
 
 
@@ -61,17 +61,17 @@ def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path
         *(f"out/samples/{n:05}.png" for n in range(len(told) - 1)),
         "out/grid-0000.png",
     ]
-    *pictures, grid = told
-    for n, line in enumerate(pictures):
+    *images, grid = told
+    for n, line in enumerate(images):
         assert line["job"]["index"] == n
         assert line["watermark"]["found"] is True
         assert line["safety"] is None
     assert grid["page"] == 0
-    assert grid["job"] == pictures[0]["job"]
+    assert grid["job"] == images[0]["job"]
     # The run's record says the same of each, and more.
     records = [json.loads(line) for line in (tmp_path / "out/run-0000.jsonl").read_text().splitlines()]
     by_file = {f"out/{line['file']}": line for line in records if "file" in line}
-    for line in pictures:
+    for line in images:
         record = by_file[line["file"]]
         assert {name: record[name] for name in line if name != "file"} == {
             name: value for name, value in line.items() if name != "file"
@@ -89,7 +89,7 @@ def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> No
         (("--resume", "--skip_save"), 2, "--resume and --skip_save contradict"),
         (("--output-name", "{weather}.png"), 2, "--output-name has no {weather}"),
         (("--output-name", "../{index}.png"), 2, "would leave the output folder"),
-        (("--from-file", "rows.csv"), 3, "rows.csv, line 1, the header: a picture has no setting sed"),
+        (("--from-file", "rows.csv"), 3, "rows.csv, line 1, the header: an image has no setting sed"),
         (("--from-file", "rows.csv", "--quiet"), 3, "rows.csv, line 1"),
         (("--ckpt", "none.ckpt"), 4, "none.ckpt"),
         (("--outdir", "rows.csv"), 7, "cannot write to rows.csv"),
@@ -142,7 +142,7 @@ def test_a_bug_is_called_one(tmp_path: Path, debug: bool) -> None:
     ],
 )
 def test_closed_streams(tmp_path: Path, closing: str, code: int, told: list[str]) -> None:
-    """What would go to a stream that is closed goes nowhere else; a picture that would is an error."""
+    """What would go to a stream that is closed goes nowhere else; an image that would is an error."""
     drawn = subprocess.run(
         ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "sdcli", "txt2img", *TINY, "--n_samples", "1",
          "--n_iter", "1"],
@@ -170,7 +170,7 @@ def test_a_dry_run_tells_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     assert told.stdout.splitlines() == [f"out/samples/{number:05}.png" for number in range(3)]
     assert "[not read: " in told.stderr
     assert "92 of 77 tokens" in told.stderr
-    assert "3 pictures would be drawn with builtin" in told.stderr
+    assert "3 images would be drawn with builtin" in told.stderr
     assert "memory: about" in told.stderr
     assert "loading" not in told.stderr
 

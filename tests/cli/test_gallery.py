@@ -125,7 +125,7 @@ class Browser:
         )
         self.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def picture(self) -> bytes:
+    def image(self) -> bytes:
         return base64.b64decode(self.do("Page.captureScreenshot")["data"])
 
 
@@ -142,7 +142,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A page of several pictures, finished."""
+    """A page of several images, finished."""
     folder = OutputFolder(tmp_path)
     shown = Gallery(folder.new_gallery(), Settings.of(), "builtin")
     for index, prompt in enumerate(PROMPTS):
@@ -174,7 +174,7 @@ def test_it_opens_without_complaint_and_asks_for_nothing_else(browser: Browser, 
     assert browser.run(SHOWN) == PROMPTS
     assert browser.run("document.title") == "gallery-0000 · builtin"
     assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth === 64)")
-    assert browser.run(COUNTED) == "5 pictures"
+    assert browser.run(COUNTED) == "5 images"
     assert not browser.run("document.querySelector('.unfinished').checkVisibility()")
     asked = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
     assert {one["request"]["url"].partition(":")[0] for one in asked} == {"file", "data"}
@@ -213,7 +213,7 @@ def test_the_button_copies_the_command(browser: Browser, page: Path, clipboard: 
     assert words[words.index("--prompt") + 1] == PROMPTS[2]
 
 
-def test_a_click_opens_the_picture(browser: Browser, page: Path) -> None:
+def test_a_click_opens_the_image(browser: Browser, page: Path) -> None:
     browser.open(page)
     focus(browser, "li:nth-child(2) a")
     browser.press("Enter")
@@ -256,5 +256,5 @@ def test_the_run_s_page(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: P
     text = (tmp_path / "out/gallery-0000.html").read_text("utf-8")
     assert text.count("a &lt;cat&gt;</p>") == 2
     assert text.count("safe by opennsfw") == 2
-    assert "# picture 2 of those that this draws" in text
+    assert "# image 2 of those that this draws" in text
     assert text.endswith("</html>\n")

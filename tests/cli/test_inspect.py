@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdcli.jobs import Job
+from sdcli.metadata import a1111
 from sdcli.outputs import formats
-from sdcli.outputs.metadata import a1111
-from sdcli.outputs.record import new_record
+from sdcli.records import new_record
 from sdcli.stages.watermark import Mark, write
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MARK = Mark("StableDiffusionV1", "robust")
 
 
 def draw(path: Path, format: str) -> Path:
-    """A picture as sdcli leaves it."""
+    """An image as sdcli leaves it."""
     pixels = write(np.full((128, 128, 3), 200, dtype=np.uint8), MARK)
     record = new_record(
         words_cut=None,
@@ -61,7 +61,7 @@ def test_tables_fit_80_columns_and_do_not_steer_the_terminal(run: Run, tmp_path:
     lines = " ".join(shown.stdout.split())
     for words in (
         "JPEG, 128 x 128 pixels", r"a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "42, noise of a CUDA card",
-        "picture 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
+        "image 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
         "Model hash abababababababab Computed on cpu", "safe by opennsfw",
         "'StableDiffusionV1' by robust; wrong bits of 136: 0 then, 0 now", "AUTOMATIC1111's web UI",
         r"a \u009b31mcat", "Euler a (sdcli has no such sampler)", r"Hires \x1b[2J",
@@ -72,7 +72,7 @@ def test_tables_fit_80_columns_and_do_not_steer_the_terminal(run: Run, tmp_path:
 
 def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
     draw(tmp_path / "a.webp", "webp")
-    (tmp_path / "words.png").write_text("not a picture")
+    (tmp_path / "words.png").write_text("not an image")
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "--json", "none.png", "a.webp", "words.png", "bare.png")
     assert shown.returncode == 3
@@ -92,11 +92,11 @@ def test_a_grid_claims_no_more_than_it_knows(run: Run, tmp_path: Path) -> None:
     (tmp_path / "grid.png").write_bytes(formats.encode(pixels, record, a1111.write(JOB)))
     shown = run("inspect", "grid.png")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "of the pictures of one run" in shown.stdout
+    assert "of the images of one run" in shown.stdout
     assert not {"None", "Safety", "Computed", "Place"} & set(shown.stdout.split())
 
 
-def test_a_picture_that_says_nothing_ends_with_1(run: Run, tmp_path: Path) -> None:
+def test_a_image_that_says_nothing_ends_with_1(run: Run, tmp_path: Path) -> None:
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "bare.png")
     assert (shown.returncode, shown.stderr) == (1, "")
@@ -113,7 +113,7 @@ def test_the_command_draws_again(run: Run, tmp_path: Path) -> None:
         r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
         "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --model builtin "
         "--precision full --safety-checker opennsfw --watermark-method robust",
-        "# picture 4 of those that this draws",
+        "# image 4 of those that this draws",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
     ]
     assert "b.png: sdcli has no sampler k_lms; ddim stands in" in shown.stderr

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcli import rerun
-from sdcli.watch import Watch
+from sdcli.events import Watch
 
 if TYPE_CHECKING:
     from tests.conftest import Run, SmallCheckpoint
 
-PICTURE = ("--steps", "2", "--H", "128", "--W", "128", "--precision", "full", "--rng", "cpu", "--eta", "1")
+IMAGE = ("--steps", "2", "--H", "128", "--W", "128", "--precision", "full", "--rng", "cpu", "--eta", "1")
 
 
 @pytest.mark.slow
 def test_from_the_middle_of_a_run(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run(
-        "txt2img", "--ckpt", small_checkpoint.ckpt, "--config", small_checkpoint.config, *PICTURE, "--prompt", "a cat",
+        "txt2img", "--ckpt", small_checkpoint.ckpt, "--config", small_checkpoint.config, *IMAGE, "--prompt", "a cat",
         "--n_samples", "2", "--n_iter", "2", "--format", "webp", "--outdir", "out", "--skip_grid",
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
@@ -38,12 +38,12 @@ def test_from_the_middle_of_a_run(run: Run, small_checkpoint: SmallCheckpoint, t
     assert "dB PSNR" in again.stderr or "identical" in again.stderr
     assert all(path.read_bytes() == data for path, data in before.items())
 
-    # The rest without starting Python anew. Other noise is another picture; a change of its own is not compared.
+    # The rest without starting Python anew. Other noise is another image; a change of its own is not compared.
     first, third = (rerun.read(tmp_path / "out/samples" / f"{n:05}.webp") for n in (0, 3))
     assert not rerun.compare(first.pixels, third.pixels).same
-    picture, comparison = rerun.rerun(third, Watch(), changes={"steps": "4"}, outdir=str(tmp_path / "out"))
-    assert picture.path == tmp_path / "out/samples/00005.webp"
-    assert (picture.job.steps, picture.job.noise) == (4, third.job and third.job.noise)
+    image, comparison = rerun.rerun(third, Watch(), changes={"steps": "4"}, outdir=str(tmp_path / "out"))
+    assert image.path == tmp_path / "out/samples/00005.webp"
+    assert (image.job.steps, image.job.noise) == (4, third.job and third.job.noise)
     assert comparison is None
 
 

@@ -29,18 +29,18 @@ def model(checkpoint: SmallCheckpoint) -> list[str]:
 
 
 @pytest.mark.slow
-def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+def test_images_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     """One prompt, twice: names go on, the same seed gives the same pixels, standard output is paths alone."""
     arguments = [*model(small_checkpoint), *FAST, "--prompt", "a cat", "--n_samples", "2", "--outdir", "out"]
     first = run("txt2img", *arguments)
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == ["out/samples/00000.png", "out/samples/00001.png", "out/grid-0000.png"]
     assert "\x1b" not in first.stderr, "no colours or bars off a terminal"
-    assert "2 pictures to draw" in first.stderr
+    assert "2 images to draw" in first.stderr
 
-    picture = Image.open(tmp_path / "out/samples/00001.png")
-    assert picture.size == (128, 128)
-    record = json.loads(picture.text["sdcli"])
+    image = Image.open(tmp_path / "out/samples/00001.png")
+    assert image.size == (128, 128)
+    record = json.loads(image.text["sdcli"])
     assert record["job"]["prompt"] == "a cat"
     assert record["job"]["seed"] == 42
     assert record["job"]["noise"]["row"] == 1
@@ -50,12 +50,12 @@ def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint,
     assert record["watermark"] == {
         "text": "StableDiffusionV1", "method": "robust", "found": True, "wrong_bits": 0, "bits": 136,
     }  # fmt: skip
-    assert picture.text["parameters"].startswith(
+    assert image.text["parameters"].startswith(
         "a cat\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 128x128"
     )
     sheet = Image.open(tmp_path / "out/grid-0000.png")
     assert sheet.size == (2 * 130 + 2, 130 + 2)
-    assert sheet.text["parameters"] == picture.text["parameters"]
+    assert sheet.text["parameters"] == image.text["parameters"]
     assert json.loads(sheet.text["sdcli"])["job"]["model"] == "v1-small.ckpt"
 
     second = run("txt2img", *arguments, "--json", "--quiet")
@@ -69,16 +69,16 @@ def test_pictures_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint,
 
 
 @pytest.mark.slow
-def test_the_library_draws_the_same_pictures(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+def test_the_library_draws_the_same_images(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run("txt2img", *model(small_checkpoint), *FAST, "--prompt", "a cat", "--outdir", "out", "--skip-grid")
     assert drawn.stdout.splitlines() == ["out/samples/00000.png"]
-    (picture,) = txt2img(
+    (image,) = txt2img(
         "a cat", ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config),
         steps=2, height=128, width=128, n_samples=1, n_iter=1, precision="full",
     )  # fmt: skip
-    assert picture.path is None
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/samples/00000.png")), picture.pixels)
-    assert picture.image.size == (128, 128)
+    assert image.path is None
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/samples/00000.png")), image.pixels)
+    assert image.image.size == (128, 128)
 
 
 @pytest.mark.slow
@@ -235,23 +235,23 @@ def test_laion400m_takes_its_own_checkpoint_and_folder(
 
 
 @pytest.mark.slow
-def test_every_picture_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+def test_every_image_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run(
         "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
         "--no-watermark", "--outdir", "out",
     )  # fmt: skip
     assert drawn.returncode == 6, drawn.stderr
-    assert "every picture was withheld" in drawn.stderr
-    picture = Image.open(tmp_path / "out/samples/00000.png")
-    assert not np.asarray(picture).any(), "replaced by a black one"
-    record = json.loads(picture.text["sdcli"])
+    assert "every image was withheld" in drawn.stderr
+    image = Image.open(tmp_path / "out/samples/00000.png")
+    assert not np.asarray(image).any(), "replaced by a black one"
+    record = json.loads(image.text["sdcli"])
     assert record["safety"]["flagged"] is True
     assert record["safety"]["done"] == "replace"
     assert record["watermark"] is None
 
 
 @pytest.mark.slow
-def test_unsafe_pictures_can_be_skipped(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+def test_unsafe_images_can_be_skipped(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run(
         "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
         "--on-unsafe", "skip", "--outdir", "out",

@@ -57,7 +57,7 @@ def test_write_then_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_text_is_remembered_by_the_picture_and_by_nothing_else(tmp_path: Path) -> None:
+def test_another_text_is_remembered_by_the_image_and_by_nothing_else(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     text = "Ätelier № 7"
     written = run("--add", "--watermark", text, "-o", "b.PNG", "a.png", folder=tmp_path)
@@ -159,7 +159,7 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
     run("--add", "a.png", folder=tmp_path)
     good = (tmp_path / "a.marked.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
-    (tmp_path / "words.png").write_text("not a picture")
+    (tmp_path / "words.png").write_text("not an image")
     draw(tmp_path / "tiny.png", 64)
     done = run("cut.png", "words.png", "tiny.png", "a.marked.png", folder=tmp_path)
     assert done.returncode == 3

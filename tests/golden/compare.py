@@ -1,6 +1,6 @@
-"""Draw what the original script drew, and tell how far apart the pictures are.
+"""Draw what the original script drew, and tell how far apart the images are.
 
-`python tests/golden/compare.py` prints a table of PSNR by file; README.md says where the pictures come from.
+`python tests/golden/compare.py` prints a table of PSNR by file; README.md says where the images come from.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from make_checkpoint import tensor
 from PIL import Image
 
+from sdcli.events import Watch
 from sdcli.settings import Settings
 from sdcli.txt2img import draw
-from sdcli.watch import Watch
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected"
@@ -63,7 +63,7 @@ def write_checkpoint(shapes: str, path: Path) -> None:
 
 
 def psnr(one: Path, other: Path) -> float:
-    """Peak signal-to-noise ratio of two pictures in dB; infinite where they are equal, -inf where sizes differ."""
+    """Peak signal-to-noise ratio of two images in dB; infinite where they are equal, -inf where sizes differ."""
     a, b = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) for path in (one, other))
     if a.shape != b.shape:
         return -math.inf

@@ -25,8 +25,8 @@ def times_of(steps: int) -> list[int]:
 
 def to(latents: Latents, noise: Latents, now: float, before: float, sigma: float = 0.0) -> Latents:
     """From alpha-bar `now` to `before` along the predicted noise."""
-    picture = (latents - np.sqrt(1 - now) * noise) / np.sqrt(now)
-    return np.sqrt(before) * picture + np.sqrt(1 - before - sigma**2) * noise
+    image = (latents - np.sqrt(1 - now) * noise) / np.sqrt(now)
+    return np.sqrt(before) * image + np.sqrt(1 - before - sigma**2) * noise
 
 
 def ddim(latents: Latents, steps: int, eta: float, fresh: Iterator[Latents], model: Model = model) -> Latents:
@@ -71,9 +71,9 @@ def dpm_solver(latents: Latents, steps: int, model: Model = model) -> Latents:
         noise = model(latents, (at[i - 1] - 1 / 1000) * 1000)
         past.append((latents - sigma[i - 1] * noise) / alpha[i - 1])
         step = lam[i] - lam[i - 1]
-        picture = past[-1]
+        image = past[-1]
         if i > 1 and not (steps < 15 and i == steps):
             ratio = (lam[i - 1] - lam[i - 2]) / step
-            picture = past[-1] + (past[-1] - past[-2]) / (2 * ratio)
-        latents = sigma[i] / sigma[i - 1] * latents - alpha[i] * np.expm1(-step) * picture
+            image = past[-1] + (past[-1] - past[-2]) / (2 * ratio)
+        latents = sigma[i] / sigma[i - 1] * latents - alpha[i] * np.expm1(-step) * image
     return latents

@@ -1,4 +1,4 @@
-"""The golden pictures, drawn again: 60 dB or better in every sample and grid, watermark and names included.
+"""The golden images, drawn again: 60 dB or better in every sample and grid, watermark and names included.
 
 Two samplers are 18 to 25 dB apart and two prompts 14 dB, so 60 dB tells right from wrong.
 """

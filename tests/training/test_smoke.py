@@ -1,4 +1,4 @@
-"""A minute of training, from packages to a picture: every command, on a handful of drawings made here."""
+"""A minute of training, from packages to an image: every command, on a handful of drawings made here."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def write_packages(data: Path) -> None:
     names, icons = {}, {}
     for index, (label, (hexcode, _, colour)) in enumerate(CONCEPTS.items()):
         code, radius = hexcode.lower(), 6 + index
-        picture = Image.new("RGBA", (64, 64))
-        ImageDraw.Draw(picture).ellipse((32 - 2 * radius, 8, 32 + 2 * radius, 56), fill=colour)
-        picture.save(solid / f"{code}.webp", lossless=True)
+        image = Image.new("RGBA", (64, 64))
+        ImageDraw.Draw(image).ellipse((32 - 2 * radius, 8, 32 + 2 * radius, 56), fill=colour)
+        image.save(solid / f"{code}.webp", lossless=True)
         square = f'<rect x="{16 - radius}" y="4" width="{2 * radius}" height="24" fill="{colour}"/>'
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{square}</svg>'
         (flat / f"{code}.svg").write_text(svg, "utf-8")
@@ -79,7 +79,7 @@ def run(*command: object) -> str:
 
 
 @pytest.mark.slow
-def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) -> None:
+def test_a_minute_of_training_goes_from_packages_to_a_image(tmp_path: Path) -> None:
     data, work, teacher, out = (tmp_path / name for name in ("data", "work", "teacher", "model"))
     write_packages(data)
     write_teacher(teacher)
@@ -109,12 +109,12 @@ def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) ->
     run(*train, "--minutes", 1.7, "--log-steps", 5, "--batch", 8)
     after = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
     assert before["step"] < after["step"] < 2 * before["step"]
-    assert after["pictures"] == 2 * 8 * after["step"], "each process adds its own"
+    assert after["images"] == 2 * 8 * after["step"], "each process adds its own"
 
-    evaluate = (TRAINING / "evaluate.py", "--work", work, *size, *tokenizer, "--pictures", 4, "--steps", 2)
+    evaluate = (TRAINING / "evaluate.py", "--work", work, *size, *tokenizer, "--images", 4, "--steps", 2)
     run(*evaluate)
     figures = json.loads((work / "evaluation" / "figures.json").read_text("utf-8"))
-    assert figures["singles"]["pictures"] == 4
+    assert figures["singles"]["images"] == 4
     assert 0 <= figures["seeds"]["least"] <= figures["seeds"]["difference"]
     run(TRAINING / "export.py", "--work", work, *tokenizer, "--out", out, "--before", "Nothing before.")
     card = (out / "README.md").read_text("utf-8")
@@ -126,6 +126,6 @@ def test_a_minute_of_training_goes_from_packages_to_a_picture(tmp_path: Path) ->
             assert sheet.width == 8 * 64
 
     drawn = run("-m", "sdcli", "txt2img", "--model", out, "--prompt", "an apple", "--steps", 3, "--n_samples", 1,
-                "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "pictures")  # fmt: skip
-    with Image.open(drawn.split()[0]) as picture:
-        assert picture.size == (64, 64)
+                "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "images")  # fmt: skip
+    with Image.open(drawn.split()[0]) as image:
+        assert image.size == (64, 64)

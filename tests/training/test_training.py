@@ -116,7 +116,7 @@ def test_each_padding_position_is_stood_for_by_one_of_its_region(lengths: list[i
 
 
 def test_unknown_words_are_read_as_a_word_that_says_nothing(vocabulary: Vocabulary) -> None:
-    known, unknown = vocabulary.rows(["a picture", "a zeppelin"])[0]
+    known, unknown = vocabulary.rows(["an image", "a zeppelin"])[0]
     assert unknown[:2] == known[:2]
     assert set(unknown[2:-1]) == {vocabulary.neutral}
 
@@ -285,8 +285,8 @@ def test_what_is_painted_plain_is_as_it_is_and_else_is_tinted_or_moved(seed: int
     latents = NumberedLatents(shown, 6)
     painter = Painter(latents, shown)  # type: ignore[arg-type]
     scene = Scenes(shown, 0.5).draw(random)
-    picture, painted = painter.paint(random, scene, plain)
-    variants = {int(number) for number in picture.unique().tolist()} - {-1}
+    image, painted = painter.paint(random, scene, plain)
+    variants = {int(number) for number in image.unique().tolist()} - {-1}
     if plain:
         assert variants <= {0, 2, 4}
         if any(painted.place):
@@ -295,10 +295,10 @@ def test_what_is_painted_plain_is_as_it_is_and_else_is_tinted_or_moved(seed: int
                 row, column = divmod(region, 4)
                 square = (slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
                 if thing != NOTHING:
-                    variant = of_thing.setdefault(thing, int(picture[0][square][0, 0]))
+                    variant = of_thing.setdefault(thing, int(image[0][square][0, 0]))
                     assert ground_of(shown[painted.icons[thing]].key, variant) == list(GROUNDS)[painted.ground]
                     wanted[square] = variant
-            assert torch.equal(picture[0], wanted)
+            assert torch.equal(image[0], wanted)
     else:
         assert painted.ground or not variants & {0, 2, 4}, "as it is it is not wanted"
     assert painted.tinted == (not any(painted.place) and not plain and not painted.ground)
@@ -416,7 +416,7 @@ def test_a_unet_that_starts_from_an_earlier_one_sees_in_our_states_what_that_saw
     assert (drawn - wanted).square().mean() < 0.05 * (blind - wanted).square().mean()
 
 
-def test_a_unet_learns_where_in_the_picture_it_is() -> None:
+def test_a_unet_learns_where_in_the_image_it_is() -> None:
     torch.manual_seed(0)
     unet = new_unet(64)
     places = Places(unet)
@@ -455,7 +455,7 @@ def test_what_the_unet_has_drawn_wrongly_it_is_to_put_right(blotch: float) -> No
     signal = scheduler.alphas_cumprod
     seen, aim = redrawn(network, batch, torch.zeros(9, 77, TEXT_WIDTH), signal)
     kept = signal[timesteps][:, None, None, None]
-    assert torch.allclose(kept.sqrt() * seen - (1 - kept).sqrt() * aim, clean, atol=1e-4), "it aims at the true picture"
+    assert torch.allclose(kept.sqrt() * seen - (1 - kept).sqrt() * aim, clean, atol=1e-4), "it aims at the true image"
     moved_on = [not torch.allclose(one, other, atol=1e-4) for one, other in zip(seen, noisy, strict=True)]
     assert moved_on == [number == 3 and blotch > 0 for number in range(9)]
 
@@ -465,10 +465,10 @@ def test_a_deepened_vae_does_the_same(make: Callable[[], AutoencoderTiny]) -> No
     torch.manual_seed(0)
     vae = make()
     deep = deepened(vae)
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        latents = vae.encode(pictures).latents
-        assert torch.equal(deep.encode(pictures).latents, latents)
+        latents = vae.encode(images).latents
+        assert torch.equal(deep.encode(images).latents, latents)
         assert torch.allclose(deep.decode(latents).sample, vae.decode(latents).sample, atol=1e-5)
     assert deep.config["num_decoder_blocks"] == new_vae().config["num_decoder_blocks"]
 
@@ -522,55 +522,55 @@ def test_imagined_drawings_are_ink_or_opaque() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_all_styles_of_a_concept_are_moved_alike(seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    picture = torch.rand(2, 1, 128, 128, generator=random)
-    one, other = moved(picture.expand(-1, 2, -1, -1), random).unbind(1)
-    assert torch.equal(one, other) and not torch.equal(one, picture[:, 0])
+    image = torch.rand(2, 1, 128, 128, generator=random)
+    one, other = moved(image.expand(-1, 2, -1, -1), random).unbind(1)
+    assert torch.equal(one, other) and not torch.equal(one, image[:, 0])
 
 
 @pytest.mark.parametrize(("place", "boxes"), [((-1, 0), [(8, 70), (72, 4)]), ((0, 1), [(50, 80), (12, 4)])])
 def test_the_judge_sees_each_thing_of_a_couple_as_if_alone(
     place: tuple[int, int], boxes: list[tuple[int, int]]
 ) -> None:
-    picture = Image.new("RGB", (128, 128), GROUNDS["blue"])
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (128, 128), GROUNDS["blue"])
+    draw = ImageDraw.Draw(image)
     for (across, down), colour in zip(boxes, ("red", "yellow"), strict=True):
         draw.rectangle((across, down, across + 39, down + 19), fill=colour)
         draw.point((across - 3, down), fill="white")
     trial = Trial("", ("red", "yellow"), "3d", "blue", place)
-    parts = parts_of(picture, trial)
+    parts = parts_of(image, trial)
     for part, colour in zip(parts, ((255, 0, 0), (255, 255, 0)), strict=True):
         assert part.width == part.height == 47
         assert part.getpixel((23, 23)) == colour
         shown = np.argwhere((np.asarray(part) == colour).all(2))
         assert (shown.max(0) - shown.min(0) + 1).tolist() == [20, 40]
         assert part.getpixel((0, 0)) == GROUNDS["blue"]
-    assert parts_of(picture, replace(trial, labels=("red",))) == [picture]
+    assert parts_of(image, replace(trial, labels=("red",))) == [image]
     blank = Image.new("RGB", (128, 128), GROUNDS["blue"])
     assert all(len(part.getcolors() or []) == 1 for part in parts_of(blank, trial))
 
 
-def test_pictures_are_the_same_every_time_and_stand_on_their_ground() -> None:
+def test_images_are_the_same_every_time_and_stand_on_their_ground() -> None:
     drawing = Image.new("RGBA", (64, 64))
     ImageDraw.Draw(drawing).ellipse((8, 8, 56, 56), fill="black")
     drawing = drawing.convert("RGBa")
     outlined = icon("ring", "outlined")
     tints = []
     for variant in range(VARIANTS):
-        picture = render(outlined, drawing, variant, 64)
-        assert np.array_equal(picture, render(outlined, drawing, variant, 64))
-        ground = tuple(picture[0, 0].tolist())
+        image = render(outlined, drawing, variant, 64)
+        assert np.array_equal(image, render(outlined, drawing, variant, 64))
+        ground = tuple(image[0, 0].tolist())
         if variant in PLAIN_VARIANTS:
             assert ground == GROUNDS[ground_of(outlined.key, variant)]
         else:
             tints.append(ground)
-        ink = picture[32, 32].astype(int)
+        ink = image[32, 32].astype(int)
         assert abs(ink - ground).sum() > 200, "the ink shows on its ground"
     assert sorted(tints) == sorted(TINTS)
     assert render(replace(outlined, style="flat"), drawing, 0, 64)[32, 32].max() == 0
-    pictures = [render(outlined, drawing, variant, 64) for variant in (0, 2, 1)]
-    pictures += [render(outlined, drawing, variant, 48, margin=8) for variant in (0, 1)]
-    shown = [np.abs(picture.astype(int) - picture[0, 0]).sum(2) > 150 for picture in pictures]
+    images = [render(outlined, drawing, variant, 64) for variant in (0, 2, 1)]
+    images += [render(outlined, drawing, variant, 48, margin=8) for variant in (0, 1)]
+    shown = [np.abs(image.astype(int) - image[0, 0]).sum(2) > 150 for image in images]
     assert np.mean(shown[0] != shown[1]) < 0.05 and np.mean(shown[0] != shown[2]) < 0.05, "in the same place"
     assert np.mean(shown[3] != shown[4]) > 0.05, "moved where it has a margin"
-    assert pictures[4].shape == (64, 64, 3) and tuple(pictures[4][0, 0]) == GROUNDS["white"], "tiles go together"
+    assert images[4].shape == (64, 64, 3) and tuple(images[4][0, 0]) == GROUNDS["white"], "tiles go together"
     assert icons.ground_of(outlined.key, 0) == "white"

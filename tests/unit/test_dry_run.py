@@ -12,11 +12,11 @@ import pytest
 from sdcli import estimates
 from sdcli.dry_run import DryRun, Forecast
 from sdcli.errors import UsageError
+from sdcli.events import Watch
 from sdcli.jobs import Job, NoisePlace
 from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.journal import Journal, Keys
 from sdcli.settings import Settings
-from sdcli.watch import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +68,12 @@ def test_what_a_resumed_run_has_is_told() -> None:
     run = DryRun(settings, Watch())
     jobs = [one.job for one in run]
     folder = OutputFolder(Path("out"), journal=Journal(Path("out"), {}))
-    folder.save_sample(b"a picture", key=Keys(settings).next(jobs[0]))
+    folder.save_sample(b"an image", key=Keys(settings).next(jobs[0]))
     again = DryRun(settings, Watch())
     assert [(one.there, one.file.name if one.file else None) for one in again] == [
         (True, "00000.png"), (False, "00001.png"), (False, "00002.png"),
     ]  # fmt: skip
-    assert (again.pictures, again.there) == (3, 1)
+    assert (again.images, again.there) == (3, 1)
 
 
 def test_what_a_run_refuses_a_dry_run_refuses() -> None:

@@ -33,7 +33,7 @@ def jobs(**settings: object) -> list[list[Job]]:
 
 
 def asked(settings: Settings, passes: Sequence[Sequence[object]]) -> list[Request]:
-    """Requests of these passes: None or a seed of its own for each picture, or settings that its row says."""
+    """Requests of these passes: None or a seed of its own for each image, or settings that its row says."""
     made: list[Request] = []
     for iteration, ones in enumerate(passes):
         for one in ones:
@@ -142,7 +142,7 @@ def test_a_batch_is_of_one_pass_and_one_kind_and_not_too_large(passes: list[list
 
 
 @given(passes=st.lists(st.lists(ROWS, max_size=8), max_size=3), n_samples=st.integers(1, 4))
-def test_no_two_pictures_of_the_run_s_stream_have_the_same_noise(passes: list[list[object]], n_samples: int) -> None:
+def test_no_two_images_of_the_run_s_stream_have_the_same_noise(passes: list[list[object]], n_samples: int) -> None:
     """Whatever rows say of steps and samplers; the numbers of other sizes and generators differ anyway."""
     settings = Settings.of(n_samples=n_samples)
     requests = asked(settings, passes)
@@ -192,7 +192,7 @@ def test_each_size_has_its_own_stream() -> None:
 
 
 def test_a_full_batch_does_not_wait_for_the_next_request() -> None:
-    """Who writes the prompts may wait for the pictures."""
+    """Who writes the prompts may wait for the images."""
     settings = Settings.of(n_samples=2)
     taken: list[int] = []
 

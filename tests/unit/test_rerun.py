@@ -8,18 +8,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import example_job
 import numpy as np
 import pytest
 
 from sdcli import rerun
 from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
+from sdcli.events import Watch
 from sdcli.jobs import Job
+from sdcli.metadata import a1111
 from sdcli.outputs import formats
-from sdcli.outputs.metadata import a1111
-from sdcli.outputs.record import asked, new_record
+from sdcli.records import asked, new_record
 from sdcli.settings import Settings
-from sdcli.watch import Watch
+from tests.jobs import job as make_job
 
 PIXELS = np.zeros((64, 64, 3), dtype=np.uint8)
 MARK = {"text": "mine", "method": "robust", "found": True, "wrong_bits": 0, "bits": 32}
@@ -27,7 +27,7 @@ MARK = {"text": "mine", "method": "robust", "found": True, "wrong_bits": 0, "bit
 
 def job(**changes: object) -> Job:
     own = {"rng": "cpu", "width": 64, "sampler": "ddim", "scale": 3.0, "eta": 0.5, "index": 0}
-    return example_job.job(**own | changes)
+    return make_job(**own | changes)
 
 
 def source(folder: Path, one: Job | None = None, format: Any = "png", **parts: Any) -> rerun.Source:
@@ -66,7 +66,7 @@ class TestSettings:
         assert (settings.nsfw_threshold, settings.on_unsafe, settings.no_watermark) == (0.9, "blur", True)
         assert (settings.safety_checker, settings.outdir) == ("opennsfw", Settings().outdir)
 
-    def test_a_record_sets_nothing_but_the_picture(self, tmp_path: Path) -> None:
+    def test_a_record_sets_nothing_but_the_image(self, tmp_path: Path) -> None:
         hostile = {"outdir": "/", "from_file": "/etc/passwd", "skip_save": True, "device": "cuda"}
         settings = Settings.of(**rerun.settings_of(source(tmp_path, settings=hostile)))
         assert (settings.outdir, settings.from_file, settings.device) == (Settings().outdir, None, "auto")
@@ -103,7 +103,7 @@ class TestChanges:
 
     @pytest.mark.parametrize("name", ["n_samples", "from_file", "outdir", "model", "nothing", ""])
     def test_of_a_run_and_of_nothing_are_refused(self, name: str) -> None:
-        with pytest.raises(UsageError, match="not a setting of one picture") as caught:
+        with pytest.raises(UsageError, match="not a setting of one image") as caught:
             rerun.changes_by_name({name: "1"})
         assert "steps" in caught.value.fix
 
@@ -155,13 +155,13 @@ class TestRefusals:
             self.again(source(tmp_path, **{"job": one}))
 
 
-def test_the_command_of_a_picture_from_the_middle_of_a_run(tmp_path: Path) -> None:
+def test_the_command_of_a_image_from_the_middle_of_a_run(tmp_path: Path) -> None:
     place = {"before": [[2, 21]], "rows": 2, "row": 1}
     line, comment = rerun.command(source(tmp_path, job(noise=place, index=3))).split("\n")
     assert "--n_samples 2" in line
     assert "--watermark mine" in line
     assert shlex.split(line)[:2] == ["sdcli", "txt2img"]
-    assert comment == "# picture 4 of those that this draws"
+    assert comment == "# image 4 of those that this draws"
 
 
 def test_how_far_apart() -> None:

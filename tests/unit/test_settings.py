@@ -3,7 +3,7 @@
 import pytest
 
 from sdcli.errors import UsageError
-from sdcli.samplers import SAMPLERS
+from sdcli.pipeline.samplers import SAMPLERS
 from sdcli.settings import Settings, flags, spellings
 
 ORIGINAL = {
@@ -140,9 +140,9 @@ def test_contradictions_are_refused_and_each_alone_is_not(
 
 
 class TestOutput:
-    """`--output`: one picture, and nothing else."""
+    """`--output`: one image, and nothing else."""
 
-    def test_one_picture_is_the_default(self) -> None:
+    def test_one_image_is_the_default(self) -> None:
         settings = Settings.of(output="a.png")
         assert (settings.n_samples, settings.n_iter, settings.skip_grid) == (1, 1, True)
         assert Settings.of(output="a.png", n_samples=1, n_iter=1, images_per_prompt=1).output == "a.png"
@@ -154,7 +154,7 @@ class TestOutput:
     )  # fmt: skip
     def test_more_than_one_is_refused(self, more: dict[str, object]) -> None:
         for output in ("a.png", "-"):
-            with pytest.raises(UsageError, match="takes one picture") as caught:
+            with pytest.raises(UsageError, match="takes one image") as caught:
                 Settings.of(output=output, **more)
             assert caught.value.exit_code == 2
 

@@ -81,9 +81,9 @@ def test_it_draws_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         "--json", "--outdir", "out",
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
-    picture, grid = (json.loads(line) for line in drawn.stdout.splitlines())
-    assert picture["job"]["model"] == "builtin"
-    assert (tmp_path / picture["file"]).is_file()
+    image, grid = (json.loads(line) for line in drawn.stdout.splitlines())
+    assert image["job"]["model"] == "builtin"
+    assert (tmp_path / image["file"]).is_file()
     assert (tmp_path / grid["file"]).is_file()
     configs = run("-c", "from sdcli.models import shipped; print(shipped.configs())")
     assert configs.stdout.strip() == str(installed / "sdcli/configs")

@@ -16,8 +16,9 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors.torch import load_file, save_file
 
 from sdcli.errors import ModelError, ModelNotFound
-from sdcli.models import builtin, find, shipped
-from sdcli.models.folder import FolderModel, find_weights
+from sdcli.models import find, shipped
+from sdcli.models.sources import builtin
+from sdcli.models.sources.folder import FolderModel, find_weights
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint

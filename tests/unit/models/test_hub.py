@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.models import find
-from sdcli.models.hub import HubModel
+from sdcli.models.sources.hub import HubModel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"

@@ -1,4 +1,4 @@
-"""The vocabularies that ship: a mistake here draws other pictures and gives no error."""
+"""The vocabularies that ship: a mistake here draws other images and gives no error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command of a picture, run through the command line's own parser and planner, leads back to its job."""
+"""The command of an image, run through the command line's own parser and planner, leads back to its job."""
 
 import importlib
 import os
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sdcli.cli import app
 from sdcli.jobs import Job, plan
 from sdcli.model_spec import ModelSpec, NoiseSchedule
-from sdcli.noise import BatchNoise
 from sdcli.outputs.command import command_line
+from sdcli.pipeline.noise import BatchNoise
+from sdcli.pipeline.samplers import SAMPLERS
 from sdcli.prompts import Prompts
-from sdcli.samplers import SAMPLERS
 from sdcli.settings import SamplerName, Settings
 
 SPEC = ModelSpec(
@@ -134,7 +134,7 @@ def test_the_command_draws_the_same_noise_where_it_says(
     lines: int,
     data: st.DataObject,
 ) -> None:
-    """Of a prompt and of a file whose last batch may be short; in each run for a picture anywhere in it."""
+    """Of a prompt and of a file whose last batch may be short; in each run for an image anywhere in it."""
     said: dict[str, object] = {"prompt": "a cat"}
     if lines:
         path = tmp_path_factory.getbasetemp() / f"{lines}.txt"
@@ -147,7 +147,7 @@ def test_the_command_draws_the_same_noise_where_it_says(
     with pytest.MonkeyPatch.context() as patch:
         line = command_line(one, settings)
         again = jobs(parsed(line, patch))
-        place = int(line.partition("# picture ")[2].split()[0]) if "#" in line else len(again)
+        place = int(line.partition("# image ")[2].split()[0]) if "#" in line else len(again)
         assert place == len(again) if rng == "cuda" and "from-file" not in line else place <= len(again)
         found = again[place - 1]
         assert found.prompt == one.prompt
@@ -159,5 +159,5 @@ def test_where_flags_do_not_lead_it_says_so() -> None:
     line = command_line(Job.model_validate(job().model_dump() | {"noise": place, "index": 5}))
     assert (
         line.splitlines()[1]
-        == "# not the same picture, which comes after batches of several sizes: sdcli rerun draws that"
+        == "# not the same image, which comes after batches of several sizes: sdcli rerun draws that"
     )

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from example_job import job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from sdcli.errors import InputFileError, OutputError
+from sdcli.metadata import a1111, provenance, texts
 from sdcli.outputs import formats
-from sdcli.outputs.metadata import a1111, provenance, texts
 from sdcli.stages.watermark import Mark, check, write
+from tests.jobs import job
 
 FORMATS = list(formats.FORMATS)
 ALL = pytest.mark.parametrize("format", FORMATS)
@@ -89,7 +89,7 @@ def test_a_mark_outlives_every_format(format: str) -> None:
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "words.png").write_text("not a picture")
+    (tmp_path / "words.png").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(formats.encode(PIXELS, {}, "")[:-40])
     for name in ("words.png", "cut.png", "missing.png", "."):
         with pytest.raises(InputFileError, match="cannot read the image"), formats.opened(tmp_path / name):

@@ -1,4 +1,4 @@
-"""The page of a run: valid, escaped, sealed by its policy, and written as the pictures come."""
+"""The page of a run: valid, escaped, sealed by its policy, and written as the images come."""
 
 import base64
 import errno
@@ -43,7 +43,7 @@ def job(index: int = 0, **changes: object) -> Job:
     return Job.model_validate(values | changes)
 
 
-def picture(height: int = 64, width: int = 128) -> np.ndarray:
+def image(height: int = 64, width: int = 128) -> np.ndarray:
     return np.full((height, width, 3), 200, dtype=np.uint8)
 
 
@@ -85,12 +85,12 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    """Of pictures with all kinds of prompts."""
+    """Of images with all kinds of prompts."""
     folder = OutputFolder(tmp_path)
     shown = Gallery(folder.new_gallery(), Settings.of(), "<my> & model.ckpt")
     for index, prompt in enumerate(HOSTILE):
         shown.add(
-            picture(600, 300),
+            image(600, 300),
             job(index, prompt=prompt, negative_prompt=prompt),
             {"safety": SAFE},
             folder.save_sample(b""),
@@ -112,15 +112,15 @@ def test_words_come_back_as_they_were(page: Page) -> None:
     assert page.texts["negative"] == [prompt for prompt in cleaned if prompt]
 
 
-def test_each_picture_tells_how_it_was_made(tmp_path: Path) -> None:
+def test_each_image_tells_how_it_was_made(tmp_path: Path) -> None:
     shown = begun(tmp_path)
-    shown.add(picture(), job(scale=3, seed=2**64 - 1), {"safety": SAFE}, tmp_path / "samples/00007.png")
-    shown.add(picture(), job(), {"safety": None}, None)
+    shown.add(image(), job(scale=3, seed=2**64 - 1), {"safety": SAFE}, tmp_path / "samples/00007.png")
+    shown.add(image(), job(), {"safety": None}, None)
     for done in ("replace", "blur", "keep"):
-        shown.add(picture(), job(), {"safety": SAFE | {"flagged": True, "done": done}}, None)
+        shown.add(image(), job(), {"safety": SAFE | {"flagged": True, "done": done}}, None)
     shown.finish()
     page = Page(shown.path)
-    assert page.texts["dt"][:7] == ["picture", "seed", "sampler", "steps", "scale", "size", "safety"]
+    assert page.texts["dt"][:7] == ["image", "seed", "sampler", "steps", "scale", "size", "safety"]
     assert page.texts["dd"][:7] == [
         "00007.png", "18446744073709551615", "PLMS", "20", "3", "128 x 64", "safe by opennsfw",
     ]  # fmt: skip
@@ -149,16 +149,16 @@ def test_thumbnails_are_small_and_lead_to_the_files(page: Page, tmp_path: Path) 
         assert image.size == (160, 320) == (int(str(values["width"])), int(str(values["height"])))
 
 
-def test_a_small_picture_is_not_blown_up(tmp_path: Path) -> None:
+def test_a_small_image_is_not_blown_up(tmp_path: Path) -> None:
     shown = begun(tmp_path)
-    shown.add(picture(64, 128), job(), {"safety": None}, None)
-    (image,) = Page(shown.path).all("img")
-    assert (image["width"], image["height"]) == ("128", "64")
+    shown.add(image(64, 128), job(), {"safety": None}, None)
+    (shown_image,) = Page(shown.path).all("img")
+    assert (shown_image["width"], shown_image["height"]) == ("128", "64")
 
 
-def test_a_picture_that_is_not_saved_has_no_link(tmp_path: Path) -> None:
+def test_a_image_that_is_not_saved_has_no_link(tmp_path: Path) -> None:
     shown = begun(tmp_path)
-    shown.add(picture(), job(), {"safety": None}, None)
+    shown.add(image(), job(), {"safety": None}, None)
     assert Page(shown.path).all("a") == []
 
 
@@ -178,11 +178,11 @@ def test_nothing_else_is_needed_nor_let_in(page: Page) -> None:
     assert "url(" not in page.texts["style"][0]
 
 
-def test_a_page_is_there_picture_by_picture(tmp_path: Path) -> None:
+def test_a_page_is_there_image_by_image(tmp_path: Path) -> None:
     """What a run that is killed leaves: the page but for its end, with all that was drawn."""
     shown = begun(tmp_path)
     for index in range(3):
-        shown.add(picture(), job(index), {"safety": None}, None)
+        shown.add(image(), job(index), {"safety": None}, None)
         page = Page(shown.path)
         assert page.texts["prompt"] == ["a cat"] * (index + 1)
         assert page.open == ["html", "body", "main", "ul"], "every entry is whole"
@@ -212,7 +212,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         shown.finish()
 
 
-def test_pictures_are_not_kept(tmp_path: Path) -> None:
+def test_images_are_not_kept(tmp_path: Path) -> None:
     shown = begun(tmp_path)
     drawn = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
     shown.add(drawn, job(), {"safety": None}, None)  # whatever is loaded once
@@ -225,7 +225,7 @@ def test_pictures_are_not_kept(tmp_path: Path) -> None:
         tracemalloc.stop()
     shown.finish()
     assert 2 * peak < 1e6 < shown.path.stat().st_size
-    assert "<p>201 pictures</p>" in shown.path.read_text("utf-8")
+    assert "<p>201 images</p>" in shown.path.read_text("utf-8")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on the PATH")

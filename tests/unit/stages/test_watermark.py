@@ -23,7 +23,7 @@ TEXT = "StableDiffusionV1"
 BITS = np.unpackbits(np.frombuffer(TEXT.encode(), np.uint8))
 
 
-def scene(height: int, width: int, seed: int = 0) -> watermark.Picture:
+def scene(height: int, width: int, seed: int = 0) -> watermark.Pixels:
     """Soft coloured patches with hard edges between some of them, over the whole range."""
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def scene(height: int, width: int, seed: int = 0) -> watermark.Picture:
     return np.where(half[None, :, None], np.asarray(soft), np.asarray(hard)).astype(np.uint8)
 
 
-def icon(size: int, ground: int) -> watermark.Picture:
+def icon(size: int, ground: int) -> watermark.Pixels:
     """A shaded disc on a light ground, as the builtin model draws."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     inside = (x**2 + y**2 < 0.12)[..., None]
@@ -41,7 +41,7 @@ def icon(size: int, ground: int) -> watermark.Picture:
     return np.where(inside, shade, ground).round().astype(np.uint8)
 
 
-def psnr(one: watermark.Picture, other: watermark.Picture) -> float:
+def psnr(one: watermark.Pixels, other: watermark.Pixels) -> float:
     error = ((one.astype(float) - other) ** 2).mean()
     return float(10 * np.log10(255**2 / error))
 
@@ -49,12 +49,12 @@ def psnr(one: watermark.Picture, other: watermark.Picture) -> float:
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (258, 261), (134, 512)])
 def test_library_methods_write_the_originals_bytes(method: str, height: int, width: int) -> None:
-    picture = scene(height, width)
+    image = scene(height, width)
     encoder = WatermarkEncoder()
     encoder.set_watermark("bytes", TEXT.encode("utf-8"))
     # put_watermark of the original script
-    expected = encoder.encode(cv2.cvtColor(np.array(Image.fromarray(picture)), cv2.COLOR_RGB2BGR), method)[:, :, ::-1]
-    assert np.array_equal(write(picture, Mark(TEXT, method)), expected)
+    expected = encoder.encode(cv2.cvtColor(np.array(Image.fromarray(image)), cv2.COLOR_RGB2BGR), method)[:, :, ::-1]
+    assert np.array_equal(write(image, Mark(TEXT, method)), expected)
 
 
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
@@ -77,11 +77,11 @@ def test_reading_counts_votes_as_the_library_does() -> None:
 @pytest.mark.parametrize("size", [96, 128, 256])
 @pytest.mark.parametrize("ground", [0, 244, 246, 255])
 def test_robust_reads_back_without_a_wrong_bit_and_hardly_shows(size: int, ground: int) -> None:
-    picture = icon(size, ground)
-    marked = write(picture, Mark(TEXT, "robust"))
+    image = icon(size, ground)
+    marked = write(image, Mark(TEXT, "robust"))
     assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
-    assert psnr(marked, picture) > 42
-    assert np.abs(marked.astype(int) - picture).max() <= 16
+    assert psnr(marked, image) > 42
+    assert np.abs(marked.astype(int) - image).max() <= 16
 
 
 @pytest.mark.parametrize("colour", list(itertools.product((0, 64, 128, 255), repeat=3)))
@@ -108,10 +108,10 @@ def test_robust_survives_jpeg() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("picture", [icon(256, 245), scene(256, 256), np.full((256, 256, 3), 130, np.uint8)])
-def test_no_mark_is_found_where_none_is(method: str, picture: watermark.Picture) -> None:
-    assert not check(picture, Mark(TEXT, method)).found
-    other = write(picture, Mark("another text, too", "robust"))
+@pytest.mark.parametrize("image", [icon(256, 245), scene(256, 256), np.full((256, 256, 3), 130, np.uint8)])
+def test_no_mark_is_found_where_none_is(method: str, image: watermark.Pixels) -> None:
+    assert not check(image, Mark(TEXT, method)).found
+    other = write(image, Mark("another text, too", "robust"))
     assert not check(other, Mark(TEXT, method)).found
 
 
@@ -121,22 +121,22 @@ texts = st.text(min_size=1, max_size=30).filter(lambda text: not any(0xD800 <= o
 @given(st.sampled_from(list(METHODS)), st.integers(1, 300), st.integers(1, 300), texts)
 @settings(max_examples=40, deadline=None)
 def test_what_fits_can_be_written_and_what_does_not_is_refused(method: str, height: int, width: int, text: str) -> None:
-    picture = np.full((height, width, 3), 120, np.uint8)
-    picture[::2, ::3] = 90
-    before = picture.copy()
+    image = np.full((height, width, 3), 120, np.uint8)
+    image[::2, ::3] = 90
+    before = image.copy()
     if fits(method, height, width, text) is None:
-        marked = write(picture, Mark(text, method))
-        assert marked.shape == picture.shape
+        marked = write(image, Mark(text, method))
+        assert marked.shape == image.shape
         assert marked.dtype == np.uint8
         assert check(marked, Mark(text, method)).bits == 8 * len(text.encode())
         if method == "robust":
             assert check(marked, Mark(text, method)).found
     else:
         with pytest.raises(ValueError, match=r"pixels"):
-            write(picture, Mark(text, method))
+            write(image, Mark(text, method))
         with pytest.raises(ValueError, match=r"pixels"):
-            check(picture, Mark(text, method))
-    assert np.array_equal(picture, before)
+            check(image, Mark(text, method))
+    assert np.array_equal(image, before)
 
 
 def test_limits() -> None:
@@ -189,7 +189,7 @@ def test_search_finds_whatever_was_written(method: str) -> None:
     assert unaided.method == {"robust": "dwtDctSvd"}.get(method, method)
 
 
-def test_search_in_small_pictures() -> None:
+def test_search_in_small_images() -> None:
     back = search(write(scene(128, 128), Mark(TEXT, "robust")), TEXT)
     assert back is not None
     assert (back.method, back.found) == ("robust", True)

@@ -1,0 +1,26 @@
+"""The model that ships with sdcli: small, and always at hand."""
+
+from __future__ import annotations
+
+from sdcli.errors import ModelNotFound
+from sdcli.models import shipped
+from sdcli.models.model import ModelRequest
+from sdcli.models.sources.folder import FolderModel
+
+NAME = "builtin"
+
+
+def find(request: ModelRequest) -> FolderModel | None:
+    """The builtin model, if no other is asked for.
+
+    Raises:
+        ModelNotFound: this installation has none.
+    """
+    if request.ckpt or request.model not in (None, "", NAME):
+        return None
+    if not (shipped.BUILTIN / "model_index.json").is_file():
+        raise ModelNotFound(
+            "the builtin model is missing from this installation",
+            fix="Install sdcli again, or name a model with --model or --ckpt.",
+        )
+    return FolderModel.read(shipped.BUILTIN, name=NAME, kind="builtin")

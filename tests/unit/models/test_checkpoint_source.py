@@ -1,0 +1,328 @@
+"""Checkpoints of the original layout become models, every weight in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from sdcli.errors import DeviceError, ModelError, UsageError
+from sdcli.models import checkpoint_file, find, ldm
+from sdcli.models.checkpoint_config import OriginalConfig
+from sdcli.models.model import Model
+
+if TYPE_CHECKING:
+    from tests.conftest import SmallCheckpoint
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CPU = torch.device("cpu")
+Tensors = dict[str, torch.Tensor]
+
+
+def load(ckpt: Path, config: Path) -> Model:
+    return find(ckpt=str(ckpt), config=str(config)).load(CPU, lambda _: None)
+
+
+def outputs(model: Model) -> list[torch.Tensor]:
+    """What each part gives for one input."""
+    ids = torch.tensor(model.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
+    with torch.inference_mode():
+        embeddings = model.text_encoder(ids)[0]
+        latents = torch.linspace(-2, 2, 4 * 64).reshape(1, 4, 8, 8)
+        noise = model.unet(latents, torch.tensor([500]), embeddings).sample
+        return [embeddings, noise, model.vae.decode(latents / model.vae.config.scaling_factor).sample]
+
+
+@pytest.fixture(scope="module")
+def v1(small_checkpoint: SmallCheckpoint) -> Model:
+    return load(small_checkpoint.ckpt, small_checkpoint.config)
+
+
+@pytest.fixture(scope="module")
+def tensors(small_checkpoint: SmallCheckpoint) -> Tensors:
+    return checkpoint_file.read_tensors(small_checkpoint.ckpt)
+
+
+def config_with(old: str = "", new: str = "") -> OriginalConfig:
+    """The small model's configuration with a few words changed."""
+    text = (GOLDEN / "v1-small.yaml").read_text()
+    assert old in text
+    return OriginalConfig.model_validate(yaml.safe_load(text.replace(old, new)))
+
+
+def part(which: str, tensors: Tensors, config: OriginalConfig | None = None) -> Any:
+    """One part made from tensors."""
+    files = {"source": "m.ckpt", "config_name": "m.yaml"}
+    if which == "text encoder":
+        return ldm.clip(tensors, GOLDEN / "clip", **files)
+    return {"UNet": ldm.unet, "VAE": ldm.vae}[which](tensors, config or config_with(), **files)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two parts have the same weights."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_finding_imports_nothing_heavy(small_checkpoint: SmallCheckpoint) -> None:
+    code = (
+        f"import sys; from sdcli.models import find; find(ckpt={str(small_checkpoint.ckpt)!r}, "
+        f"config={str(small_checkpoint.config)!r}); "
+        "assert not {'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_weight_is_in_its_place(small_checkpoint: SmallCheckpoint, v1: Model) -> None:
+    """Each tensor of the file is a weight of the model, and each weight of the model comes from the file."""
+    tensors = checkpoint_file.read_tensors(small_checkpoint.ckpt).values()
+    theirs = sorted(tensor.double().sum().item() for tensor in tensors)
+    parts = (v1.unet, v1.vae, v1.text_encoder)
+    ours = sorted(weight.double().sum().item() for part in parts for weight in part.state_dict().values())
+    position_ids = 77 * 76 / 2
+    if position_ids in theirs:
+        theirs.remove(position_ids)
+    assert ours == pytest.approx(theirs)
+    assert not any(tensor.is_meta for part in parts for tensor in [*part.parameters(), *part.buffers()])
+
+
+def test_the_model_is_ready_to_draw(v1: Model) -> None:
+    assert v1.spec.name == "v1-small.ckpt" and v1.spec.kind == "original"
+    assert v1.vae.config.scaling_factor == 0.18215
+    assert v1.tokenizer.model_max_length == 77
+    for part in (v1.unet, v1.vae, v1.text_encoder):
+        assert not part.training and not any(weight.requires_grad for weight in part.parameters())
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+    embeddings, noise, image = outputs(v1)
+    assert embeddings.shape == (1, 77, 64) and noise.shape == (1, 4, 8, 8) and image.shape == (1, 3, 64, 64)
+
+
+def test_safetensors_give_the_same_images(
+    small_checkpoint: SmallCheckpoint, tensors: Tensors, v1: Model, tmp_path: Path
+) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "m.safetensors")
+    model = load(tmp_path / "m.safetensors", small_checkpoint.config)
+    for part in ("text_encoder", "unet", "vae"):
+        weights = getattr(v1, part).state_dict()
+        assert all(torch.equal(weight, weights[name]) for name, weight in getattr(model, part).state_dict().items())
+    # Not to the bit: where in memory a file's weights come to lie decides by which kernels some processors compute.
+    torch.testing.assert_close(outputs(model), outputs(v1), rtol=1e-3, atol=1e-4)
+
+
+def test_early_names_of_the_text_encoder_are_known(tensors: Tensors, v1: Model) -> None:
+    early = {name.replace("text_model.", ""): tensor for name, tensor in tensors.items()}
+    assert same(part("text encoder", early), v1.text_encoder)
+
+
+def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
+    unet = part("UNet", {name: tensor.half() for name, tensor in tensors.items()})
+    for ours, theirs in zip(unet.parameters(), v1.unet.parameters(), strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, theirs.half().float())
+
+
+def averaged(old: Tensors) -> Tensors:
+    """With averaged weights beside the others, under the names that training gives them."""
+    unet = {name: tensor for name, tensor in old.items() if name.startswith("model.")}
+    ema = {"model_ema." + name[6:].replace(".", ""): tensor * 0.5 for name, tensor in unet.items()}
+    return old | ema | {"model_ema.decay": torch.tensor(0.9999), "betas": torch.ones(1000)}
+
+
+def test_averaged_weights_are_left_alone(tensors: Tensors, v1: Model) -> None:
+    assert same(part("UNet", averaged(tensors)), v1.unet)
+
+
+def test_averaged_weights_are_taken_if_the_configuration_asks(tensors: Tensors, v1: Model) -> None:
+    config = config_with("use_ema: False", "use_ema: True")
+    for ours, theirs in zip(part("UNet", averaged(tensors), config).parameters(), v1.unet.parameters(), strict=True):
+        assert torch.equal(ours, theirs * 0.5)
+    assert same(part("UNet", tensors, config), v1.unet)  # it has none
+
+
+def test_what_training_leaves_behind_is_passed_over(tensors: Tensors, v1: Model) -> None:
+    left = {
+        "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2),
+        "first_stage_model.model_ema.decay": torch.ones(1),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+        "alphas_cumprod": torch.ones(1000),
+    }
+    assert same(part("VAE", tensors | left), v1.vae)
+    assert same(part("text encoder", tensors | left), v1.text_encoder)
+
+
+def x_transformer(tensors: Tensors, ids: torch.Tensor, layers: int) -> torch.Tensor:
+    """What the original text encoder of LAION-400M computes: norms first, 8 heads of 64, no mask, a norm at the end."""
+    root = "cond_stage_model.transformer."
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(x, x.shape[-1:], tensors[f"{root}{name}.weight"], tensors[f"{root}{name}.bias"])
+
+    def heads(name: str, x: torch.Tensor) -> torch.Tensor:
+        return (x @ tensors[f"{root}{name}.weight"].T).unflatten(-1, (8, 64)).transpose(1, 2)
+
+    x = tensors[f"{root}token_emb.weight"][ids] + tensors[f"{root}pos_emb.emb.weight"]
+    for layer in range(layers):
+        attend, feed = f"attn_layers.layers.{2 * layer}", f"attn_layers.layers.{2 * layer + 1}"
+        y = norm(f"{attend}.0", x)
+        q, k, v = (heads(f"{attend}.1.to_{part}", y) for part in "qkv")
+        y = ((q @ k.transpose(-1, -2) / math.sqrt(64)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + y @ tensors[f"{root}{attend}.1.to_out.weight"].T + tensors[f"{root}{attend}.1.to_out.bias"]
+        y = norm(f"{feed}.0", x) @ tensors[f"{root}{feed}.1.net.0.0.weight"].T
+        y = functional.gelu(y + tensors[f"{root}{feed}.1.net.0.0.bias"])
+        x = x + y @ tensors[f"{root}{feed}.1.net.2.weight"].T + tensors[f"{root}{feed}.1.net.2.bias"]
+    return norm("norm", x)
+
+
+def test_the_laion_text_encoder_computes_what_the_original_does(small_laion_checkpoint: SmallCheckpoint) -> None:
+    model = load(small_laion_checkpoint.ckpt, small_laion_checkpoint.config)
+    ids = torch.tensor(model.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
+    wanted = x_transformer(checkpoint_file.read_tensors(small_laion_checkpoint.ckpt), ids, layers=2)
+    with torch.inference_mode():
+        ours = model.text_encoder(ids)[0]
+    assert ids.shape == (1, 77) and model.spec.text == "bert"
+    assert (ours - wanted).abs().max() < 1e-5
+
+
+def test_the_hash_is_the_files(small_checkpoint: SmallCheckpoint) -> None:
+    source = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
+    assert source.hash() == hashlib.sha256(small_checkpoint.ckpt.read_bytes()).hexdigest()
+    assert source.safety_checker(download=True) is None
+
+
+def test_progress_names_the_parts(small_checkpoint: SmallCheckpoint) -> None:
+    said: list[str] = []
+    find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config)).load(CPU, said.append)
+    assert said == ["checkpoint", "text encoder", "UNet", "VAE"]
+
+
+# What does not fit.
+
+
+def without(end: str) -> Callable[[Tensors], Tensors]:
+    return lambda old: {name: tensor for name, tensor in old.items() if end not in name}
+
+
+def with_(name: str, tensor: torch.Tensor) -> Callable[[Tensors], Tensors]:
+    return lambda old: old | {name: tensor}
+
+
+MISFITS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    "UNet, missing": (without("model.out.2.bias"), "UNet in m.ckpt does not fit m.yaml.*1 missing: conv_out.bias"),
+    "UNet, more": (with_("model.diffusion_model.extra.bias", torch.ones(2)), "1 not expected: .*extra.bias"),
+    "UNet, larger": (
+        with_("model.diffusion_model.out.2.weight", torch.ones(4, 64, 3, 3)),
+        r"1 of another shape: conv_out.weight is \(4, 64, 3, 3\), by the configuration \(4, 32, 3, 3\)",
+    ),
+    "UNet, whole numbers": (
+        with_("model.diffusion_model.out.2.weight", torch.ones(4, 32, 3, 3, dtype=torch.int8)),
+        "not in floating point: conv_out.weight is torch.int8",
+    ),
+    "VAE, missing": (without("encoder.mid.attn_1.q"), "VAE in .* 2 missing"),
+    "VAE, more": (with_("first_stage_model.encoder.extra", torch.ones(2)), "VAE in .*encoder.extra"),
+    "text encoder, missing": (without("final_layer_norm.bias"), "text encoder in .*final_layer_norm.bias"),
+    "text encoder, more": (
+        with_("cond_stage_model.transformer.text_model.extra", torch.ones(2)),
+        "text encoder in .*1 not expected: extra",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_weights_that_do_not_fit_are_named(tensors: Tensors, name: str) -> None:
+    change, what = MISFITS[name]
+    with pytest.raises(ModelError, match=f"(?s){what}"):
+        part(name.split(",")[0], change(tensors))
+
+
+@pytest.mark.parametrize(
+    ("which", "old", "new"),
+    [
+        ("UNet", "model_channels: 32", "model_channels: 64"),
+        ("UNet", "num_res_blocks: 1\n        channel_mult", "num_res_blocks: 2\n        channel_mult"),
+        ("UNet", "channel_mult: [ 1, 1, 2, 2 ]", "channel_mult: [ 1, 2 ]"),
+        ("UNet", "context_dim: 64", "context_dim: 128"),
+        ("VAE", "ch: 32", "ch: 64"),
+        ("VAE", "ch_mult: [1, 1, 2, 2]", "ch_mult: [1, 2]"),
+    ],
+)
+def test_a_configuration_of_other_sizes_is_refused(tensors: Tensors, which: str, old: str, new: str) -> None:
+    with pytest.raises(ModelError, match=f"the {which} in m.ckpt does not fit m.yaml"):
+        part(which, tensors, config_with(old, new))
+
+
+def copied(tmp_path: Path, old: str, new: str) -> Path:
+    """The small model's YAML and its text encoder's folder, with a few words changed."""
+    shutil.copytree(GOLDEN / "clip", tmp_path / "clip")
+    (tmp_path / "m.yaml").write_text((GOLDEN / "v1-small.yaml").read_text().replace(old, new))
+    return tmp_path / "m.yaml"
+
+
+def test_a_text_encoder_that_the_unet_does_not_take_is_refused(tensors: Tensors, tmp_path: Path) -> None:
+    wider = {name: t.repeat(1, 2) if "attn2.to_k" in name or "attn2.to_v" in name else t for name, t in tensors.items()}
+    torch.save({"state_dict": wider}, tmp_path / "m.ckpt")
+    with pytest.raises(ModelError, match="gives embeddings of width 64, the UNet takes 128"):
+        load(tmp_path / "m.ckpt", copied(tmp_path, "context_dim: 64", "context_dim: 128"))
+
+
+def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """Without a folder of its own the YAML means the real one, with its sizes."""
+    with pytest.raises(ModelError, match=r"the text encoder in v1-small\.ckpt does not fit m\.yaml"):
+        load(small_checkpoint.ckpt, copied(tmp_path, "{version: clip}", "{}"))
+
+
+def test_a_text_encoder_that_is_nowhere_is_said(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="asks for the text encoder nowhere"):
+        find(ckpt=str(small_checkpoint.ckpt), config=str(copied(tmp_path, "{version: clip}", "{version: nowhere}")))
+
+
+def test_the_other_text_encoder_is_named_before_anything_loads(
+    small_checkpoint: SmallCheckpoint, small_laion_checkpoint: SmallCheckpoint
+) -> None:
+    with pytest.raises(ModelError, match=r"holds a BERT text encoder.*\n.*txt2img-1p4B-eval.yaml"):
+        find(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_checkpoint.config))
+    with pytest.raises(ModelError, match=r"holds a CLIP text encoder.*\n.*v1-inference.yaml"):
+        find(ckpt=str(small_checkpoint.ckpt), config=str(small_laion_checkpoint.config))
+
+
+@pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
+def test_an_inpainting_model_is_named(tensors: Tensors, tmp_path: Path, extension: str) -> None:
+    """In safetensors, whose shapes are known at once, before anything loads."""
+    path = tmp_path / f"m.{extension}"
+    wide = tensors | {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}
+    if extension == "ckpt":
+        torch.save(wide, path)
+        source = find(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml"))
+        with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
+            source.load(CPU, lambda _: None)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in wide.items()}, path)
+        with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
+            find(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
+def test_a_lack_of_memory_is_told_as_one(
+    small_checkpoint: SmallCheckpoint, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    source = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
+    monkeypatch.setattr(checkpoint_file, "read_tensors", full)
+    with pytest.raises(DeviceError, match=r"not enough memory to load v1-small\.ckpt"):
+        source.load(CPU, lambda _: None)
+
+
+def test_two_models_at_once_are_refused() -> None:
+    with pytest.raises(UsageError, match="two models"):
+        find(model="a/b", ckpt="c.ckpt")

@@ -1,0 +1,358 @@
+"""Alternatives and wildcards: what a prompt becomes, by which rule, and what is refused."""
+
+import re
+import time
+from itertools import islice, product
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sdcli.errors import InputFileError
+from sdcli.prompts.templates import DEPTH, Template, Wildcards
+
+FILES = {
+    "a": "x\ny\n",
+    "one": "only\n",
+    "animals/cats": "\ufefftabby\r\n\r\n  # none of these\r\n {big|small} lion \r\n",
+    "size-2_big": "# sizes\n__a__ and __a__\n{__a__|}\n",
+    "Tiere": "Füchse\n",
+    "signs": "a|b}\n\\{c|d\\}\n",
+    "same": "z\nz\n",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Wildcards:
+    for name, text in files.items():
+        path = folder / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    return Wildcards(folder)
+
+
+@pytest.fixture(scope="module")
+def wildcards(tmp_path_factory: pytest.TempPathFactory) -> Wildcards:
+    return write(tmp_path_factory.mktemp("lists"), FILES)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        # Alternatives.
+        ("a {red|blue} cat", ["a red cat", "a blue cat"]),
+        ("{a|b}{c|d}", ["ac", "ad", "bc", "bd"]),
+        ("{a {red|blue} cat|a dog}", ["a red cat", "a blue cat", "a dog"]),
+        ("{a|{b|{c|d}}} {e|f}", ["a e", "a f", "b e", "b f", "c e", "c f", "d e", "d f"]),
+        ("a {big|} cat", ["a big cat", "a  cat"]),
+        ("{|}", ["", ""]),
+        ("{ a | b }", [" a ", " b "]),
+        ("{a|a}", ["a", "a"]),
+        # Braces and bars that are signs like any other.
+        ("", [""]),
+        ("a|b", ["a|b"]),
+        ("{curly}", ["{curly}"]),
+        ("{}", ["{}"]),
+        ("{curly {a|b}}", ["{curly a}", "{curly b}"]),
+        ("{{a|b}}", ["{a}", "{b}"]),
+        ("{{a}|b}", ["{a}", "b"]),
+        ("{a|b", ["{a|b"]),
+        ("a|b}", ["a|b}"]),
+        ("}{", ["}{"]),
+        ("{a|b {c|d}", ["{a|b c", "{a|b d"]),
+        ("{a|b} {c|d", ["a {c|d", "b {c|d"]),
+        ("{a|b}}|", ["a}|", "b}|"]),
+        ("{a|{b}", ["{a|{b}"]),
+        # Backslashes.
+        (r"\{a|b}", ["{a|b}"]),
+        (r"{a\|b|c}", ["a|b", "c"]),
+        (r"{a|b\}}", ["a", "b}"]),
+        (r"{a|b\}", ["{a|b}"]),
+        (r"\__a__ \_", ["__a__ _"]),
+        (r"__a\__", ["__a__"]),
+        (r"\a \\ C:\cats\ {\n|b}", [r"\a \\ C:\cats\ \n", r"\a \\ C:\cats\ b"]),
+        (r"\\{a|b}", [r"\{a|b}"]),
+        # Wildcards.
+        ("__a__", ["x", "y"]),
+        ("a __a__ b", ["a x b", "a y b"]),
+        ("__a____a__", ["xx", "xy", "yx", "yy"]),
+        ("__a__a__", ["xa__", "ya__"]),
+        ("___a___", ["_x_", "_y_"]),
+        ("{__a__|b} {c|d}", ["x c", "x d", "y c", "y d", "b c", "b d"]),
+        ("__{a|b}__", ["__a__", "__b__"]),
+        ("__animals/cats__", ["tabby", "big lion", "small lion"]),
+        ("__size-2_big__", ["x and x", "x and y", "y and x", "y and y", "x", "y", ""]),
+        ("__Tiere__", ["Füchse"]),
+        ("{__signs__|e}", ["a|b}", "{c|d}", "e"]),
+        ("__same__", ["z", "z"]),
+        # No names.
+        ("__", ["__"]),
+        ("______", ["______"]),
+        ("__a", ["__a"]),
+        ("_a_", ["_a_"]),
+        ("__a b__", ["__a b__"]),
+        ("__a.b__", ["__a.b__"]),
+        ("__../a__", ["__../a__"]),
+    ],
+)
+def test_what_a_text_becomes(wildcards: Wildcards, text: str, prompts: list[str]) -> None:
+    template = Template.parse(text, wildcards)
+    assert list(template.all()) == prompts
+    assert template.combinations == len(prompts)
+    assert {template.choose(1, index) for index in range(100)} == set(prompts)
+
+
+Case = tuple[str, list[str]]
+"""A text, and what it becomes by another way of reckoning."""
+
+
+def one_of(cases: list[Case]) -> Case:
+    return "{" + "|".join(text for text, _ in cases) + "}", [words for _, prompts in cases for words in prompts]
+
+
+def one_after_another(cases: list[Case]) -> Case:
+    prompts = [prompts for _, prompts in cases]
+    return "".join(text for text, _ in cases), ["".join(words) for words in product(*prompts)]
+
+
+def in_braces(case: Case) -> Case:
+    return f"{{{case[0]}}}", [f"{{{words}}}" for words in case[1]]
+
+
+WORDS = st.sampled_from(["", "cat", " a ", "-"]).map(lambda words: (words, [words]))
+SIGNS = st.sampled_from("{|}_").map(lambda sign: (f"\\{sign}", [sign]))
+LISTS = st.sampled_from([("__a__", ["x", "y"]), ("__one__", ["only"])])
+CASES = st.recursive(
+    WORDS | SIGNS | LISTS,
+    lambda cases: (
+        st.lists(cases, min_size=2, max_size=3).map(one_of)
+        | st.lists(cases, max_size=3).map(one_after_another)
+        | cases.map(in_braces)
+    ),
+    max_leaves=8,
+)
+
+
+@given(case=CASES, seed=st.integers(), index=st.integers(min_value=0))
+def test_all_is_the_product_over_everything_open(wildcards: Wildcards, case: Case, seed: int, index: int) -> None:
+    text, prompts = case
+    template = Template.parse(text, wildcards)
+    assert list(template.all()) == prompts
+    assert template.combinations == len(prompts)
+    assert template.choose(seed, index) in prompts
+
+
+@given(pieces=st.lists(st.sampled_from(["{", "|", "}", "\\", "_", " ", "!", "__a__", "__one__"]), max_size=16))
+def test_no_text_is_refused_for_its_signs(wildcards: Wildcards, pieces: list[str]) -> None:
+    template = Template.parse("".join(pieces), wildcards)
+    assume(template.combinations <= 2000)
+    prompts = list(template.all())
+    assert len(prompts) == template.combinations
+    assert all(template.choose(0, index) in prompts for index in range(10))
+
+
+@given(text=st.text().filter(lambda text: not re.search(r"[{\\]|__", text)))
+def test_text_with_nothing_open_is_unchanged(wildcards: Wildcards, text: str) -> None:
+    template = Template.parse(text, wildcards)
+    assert [template.choose(0, 0), *template.all()] == [text, text]
+
+
+@given(text=st.text(st.sampled_from("{|}_\\a ") | st.characters()))
+def test_a_backslash_before_each_sign_keeps_any_text(wildcards: Wildcards, text: str) -> None:
+    assert list(Template.parse(re.sub(r"[{|}_]", r"\\\g<0>", text), wildcards).all()) == [text]
+
+
+# By `printf '42 0 0' | sha256sum` and so on: these images are the same on any machine.
+@pytest.mark.parametrize(
+    ("seed", "index", "text", "prompt"),
+    [
+        # 2c3e30c83dbbcec9 % 3 == 1, e1d711d007b522fa % 3 == 0, d714125397e8d75d % 2 == 1
+        (42, 0, "{a|b|c} {d|e|f} __a__", "b d y"),
+        # 0dbcd6e41393eb7d % 3 == 2, 83d075599d0b9441 % 3 == 2, ae4b63cabe616928 % 2 == 0
+        (42, 1, "{a|b|c} {d|e|f} __a__", "c f x"),
+        # The one line of a list is a decision like any other.
+        (42, 1, "__one__ {d|e|f} __a__", "only f x"),
+        # Nothing is decided in the first alternative, as the second is taken: 2a5ad87d9f795e6e % 2 == 0.
+        (42, 2, "{ {a|b|c}{a|b|c}|-}{d|e}", "-d"),
+        # The wildcard's line, then what is open in it, before what comes behind: % 2 == 1, % 2 == 0, and then
+        # 544018834a49f24a % 2 == 0, a5de5eaf562f2cab % 3 == 2.
+        (42, 2, "__size-2_big__ {d|e|f}", "x f"),
+        # 820a057cd27a42ca % 7 == 3
+        (-3, 1_000_000, "{0|1|2|3|4|5|6}", "3"),
+    ],
+)
+def test_choices_are_the_same_everywhere(wildcards: Wildcards, seed: int, index: int, text: str, prompt: str) -> None:
+    assert Template.parse(text, wildcards).choose(seed, index) == prompt
+
+
+def test_every_option_is_chosen_about_equally_often(wildcards: Wildcards) -> None:
+    template = Template.parse("{0|1|2|3|4|5|6}{0|1|2}", wildcards)
+    chosen = [template.choose(7, index) for index in range(2100)]
+    assert {prompt: chosen.count(prompt) for prompt in template.all()} == {
+        prompt: pytest.approx(100, abs=40) for prompt in template.all()
+    }
+    assert chosen != [template.choose(8, index) for index in range(2100)]
+
+
+def test_combinations_are_streamed(wildcards: Wildcards) -> None:
+    template = Template.parse("{0|1|2|3|4|5|6|7|8|9}" * 2000, wildcards)
+    assert template.combinations == 10**2000
+    assert [prompt[-2:] for prompt in islice(template.all(), 9, 12)] == ["09", "10", "11"]
+    assert len(template.choose(0, 0)) == 2000
+
+
+def test_text_with_nothing_open_is_fast(wildcards: Wildcards) -> None:
+    text = "a photograph of a cat, highly detailed " * 10
+    begin = time.process_time()
+    for index in range(100_000):
+        assert Template.parse(text, wildcards).choose(0, index) is text
+    assert time.process_time() - begin < 5
+
+
+def test_a_file_is_read_once_and_only_when_asked_for(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {"a": "{x|y}\n", "broken": ""})
+    assert wildcards.lines("a") == ("{x|y}",)
+    (tmp_path / "a.txt").unlink()
+    assert wildcards.lines("a") == ("{x|y}",)
+    assert [list(Template.parse("__a__", wildcards).all()) for _ in range(2)] == [["x", "y"], ["x", "y"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"\n # none\n\t\n", "empty"),
+        (b"ok\ncaf\xe9\n", "not UTF-8"),
+        (b"\xef\xbb\xbfok\ncaf\xe9\n", "not UTF-8"),
+        (b"a\0", "binary"),
+        ("a".encode("utf-16"), "binary"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(InputFileError, match=says) as caught:
+        Template.parse("{a|__a__}", Wildcards(tmp_path))
+    assert str(tmp_path / "a.txt") in caught.value.what
+    assert caught.value.fix
+    assert caught.value.exit_code == 3
+    if says == "not UTF-8":
+        assert caught.value.why == "Line 2 holds the byte 0xe9."
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("animal/cats", "Did you mean __animals/cats__?"),
+        ("cats", "Did you mean __animals/cats__?"),
+        ("tiere", "Did you mean __Tiere__?"),
+        ("nothing-alike", ""),
+        ("a/b", ""),
+    ],
+)
+def test_a_missing_list_names_the_nearest(wildcards: Wildcards, name: str, why: str) -> None:
+    with pytest.raises(InputFileError) as caught:
+        Template.parse(f"a __{name}__", wildcards)
+    assert caught.value.what == f"wildcard __{name}__ has no file {wildcards.folder / name}.txt"
+    assert caught.value.why == why
+    assert "--wildcards FOLDER" in caught.value.fix
+
+
+def test_only_names_that_can_be_written_are_offered(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {"hair colour": "a", "hair__colour": "a", "hair.colour": "a", "hair_colour": "a"})
+    with pytest.raises(InputFileError) as caught:
+        wildcards.lines("hair-colour")
+    assert caught.value.why == "Did you mean __hair_colour__?"
+
+
+def test_the_way_out_of_a_missing_list_leads_out(wildcards: Wildcards) -> None:
+    with pytest.raises(InputFileError, match=re.escape(r"write \__init__ for these very signs")):
+        Template.parse("__init__", wildcards)
+    assert Template.parse(r"\__init__", wildcards).choose(0, 0) == "__init__"
+
+
+def test_a_missing_list_tells_which_list_asks_for_it(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {"a": "__b__", "b": "x\n{y|__gone__}"})
+    with pytest.raises(InputFileError) as caught:
+        Template.parse("__a__", wildcards)
+    assert caught.value.why == f"__gone__ is asked for in {tmp_path / 'b.txt'}."
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError) as caught:
+        Wildcards(tmp_path / "lists").lines("a")
+    assert caught.value.why == f"There is no folder {tmp_path / 'lists'}."
+
+
+@pytest.mark.parametrize("name", ["../a", "b/../../a", "/a", "//a"])
+def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {"a": "x", "lists/b": "x"})
+    with pytest.raises(InputFileError, match="would leave the folder"):
+        Wildcards(tmp_path / "lists").lines(name)
+
+
+@pytest.mark.parametrize("name", ["folder", "n" * 300])
+def test_an_unreadable_list_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(InputFileError, match="cannot be read") as caught:
+        Template.parse(f"__{name}__", Wildcards(tmp_path))
+    assert caught.value.why in ("Is a directory.", "File name too long.")
+
+
+@pytest.mark.parametrize(
+    ("files", "circle", "asks"),
+    [
+        ({"a": "x\n__a__"}, "a -> a", "a.txt"),
+        ({"a": "{x|__b__}", "b": "x\ny __a__"}, "a -> b -> a", "b.txt"),
+        ({"a": "__b__", "b": "__c__", "c": "__b__"}, "b -> c -> b", "c.txt"),
+    ],
+)
+def test_a_circle_is_shown(tmp_path: Path, files: dict[str, str], circle: str, asks: str) -> None:
+    wildcards = write(tmp_path, files)
+    # Twice, since what was read before must not hide it.
+    for _ in range(2):
+        with pytest.raises(InputFileError) as caught:
+            Template.parse("a __a__", wildcards)
+        assert caught.value.what.endswith(f"leads back to itself: {circle}")
+        assert caught.value.fix.endswith(f"{tmp_path / asks}.")
+
+
+def chain(length: int) -> dict[str, str]:
+    return {f"n{number}": f"__n{number + 1}__" if number < length else "x" for number in range(1, length + 1)}
+
+
+def braces(depth: int) -> str:
+    return "{a|" * depth + "b" + "}" * depth
+
+
+def test_deep_is_fine_to_a_point(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, chain(DEPTH))
+    assert Template.parse("__n1__", wildcards).choose(0, 0) == "x"
+    assert list(Template.parse(braces(DEPTH), wildcards).all()) == ["a"] * DEPTH + ["b"]
+    nothing_open = "{" * 20_000 + "}" * 20_000 + "{a|" * 20_000
+    assert Template.parse(nothing_open, wildcards).choose(0, 0) == nothing_open
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (chain(DEPTH + 1), "__n1__"),
+        (chain(3000), "__n1__"),
+        ({}, braces(DEPTH + 1)),
+        ({}, braces(20_000)),
+        (chain(DEPTH), "{a|__n1__}"),
+        ({"a": braces(DEPTH)}, "__a__"),
+    ],
+)
+def test_too_deep_is_refused(tmp_path: Path, files: dict[str, str], text: str) -> None:
+    with pytest.raises(InputFileError, match="too many choices in one another") as caught:
+        Template.parse(text, write(tmp_path, files))
+    assert len(caught.value.what) < 120
+    assert str(DEPTH) in caught.value.why
+
+
+def test_lists_that_share_lists_are_counted_once_each(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {f"n{number}": f"__n{number + 1}__\n__n{number + 1}__" for number in range(40)})
+    (tmp_path / "n40.txt").write_text("x\ny")
+    template = Template.parse("__n0__", wildcards)
+    assert template.combinations == 2**41
+    assert list(islice(template.all(), 3)) == ["x", "y", "x"]

@@ -1,0 +1,30 @@
+"""Words from strangers on a terminal."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdcli.terminal import json_line, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain 猫 👩‍🚀 e\u0301\u00a0\u3000\n\t", "plain 猫 👩‍🚀 e\u0301\u00a0\u3000\n\t"),
+        ("\x1b]0;title\x07\x1b[2J\r", r"\x1b]0;title\x07\x1b[2J\x0d"),
+        ("\x9b31m\x85\u202egnp.\u2066", r"\u009b31m\u0085\u202egnp.\u2066"),
+        ("\udcff\0", r"\udcff\x00"),
+    ],
+)
+def test_what_steers_is_escaped_and_the_rest_is_not(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_json_says_the_same(text: str) -> None:
+    line = json_line({"a": text})
+    assert json.loads(line) == {"a": text}
+    assert printable(line) == line
+    line.encode()
