@@ -1,34 +1,77 @@
-"""What a run tells those who watch it; this one does nothing with it."""
+"""Events that report the progress of a run. Whoever listens is a `Progress`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
-class Watch:
-    """Override what is of interest. Called in the order in which things happen."""
+@dataclass(frozen=True)
+class Started:
+    """The run is valid. `images` is None if a stream decides how many there are."""
 
-    def planned(self, images: int | None, model: str, compute: str) -> None:
-        """Everything that could be checked is, and so many images come; None: as many as a stream brings."""
+    images: int | None
+    model: str
+    device: str
 
-    def loading(self, part: str) -> None:
-        """A part of the model begins to load."""
 
-    def drawing(self, images: int, evaluations: int) -> None:
-        """A batch of so many images begins, each taking so many evaluations of the model."""
+@dataclass(frozen=True)
+class Loading:
+    """A part of the model starts to load, or its checksum to be computed."""
 
-    def step(self) -> None:
-        """One evaluation of the batch is done."""
+    part: str
 
-    def drawn(self, images: int) -> None:
-        """A batch is done."""
 
-    def saved(self, path: Path, record: dict[str, Any]) -> None:
-        """An image, or the grid, is on disk, complete."""
+@dataclass(frozen=True)
+class BatchStarted:
+    """A batch starts. It takes `evaluations` evaluations of the model."""
 
-    def output(self, data: bytes) -> None:
-        """An image's file, for standard output."""
+    images: int
+    evaluations: int
 
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
+
+@dataclass(frozen=True)
+class StepDone:
+    """One evaluation of a batch is done. `index` counts from 0."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """The images of a batch are generated, or found on disk."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An image or a page of the grid is saved, complete. `record` is what the file says of itself, as JSON types."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Output:
+    """An image file for standard output."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that a user should read."""
+
+    text: str
+
+
+Event = Started | Loading | BatchStarted | StepDone | BatchDone | Saved | Output | Note
+Progress = Callable[[Event], None]
+"""Called with every event, in order."""
+
+
+def ignore(event: Event) -> None:
+    """A `Progress` that does nothing."""

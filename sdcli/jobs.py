@@ -1,23 +1,29 @@
-"""Settings and prompts become jobs: each one image, wholly decided."""
+"""A job is one image, wholly decided. Prompts become jobs, jobs become batches, and each job has a key."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import Request
-from sdcli.settings import Precision, Rng, SamplerName, Settings
+from sdcli.prompts import Prompt
+from sdcli.settings import ImageSettings, Settings, default, flag, names
+
+KEY_SCHEMA = 2
+"""Part of every key. Raise it when a default of an image or file setting changes, or a job gets another meaning."""
 
 
 class NoisePlace(BaseModel):
-    """Where in a stream of random numbers an image's noise lies.
+    """The place of an image's noise in a stream of random numbers.
 
-    The original seeds one generator for the whole run. A batch's starting noise is one draw of
-    (rows, C, height/f, width/f), and each of its sampler steps one more of that shape, so an image's place is told by
-    the draws before its batch, the size of its batch, and its row.
+    The original seeds one generator for the whole run. The initial noise of a batch is one draw of
+    (rows, C, height/f, width/f), and each sampler step draws the same shape once more. So the draws before its batch,
+    the size of its batch and its row are enough to find an image's noise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,144 +31,135 @@ class NoisePlace(BaseModel):
     before: tuple[tuple[int, int], ...] = ()
     """Draws made before this batch: (rows of each draw, number of draws), in order."""
     rows: int = 1
-    """Rows of this batch's own draws."""
+    """Rows of this batch's draws."""
     row: int = 0
     """The image's row in them."""
     fixed_rows: int = 0
-    """With --fixed_code: rows of the stream's first draw, which is every batch's starting noise; else 0."""
+    """With --fixed_code: rows of the first draw of the stream, the initial noise of every batch. Otherwise 0."""
 
 
-class Job(BaseModel):
+class Job(ImageSettings):
     """One image, wholly decided: the same job gives the same image, alone or in a batch.
 
-    Frozen; `model_dump_json` writes it, `model_validate_json` reads it back equal.
+    Frozen; `model_dump_json` writes it and `model_validate_json` reads it back equal. The settings of an image are
+    inherited from the table of settings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    prompt: str
-    negative_prompt: str
-    seed: int
-    rng: Rng
-    noise: NoisePlace
     height: int
     width: int
-    steps: int
-    sampler: SamplerName
     scale: float
-    eta: float
-    precision: Precision
+    noise: NoisePlace
     model: str
+    """As `ModelSpec.name`."""
     model_hash: str
+    """SHA-256 of the model's weights, 64 hexadecimal digits."""
     index: int
     """The image's place in the run, from 0."""
     out: str | None = None
-    """The name that its prompt's row gave the file, in `samples/`."""
+    """The file name in `samples/` that a row of the prompt file sets."""
 
-    @property
-    def content(self) -> str:
-        """What is drawn, wherever it stands in the run: the same text for the same image under the same name."""
-        return self.model_dump_json(exclude={"index"})
+
+def key(job: Job, settings: Settings) -> str:
+    """The identity of a job: 64 hexadecimal digits, the same for the same image saved in the same way.
+
+    SHA-256 of the canonical JSON of what differs from the defaults, so a new setting with a default changes no key. The
+    place in the run does not count.
+    """
+    defaults = {name: default(name) for name in names("image", "file")} | {"noise": NoisePlace().model_dump()}
+    values: dict[str, Any] = job.model_dump(exclude={"index"})
+    values |= {name: getattr(settings, name) for name in names("file")}
+    content = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
+    return sha256(json.dumps({"schema": KEY_SCHEMA, **content}, sort_keys=True).encode()).hexdigest()
 
 
 def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
-    """Height and width of the run's images, in pixels.
+    """Height and width of a run's images, in pixels.
 
     Raises:
-        UsageError: a size that the model cannot draw, or C or f that contradict the model.
+        UsageError: a size that the model cannot generate, or --C or --f that contradict the model.
     """
-    for name, flag, true in (("channels", "--C", spec.latent_channels), ("downscale", "--f", spec.downscale)):
-        said = getattr(settings, name)
-        if name in settings.model_fields_set and said != true:
+    for name, true in (("channels", spec.latent_channels), ("downscale", spec.downscale)):
+        given = getattr(settings, name)
+        if name in settings.model_fields_set and given != true:
             raise UsageError(
-                f"{flag} {said} contradicts the model {spec.name}, which has {true}",
-                fix=f"Leave {flag} out: the model decides.",
+                f"{flag(name)} {given} contradicts the model {spec.name}, which has {true}",
+                fix=f"Leave out {flag(name)}: the model decides.",
             )
     sides = []
-    for flag, said, default in (
-        ("--H", settings.height, spec.default_height),
-        ("--W", settings.width, spec.default_width),
-    ):
-        side = default if said is None else said
+    for name, own in (("height", spec.default_height), ("width", spec.default_width)):
+        given = getattr(settings, name)
+        side = own if given is None else given
         if side % spec.size_multiple:
             lower = side // spec.size_multiple * spec.size_multiple
             nearest = [str(n) for n in (lower, lower + spec.size_multiple) if n]
             raise UsageError(
-                f"{flag} {side} is not a size that the model {spec.name} can draw",
+                f"{flag(name)} {side} is not a size that the model {spec.name} can generate",
                 why=f"It must be a multiple of {spec.size_multiple}.",
-                fix=f"The nearest that work: {', '.join(nearest)}.",
+                fix=f"The nearest sizes that work: {', '.join(nearest)}.",
             )
         sides.append(side)
     return sides[0], sides[1]
 
 
-StepDraws = Callable[[SamplerName, int], int]
-"""How often a sampler draws noise of the batch's shape in so many steps, once the starting noise is there."""
+StepDraws = Callable[[str, int], int]
+"""Number of draws that a sampler makes in so many steps, after the initial noise."""
 
 
-def plan(
-    requests: Iterable[Request], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
+def batches(
+    prompts: Iterable[Prompt], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
 ) -> Iterator[list[Job]]:
-    """The run's jobs in order, batch by batch.
+    """The run's jobs in order, in batches.
 
-    A batch holds at most `n_samples` images of one pass that differ in prompt, seed and noise alone.
+    A batch has at most `n_samples` jobs of one pass that differ only in settings with the facet `varies`, and in noise.
 
     Args:
-        requests: as `Prompts` gives them.
-        settings: the run's.
+        prompts: one for each image, as `Prompts` yields them.
+        settings: those of the run.
+        spec: the model.
+        model_hash: see `Job.model_hash`.
+        step_draws: see `StepDraws`.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
-    # Draws of another shape are no part of the stream that an image's place is counted in.
+    # The stream is counted for each size of image: draws of another shape are not part of it.
     streams: dict[tuple[int, int], _Stream] = {}
-    for batch in _batches(requests, settings.n_samples):
-        height, width = size(batch[0].settings, spec)
+    for batch in _grouped(prompts, settings.n_samples):
+        first = batch[0].settings
+        height, width = size(first, spec)
         stream = streams.setdefault((height, width), _Stream(settings.rng, fixed_rows))
         before = tuple(stream.before)
-        rows = sum(request.seed is None for request in batch)
+        rows = sum(prompt.seed is None for prompt in batch)
         row = 0
         jobs = []
-        for request in batch:
-            asked = request.settings
+        for prompt in batch:
+            values = {name: getattr(prompt.settings, name) for name in names("image")}
+            values |= {"prompt": prompt.text, "height": height, "width": width}
             place = NoisePlace()
-            if request.seed is None:
+            if prompt.seed is None:
+                values["seed"] = settings.seed
                 place = NoisePlace(before=before, rows=rows, row=row, fixed_rows=fixed_rows)
                 row += 1
+            else:
+                values["seed"] = prompt.seed
+            if values["scale"] is None:
+                values["scale"] = spec.default_scale
             jobs.append(
-                Job(
-                    prompt=request.prompt,
-                    negative_prompt=asked.negative_prompt,
-                    seed=settings.seed if request.seed is None else request.seed,
-                    rng=asked.rng,
-                    noise=place,
-                    height=height,
-                    width=width,
-                    steps=asked.steps,
-                    sampler=asked.sampler,
-                    scale=spec.default_scale if asked.scale is None else asked.scale,
-                    eta=asked.eta,
-                    precision=asked.precision,
-                    model=spec.name,
-                    model_hash=model_hash,
-                    index=request.index,
-                    out=request.out,
-                )
+                Job(**values, noise=place, model=spec.name, model_hash=model_hash, index=prompt.index, out=prompt.out)
             )
         yield jobs
         if rows:
-            first = batch[0].settings
-            stream.drawn(rows, step_draws(first.sampler, first.steps) + (0 if fixed_rows else 1))
+            stream.count(rows, step_draws(first.sampler, first.steps) + (0 if fixed_rows else 1))
 
 
 class _Stream:
-    """The draws made so far from the run's generator, as `NoisePlace.before` tells them."""
+    """Counts the draws from the run's generator, in the form of `NoisePlace.before`."""
 
-    def __init__(self, rng: Rng, fixed_rows: int) -> None:
+    def __init__(self, rng: str, fixed_rows: int) -> None:
         self.rng = rng
         self.before: list[tuple[int, int]] = [(fixed_rows, 1)] if fixed_rows else []
 
-    def drawn(self, rows: int, times: int) -> None:
-        """Count so many draws of so many rows."""
-        # On a card a draw's numbers depend on how many there were before, not on their order or size. One entry a
+    def count(self, rows: int, times: int) -> None:
+        """Count `times` draws of `rows` rows."""
+        # The numbers of a CUDA draw depend on how many draws came before, not on their order or size. One entry for each
         # size keeps the list short, however often the size changes.
         same = [i for i, (size, _) in enumerate(self.before) if size == rows]
         if same and (self.rng == "cuda" or same[-1] == len(self.before) - 1):
@@ -171,15 +168,15 @@ class _Stream:
             self.before.append((rows, times))
 
 
-def _batches(requests: Iterable[Request], at_most: int) -> Iterator[list[Request]]:
-    """Neighbours that can be drawn together."""
-    batch: list[Request] = []
-    for request in requests:
-        if batch and not _go_together(batch[0], request):
+def _grouped(prompts: Iterable[Prompt], at_most: int) -> Iterator[list[Prompt]]:
+    """Neighbours that can be generated in one batch."""
+    batch: list[Prompt] = []
+    for prompt in prompts:
+        if batch and not _fit_together(batch[0], prompt):
             yield batch
             batch = []
-        batch.append(request)
-        # Not only when the next one comes: a producer may wait for the image before it writes on.
+        batch.append(prompt)
+        # At once, not when the next prompt arrives: the producer may wait for the image before it writes on.
         if len(batch) == at_most:
             yield batch
             batch = []
@@ -187,11 +184,8 @@ def _batches(requests: Iterable[Request], at_most: int) -> Iterator[list[Request
         yield batch
 
 
-def _go_together(one: Request, other: Request) -> bool:
+def _fit_together(one: Prompt, other: Prompt) -> bool:
     return one.iteration == other.iteration and (
         one.settings is other.settings
-        or all(
-            getattr(one.settings, name) == getattr(other.settings, name)
-            for name in ("height", "width", "steps", "sampler", "scale", "eta", "rng", "precision")
-        )
+        or all(getattr(one.settings, name) == getattr(other.settings, name) for name in names("image", varies=False))
     )

@@ -1,4 +1,4 @@
-"""All that is known of a run before its model loads: what will be drawn and saved, and whether that can be."""
+"""A run: settings, prompts, model and output, found to fit together before the model loads."""
 
 from __future__ import annotations
 
@@ -8,104 +8,95 @@ from pathlib import Path
 
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError
-from sdcli.events import Watch
-from sdcli.jobs import Job, plan, size
+from sdcli.events import Note, Progress, ignore
+from sdcli.jobs import Job, batches, size
 from sdcli.models.model import ModelSource
-from sdcli.outputs import names
-from sdcli.outputs.formats import require_room
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.outputs import formats, names
 from sdcli.prompts import Prompts, Row
-from sdcli.settings import SamplerName, Settings
-from sdcli.stages import watermark
+from sdcli.registry import SAMPLERS
+from sdcli.settings import Settings
+from sdcli.stages import StageContext, Stages
 
 
-class Planned:
-    """A run whose settings, prompts, model and files were found to go together.
+class Run:
+    """A valid run.
 
     Args:
-        settings: the run.
-        watch: is told of rows that are left out.
+        settings: the settings.
+        progress: receives a note for each skipped row.
+        source: the model, if it is already found.
 
     Raises:
-        sdcli.errors.SdcliError: what cannot be drawn, or not be saved; for a stream of prompts only as far as the
-            settings tell, its rows are checked as they come.
+        sdcli.errors.SdcliError: an image cannot be generated or saved. The rows of a stream are only checked as they
+            arrive.
     """
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(self, settings: Settings, progress: Progress = ignore, source: ModelSource | None = None) -> None:
         self.settings = settings
-        self.watch = watch
+        self.progress = progress
         self.skipped = 0
-        """Rows left out so far."""
-        self.source: ModelSource = models.find_for(settings)
+        """Rows skipped so far."""
+        self.source: ModelSource = source or models.find_for(settings)
         self.spec = self.source.spec
         if settings.output_name is not None:
             names.check_pattern(settings.output_name, settings.format)
         if settings.output not in (None, "-"):
             _require_new(Path(str(settings.output)))
         self._longest = 0
-        self._marks: dict[tuple[int, int], watermark.Mark] = {}
-        self._require(settings)
-        self.prompts = Prompts(settings, self._check, self._skip if settings.on_error == "skip" else None)
-        self.total = self.prompts.look()
-        """Images of the run; None while a stream is not at its end."""
+        context = StageContext(
+            settings, self.spec, self.source, lambda pixels: formats.as_saved(pixels, settings.format)
+        )
+        self.stages = Stages(context, progress)
+        self.notes = self._require(settings)
+        """What the user should read before the run starts."""
+        self._prompts = Prompts(settings, self._check, self._skip if settings.on_error == "skip" else None)
+        self.total = self._prompts.count()
+        """Number of images; None for a stream of prompts."""
 
     def batches(self) -> Iterator[list[Job]]:
-        """The jobs in order; what can be drawn together, together. For a stream only once."""
-        return plan(self.prompts, self.settings, self.spec, self.model_hash, self._step_draws)
+        """The jobs in order, in batches. Only once for a stream."""
+        return batches(self._prompts, self.settings, self.spec, self.model_hash, self._step_draws)
 
     @cached_property
     def model_hash(self) -> str:
+        """SHA-256 of the model's weights."""
         return self.source.hash()
 
-    def mark(self, height: int, width: int) -> watermark.Mark | None:
-        """The watermark for an image of this size, in pixels; None with --no-watermark."""
-        if self.settings.no_watermark:
-            return None
-        if (height, width) not in self._marks:
-            self._marks[height, width] = watermark.choose(
-                self.settings.watermark_method, self.spec.watermark_method, height, width, self.settings.watermark
-            )
-        return self._marks[height, width]
-
     def name(self, job: Job) -> str | None:
-        """The name of a job's file in `samples/`; None: the next number."""
+        """The name of a job's file in `samples/`; None for the next number."""
         return names.name_of(job, self.settings.output_name, self.settings.format)
 
-    def _step_draws(self, sampler: SamplerName, steps: int) -> int:
-        return SAMPLERS[sampler].draws(steps, self.spec.schedule)
+    def _step_draws(self, sampler: str, steps: int) -> int:
+        draws: int = SAMPLERS[sampler].draws(steps, self.spec.schedule)
+        return draws
 
     def _check(self, row: Row) -> None:
         if row.settings is not self.settings:
             self._require(row.settings)
         if row.out is not None:
             names.require_name(row.out, self.settings.format, "out")
-        words = row.prompt + row.settings.negative_prompt
-        if len(words) > self._longest:
-            self._longest = len(words)
+        length = len(row.text) + len(row.settings.negative_prompt)
+        if length > self._longest:
+            self._longest = length
             height, width = size(row.settings, self.spec)
-            require_room(height, width, row.prompt, row.settings.negative_prompt, self.settings.format)
+            formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
 
-    def _require(self, settings: Settings) -> None:
-        """That the model can draw what these settings ask for, and that its watermark fits."""
+    def _require(self, settings: Settings) -> list[str]:
+        """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
         SAMPLERS[settings.sampler].check(settings.steps, self.spec.schedule)
-        if self.mark(height, width):
-            watermark.require_library()
+        return self.stages.check(height, width)
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1
-        self.watch.note(f"left out: {error}")
+        self.progress(Note(f"skipped: {error}"))
 
 
 def _require_new(path: Path) -> None:
-    """That a file for an image can come to be there.
-
-    Raises:
-        OutputError: it is there already, or its folder is not.
-    """
+    """Raise `OutputError` if a file exists, or its folder does not."""
     if path.exists():
-        raise OutputError(f"--output {path} is there already", fix="Name a new file: nothing is ever written over.")
+        raise OutputError(f"--output {path} already exists", fix="Pass a new name: sdcli never overwrites a file.")
     if not path.absolute().parent.is_dir():
         raise OutputError(
-            f"--output {path} lies in no folder", why=f"There is no folder {path.parent}.", fix="Make it."
+            f"cannot write --output {path}", why=f"The folder {path.parent} does not exist.", fix="Create it."
         )

@@ -1,471 +1,440 @@
-"""All that a user may set: the only home of names, defaults and help texts.
+"""The table of settings: one line for each, with its name, type, default, help and facets.
 
-The command line, the library call and the README's table of options are made from `Settings`. Names of flags and
-defaults are those of the original `txt2img.py`; modern spellings stand beside them.
+Everything that lists settings is derived from this table: flags, configuration files, environment variables, rows of
+prompt files, the fields of a `Job`, its identity, records, the `parameters` text, commands, `rerun --set`, `inspect`, the
+gallery, names of output files, completion and the documentation. Flags and defaults are those of the original
+`txt2img.py`; modern spellings are aliases.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdcli.errors import UsageError
+from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
 
-SamplerName = Literal["ddim", "plms", "dpm_solver"]
 Rng = Literal["cuda", "cpu"]
 Precision = Literal["autocast", "full"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-SafetyName = Literal["auto", "clip", "opennsfw", "off"]
 OnUnsafe = Literal["replace", "blur", "skip", "keep"]
-WatermarkMethod = Literal["auto", "dwtDct", "dwtDctSvd", "robust"]
-ImageFormat = Literal["png", "jpeg", "webp"]
 PromptFormat = Literal["auto", "text", "jsonl", "csv"]
 SeedMode = Literal["run", "image"]
 OnError = Literal["stop", "skip"]
+Scope = Literal["image", "file", "run", "output"]
+"""What a setting belongs to.
+
+image: what is generated. A field of `ImageSettings` and so of `Job`; part of the job's key and of the `parameters` text.
+file: what is done with the generated image before it is saved. Part of the key, not of the job.
+run: which images are generated, with which model, and where.
+output: where files go and what they are called.
+"""
+PathKind = Literal["file", "folder", "model", "checkpoint", "config", "safety model"]
+
+PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
+    "Prompt",
+    "Size and number",
+    "Sampling",
+    "Model and device",
+    "Safety and watermark",
+    "Output",
+)
+"""Panels of the help page, in order."""
 
 LAION_DEFAULTS = {
     "config": "configs/latent-diffusion/txt2img-1p4B-eval.yaml",
     "ckpt": "models/ldm/text2img-large/model.ckpt",
     "outdir": "outputs/txt2img-samples-laion400m",
 }
-"""What `--laion400m` sets where nothing else was said."""
 
 
 @dataclass(frozen=True)
-class Flag:
-    """How a setting is spelt on the command line: the original's name first, and what the help says of it."""
+class Option:
+    """The facets of a setting.
+
+    Attributes:
+        names: its flags; the original's name comes first.
+        scope: what it belongs to, see `Scope`.
+        panel: the panel of the help page that lists it.
+        help: one sentence for help pages and documentation.
+        metavar: the placeholder of its value on help pages.
+        choices: the values it takes; empty if they are not a fixed set.
+        path: the kind of path it holds; None if it holds none. Relative paths in a configuration file start from the
+            file's folder, and a shell completes them.
+        row: whether a row of a prompt file may set it. By default, if its scope is "image".
+        varies: whether the images of one batch may differ in it.
+        recorded: whether a record keeps its value beside the job. By default, if its scope is "file".
+        rerun: whether `sdcli rerun --set` may change it. By default, if its scope is "image" or "file".
+        journal: whether the header of a journal keeps its value, so that `--resume OUTDIR` restores it.
+        always_shown: whether a command names it even at its default.
+        contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
+        displaces: settings of weaker sources that it makes meaningless.
+        stands_for: the settings that a switch sets.
+        least: the smallest value.
+        most: the largest value.
+        parameter: its name in the `parameters` text; by default its own name, capitalised.
+    """
 
     names: tuple[str, ...]
+    scope: Scope
     panel: str
     help: str
     metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    path: PathKind | None = None
+    row: bool = False
+    varies: bool = False
+    recorded: bool = False
+    rerun: bool = False
+    journal: bool = True
+    always_shown: bool = False
+    contradicts: tuple[str, ...] = ()
+    displaces: tuple[str, ...] = ()
+    stands_for: Mapping[str, Any] = field(default_factory=dict)
+    least: float | None = None
+    most: float | None = None
+    parameter: str | None = None
 
 
-def _flag(*names: str, panel: str, help: str, metavar: str | None = None) -> Flag:
-    return Flag(names, panel, help, metavar)
+def option(
+    default: Any, *names: str, scope: Scope, panel: str, help: str, choices: Sequence[str] = (), **facets: Any
+) -> Any:
+    """One line of the table: a pydantic field with its default and its `Option`."""
+    line = Field(default=default)
+    facets = {
+        "row": scope == "image",
+        "recorded": scope == "file",
+        "rerun": scope in ("image", "file"),
+        **facets,
+    }
+    line.metadata.append(Option(names, scope, panel, help, choices=tuple(choices), **facets))
+    return line
 
 
-PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
-    "What to draw",
-    "How large, how many",
-    "Sampling",
-    "Model and device",
-    "Safety and watermark",
-    "Output",
-)
-
-
-class Settings(BaseModel):
-    """One run's settings, checked. Frozen; `model_fields_set` tells what was said and what is a default.
-
-    Raises `UsageError` through `Settings.of` for values that are wrong whatever the model is.
-    """
+class ImageSettings(BaseModel):
+    """The settings that decide what one image looks like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    prompt: Annotated[str, _flag("--prompt", panel=PROMPT, help="The words to draw.", metavar="TEXT")] = (
-        "a painting of a virus monster playing guitar"
+    prompt: str = option(
+        "a painting of a virus monster playing guitar", "--prompt",
+        scope="image", panel=PROMPT, metavar="TEXT", varies=True, displaces=("from_file",),
+        help="Text that describes the image.",
+    )  # fmt: skip
+    negative_prompt: str = option(
+        "", "--negative-prompt", scope="image", panel=PROMPT, metavar="TEXT", varies=True,
+        help="Text that describes what to avoid.",
+    )  # fmt: skip
+    seed: int = option(
+        42, "--seed", scope="image", panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
+        always_shown=True, help="Seed of the random numbers: the same seed gives the same images.",
+    )  # fmt: skip
+    rng: Rng = option(
+        "cuda", "--rng", scope="image", panel=SAMPLING, parameter="RNG",
+        help="Random number generator to reproduce: cuda (on any device) or cpu.",
+    )  # fmt: skip
+    steps: int = option(
+        50, "--ddim_steps", "--steps", scope="image", panel=SAMPLING, metavar="N", least=1,
+        help="Number of sampling steps, for every sampler.",
+    )  # fmt: skip
+    sampler: str = option(
+        "ddim", "--sampler", scope="image", panel=SAMPLING, choices=tuple(SAMPLERS), displaces=("plms", "dpm_solver"),
+        help="Sampler.",
+    )  # fmt: skip
+    scale: float | None = option(
+        None, "--scale", "--guidance-scale", scope="image", panel=SAMPLING, metavar="X", parameter="CFG scale",
+        help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
+        "model, 7.5 with any other.",
+    )  # fmt: skip
+    eta: float = option(
+        0.0, "--ddim_eta", "--eta", scope="image", panel=SAMPLING, metavar="X", least=0, most=1,
+        help="Share of new noise in each DDIM step, 0 to 1.",
+    )  # fmt: skip
+    height: int | None = option(
+        None, "--H", "--height", scope="image", panel=SIZE, metavar="PIXELS", least=1,
+        help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
+    )  # fmt: skip
+    width: int | None = option(
+        None, "--W", "--width", scope="image", panel=SIZE, metavar="PIXELS", least=1,
+        help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
+    )  # fmt: skip
+    precision: Precision = option(
+        "autocast", "--precision", scope="image", panel=MODEL,
+        help="autocast: 16 bits where the device is fast at them; full: 32 bits.",
+    )  # fmt: skip
+
+
+class Settings(ImageSettings):
+    """All settings of a run, checked. Frozen; `model_fields_set` names those that were given."""
+
+    from_file: str | None = option(
+        None, "--from-file", scope="run", panel=PROMPT, metavar="FILE", path="file",
+        help="File of prompts, one image each: text (a prompt on each line), JSON Lines or CSV. - is standard input.",
+    )  # fmt: skip
+    prompt_format: PromptFormat = option(
+        "auto", "--prompt-format", scope="run", panel=PROMPT,
+        help="Format of --from-file; auto: by its suffix, .jsonl or .csv, otherwise text.",
+    )  # fmt: skip
+    matrix: bool = option(
+        False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
+        help="Generate every combination of {a|b} and __NAME__ instead of one chosen by the seed.",
+    )  # fmt: skip
+    wildcards: str = option(
+        "wildcards", "--wildcards", scope="run", panel=PROMPT, metavar="FOLDER", path="folder",
+        help="Folder of the files NAME.txt; __NAME__ in a prompt stands for one of their lines.",
+    )  # fmt: skip
+    compat: bool = option(
+        False, "--compat", scope="run", panel=PROMPT, contradicts=("matrix",),
+        help="Read prompts as the original does: blank lines and # count, { and __ are ordinary characters.",
+    )  # fmt: skip
+    n_samples: int = option(
+        3, "--n_samples", "--batch-size", scope="run", panel=SIZE, metavar="N", least=1,
+        help="Batch size: the prompt N times, or N lines of a file at once.",
+    )  # fmt: skip
+    n_iter: int = option(
+        2, "--n_iter", "--iterations", scope="run", panel=SIZE, metavar="N", least=1, always_shown=True,
+        help="How often to repeat the prompt, or the whole file. Default: 1 with JSON Lines, CSV, standard input, "
+        "--images-per-prompt and --matrix, which the original does not have.",
+    )  # fmt: skip
+    images_per_prompt: int | None = option(
+        None, "--images-per-prompt", scope="run", panel=SIZE, metavar="K", least=1, row=True,
+        help="Number of images for each prompt, generated in batches of --n_samples.",
+    )  # fmt: skip
+    channels: int = option(
+        4, "--C", "--channels", scope="run", panel=SIZE, metavar="N", least=1,
+        help="Latent channels; the model decides, another value is refused.",
+    )  # fmt: skip
+    downscale: int = option(
+        8, "--f", "--downscale", scope="run", panel=SIZE, metavar="N", least=1,
+        help="Image pixels for each latent pixel; the model decides, another value is refused.",
+    )  # fmt: skip
+    plms: bool = option(
+        False, "--plms", scope="run", panel=SAMPLING, stands_for={"sampler": "plms"},
+        displaces=("sampler", "dpm_solver"), help="The same as --sampler plms.",
+    )  # fmt: skip
+    dpm_solver: bool = option(
+        False, "--dpm_solver", scope="run", panel=SAMPLING, stands_for={"sampler": "dpm_solver"},
+        displaces=("sampler", "plms"), help="The same as --sampler dpm_solver; overrides --plms.",
+    )  # fmt: skip
+    seed_mode: SeedMode = option(
+        "run", "--seed-mode", scope="run", panel=SAMPLING, contradicts=("fixed_code",),
+        help="run: one stream of random numbers for the whole run, as the original; image: image i has the seed "
+        "SEED + i.",
+    )  # fmt: skip
+    fixed_code: bool = option(
+        False, "--fixed_code", scope="run", panel=SAMPLING, contradicts=("seed_mode",),
+        help="Start every batch from the same noise.",
+    )  # fmt: skip
+    model: str | None = option(
+        None, "--model", scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
+        contradicts=("ckpt", "config", "laion400m"),
+        help="Diffusers folder or Hugging Face model id. Default: the builtin model.",
+    )  # fmt: skip
+    revision: str | None = option(
+        None, "--revision", scope="run", panel=MODEL, metavar="NAME", recorded=True, rerun=True,
+        help="Branch, tag or commit of a Hugging Face model.",
+    )  # fmt: skip
+    ckpt: str = option(
+        "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", scope="run", panel=MODEL, metavar="FILE",
+        path="checkpoint", recorded=True, contradicts=("model",),
+        help="Original checkpoint, .ckpt or .safetensors; the default file is used if it exists.",
+    )  # fmt: skip
+    config: str = option(
+        "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
+        path="config", recorded=True, rerun=True, contradicts=("model",),
+        help="Configuration of the checkpoint: a file, or the name of one that sdcli ships.",
+    )  # fmt: skip
+    laion400m: bool = option(
+        False, "--laion400m", scope="run", panel=MODEL, stands_for=LAION_DEFAULTS, contradicts=("model",),
+        displaces=("ckpt", "config"), help="Use the LAION-400M model: its config, ckpt and outdir.",
+    )  # fmt: skip
+    offline: bool = option(
+        False, "--offline", scope="run", panel=MODEL, rerun=True,
+        help="Open no network connection (HF_HUB_OFFLINE=1 does the same).",
+    )  # fmt: skip
+    device: DeviceName = option(
+        "auto", "--device", scope="run", panel=MODEL, rerun=True, help="Device that runs the model."
     )
-    from_file: Annotated[
-        str | None,
-        _flag(
-            "--from-file",
-            panel=PROMPT,
-            metavar="FILE",
-            help="Prompts from a file: text, one a line, each one image; JSON Lines; CSV. - is standard input.",
-        ),
-    ] = None
-    prompt_format: Annotated[
-        PromptFormat,
-        _flag("--prompt-format", panel=PROMPT, help="Of --from-file; auto: by the ending .jsonl or .csv, else text."),
-    ] = "auto"
-    negative_prompt: Annotated[
-        str, _flag("--negative-prompt", panel=PROMPT, help="Words to steer away from.", metavar="TEXT")
-    ] = ""
-    matrix: Annotated[
-        bool,
-        _flag("--matrix", panel=PROMPT, help="Every combination of {a|b} and __name__, not one by the seed."),
-    ] = False
-    wildcards: Annotated[
-        str,
-        _flag(
-            "--wildcards", panel=PROMPT, metavar="FOLDER", help="Where NAME.txt lies, of whose lines __NAME__ is one."
-        ),
-    ] = "wildcards"
-    compat: Annotated[
-        bool,
-        _flag(
-            "--compat",
-            panel=PROMPT,
-            help="Prompts as the original reads them: blank lines and # count, { and __ are ordinary signs.",
-        ),
-    ] = False
-
-    height: Annotated[
-        int | None,
-        _flag(
-            "--H",
-            "--height",
-            panel=SIZE,
-            metavar="PIXELS",
-            help="Height. Default: 512 with --ckpt, else the model's own size.",
-        ),
-    ] = None
-    width: Annotated[
-        int | None,
-        _flag(
-            "--W",
-            "--width",
-            panel=SIZE,
-            metavar="PIXELS",
-            help="Width. Default: 512 with --ckpt, else the model's own size.",
-        ),
-    ] = None
-    n_samples: Annotated[
-        int,
-        _flag(
-            "--n_samples",
-            "--batch-size",
-            panel=SIZE,
-            metavar="N",
-            help="Images drawn together: the prompt so many times, or so many lines of a file.",
-        ),
-    ] = 3
-    n_iter: Annotated[
-        int,
-        _flag(
-            "--n_iter",
-            "--iterations",
-            panel=SIZE,
-            metavar="N",
-            help="How often to repeat the prompt, or the file as a whole. 1 where the original has no such thing: with "
-            "JSON Lines, CSV, standard input, --images-per-prompt, --matrix.",
-        ),
-    ] = 2
-    images_per_prompt: Annotated[
-        int | None,
-        _flag(
-            "--images-per-prompt",
-            panel=SIZE,
-            metavar="K",
-            help="Images of every prompt; they are drawn --n_samples at a time.",
-        ),
-    ] = None
-    channels: Annotated[
-        int, _flag("--C", "--channels", panel=SIZE, help="Channels of the latents; the model decides.", metavar="N")
-    ] = 4
-    downscale: Annotated[
-        int,
-        _flag("--f", "--downscale", panel=SIZE, metavar="N", help="Image pixels per latent pixel; the model decides."),
-    ] = 8
-
-    steps: Annotated[
-        int, _flag("--ddim_steps", "--steps", panel=SAMPLING, help="Sampling steps, for every sampler.", metavar="N")
-    ] = 50
-    sampler: Annotated[SamplerName, _flag("--sampler", panel=SAMPLING, help="How to take the noise away.")] = "ddim"
-    plms: Annotated[bool, _flag("--plms", panel=SAMPLING, help="The same as --sampler plms.")] = False
-    dpm_solver: Annotated[
-        bool, _flag("--dpm_solver", panel=SAMPLING, help="The same as --sampler dpm_solver; wins over --plms.")
-    ] = False
-    scale: Annotated[
-        float | None,
-        _flag(
-            "--scale",
-            "--guidance-scale",
-            panel=SAMPLING,
-            metavar="X",
-            help="How closely to follow the prompt; 1 is without guidance. Default: 2 with the builtin model, 7.5 "
-            "with any other.",
-        ),
-    ] = None
-    eta: Annotated[
-        float,
-        _flag(
-            "--ddim_eta",
-            "--eta",
-            panel=SAMPLING,
-            metavar="X",
-            help="New noise at every DDIM step, 0 (none) to 1 (all).",
-        ),
-    ] = 0.0
-    seed: Annotated[
-        int, _flag("--seed", panel=SAMPLING, help="Where the noise begins: same seed, same images.", metavar="N")
-    ] = 42
-    seed_mode: Annotated[
-        SeedMode,
-        _flag(
-            "--seed-mode",
-            panel=SAMPLING,
-            help="run: one stream of noise for the run, as the original; image: image i has the seed SEED + i.",
-        ),
-    ] = "run"
-    rng: Annotated[
-        Rng,
-        _flag(
-            "--rng",
-            panel=SAMPLING,
-            help="Whose noise: that of a CUDA card, on any device, or that of PyTorch's CPU generator.",
-        ),
-    ] = "cuda"
-    fixed_code: Annotated[
-        bool, _flag("--fixed_code", panel=SAMPLING, help="The same starting noise for every batch.")
-    ] = False
-
-    model: Annotated[
-        str | None,
-        _flag(
-            "--model",
-            panel=MODEL,
-            metavar="MODEL",
-            help="A diffusers folder or a hub id. Default: the builtin model.",
-        ),
-    ] = None
-    revision: Annotated[
-        str | None, _flag("--revision", panel=MODEL, help="Branch, tag or commit of a hub id.", metavar="NAME")
-    ] = None
-    ckpt: Annotated[
-        str,
-        _flag(
-            "--ckpt",
-            panel=MODEL,
-            metavar="FILE",
-            help="An original checkpoint, .ckpt or .safetensors; used by default where this file exists.",
-        ),
-    ] = "models/ldm/stable-diffusion-v1/model.ckpt"
-    config: Annotated[
-        str,
-        _flag(
-            "--config",
-            panel=MODEL,
-            metavar="YAML",
-            help="The checkpoint's configuration; looked for here, then among those shipped.",
-        ),
-    ] = "configs/stable-diffusion/v1-inference.yaml"
-    laion400m: Annotated[
-        bool, _flag("--laion400m", panel=MODEL, help="Draw with the LAION-400M model: its config, ckpt and outdir.")
-    ] = False
-    offline: Annotated[
-        bool, _flag("--offline", panel=MODEL, help="Open no connection (HF_HUB_OFFLINE=1 does the same).")
-    ] = False
-    device: Annotated[DeviceName, _flag("--device", panel=MODEL, help="Where to compute.")] = "auto"
-    precision: Annotated[
-        Precision,
-        _flag("--precision", panel=MODEL, help="autocast: 16 bits where the device does them well; full: 32."),
-    ] = "autocast"
-
-    safety_checker: Annotated[
-        SafetyName,
-        _flag("--safety-checker", panel=STAGES, help="Who looks for unsafe images; auto: the first at hand."),
-    ] = "auto"
-    safety_model: Annotated[
-        str,
-        _flag(
-            "--safety-model",
-            panel=STAGES,
-            metavar="MODEL",
-            help="Where --safety-checker clip comes from, if not from the model's folder.",
-        ),
-    ] = "CompVis/stable-diffusion-safety-checker"
-    nsfw_threshold: Annotated[
-        float,
-        _flag(
-            "--nsfw-threshold",
-            panel=STAGES,
-            metavar="X",
-            help="Score from which --safety-checker opennsfw calls an image unsafe, 0 to 1.",
-        ),
-    ] = 0.5
-    on_unsafe: Annotated[
-        OnUnsafe,
-        _flag(
-            "--on-unsafe",
-            panel=STAGES,
-            help="What is saved in place of an unsafe image: a black one, a blurred one, none, or itself.",
-        ),
-    ] = "replace"
-    watermark: Annotated[
-        str, _flag("--watermark", panel=STAGES, help="The text hidden in every image.", metavar="TEXT")
-    ] = "StableDiffusionV1"
-    watermark_method: Annotated[
-        WatermarkMethod,
-        _flag(
-            "--watermark-method",
-            panel=STAGES,
-            help="auto: dwtDct, as the original; robust for the builtin model and for small images.",
-        ),
-    ] = "auto"
-    no_watermark: Annotated[bool, _flag("--no-watermark", panel=STAGES, help="Hide no text.")] = False
-
-    outdir: Annotated[str, _flag("--outdir", panel=OUTPUT, help="The folder to write to.", metavar="FOLDER")] = (
-        "outputs/txt2img-samples"
+    executor: str = option(
+        "local", "--executor", scope="run", panel=MODEL, choices=tuple(EXECUTORS),
+        help="What generates the batches; local: this process.",
+    )  # fmt: skip
+    safety_checker: str = option(
+        "auto", "--safety-checker", scope="file", panel=STAGES, choices=("auto", *SAFETY_CHECKERS, "off"),
+        help="Safety checker; auto: the first that is installed.",
+    )  # fmt: skip
+    safety_model: str = option(
+        "CompVis/stable-diffusion-safety-checker", "--safety-model", scope="file", panel=STAGES, metavar="MODEL",
+        path="safety model", help="Model for --safety-checker clip if the model's own folder has none.",
+    )  # fmt: skip
+    nsfw_threshold: float = option(
+        0.5, "--nsfw-threshold", scope="file", panel=STAGES, metavar="X",
+        help="Score from which --safety-checker opennsfw flags an image, 0 to 1.",
+    )  # fmt: skip
+    on_unsafe: OnUnsafe = option(
+        "replace", "--on-unsafe", scope="file", panel=STAGES,
+        help="What to save instead of an unsafe image: a black image, a blurred one, nothing, or the image itself.",
+    )  # fmt: skip
+    watermark: str = option(
+        "StableDiffusionV1", "--watermark", scope="file", panel=STAGES, metavar="TEXT", displaces=("no_watermark",),
+        help="Text of the invisible watermark.",
+    )  # fmt: skip
+    watermark_method: str = option(
+        "auto", "--watermark-method", scope="file", panel=STAGES, choices=("auto", *WATERMARK_METHODS),
+        help="auto: dwtDct, as the original; robust for the builtin model and for small images.",
+    )  # fmt: skip
+    no_watermark: bool = option(False, "--no-watermark", scope="file", panel=STAGES, help="Write no watermark.")
+    outdir: str = option(
+        "outputs/txt2img-samples", "--outdir", scope="output", panel=OUTPUT, metavar="FOLDER", journal=False,
+        help="Output folder.",
+    )  # fmt: skip
+    output: str | None = option(
+        None, "--output", "-o", scope="output", panel=OUTPUT, metavar="FILE",
+        contradicts=("resume", "output_name", "gallery", "skip_save"),
+        displaces=("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt", "skip_grid"),
+        help="Generate one image and save it as this file only. - is standard output.",
+    )  # fmt: skip
+    output_name: str | None = option(
+        None, "--output-name", scope="output", panel=OUTPUT, metavar="NAME", contradicts=("output",),
+        help='Pattern of file names in OUTDIR/samples, such as "{index:05}-{seed}-{prompt:slug}.png". Default: '
+        "00000.png, 00001.png and so on.",
+    )  # fmt: skip
+    resume: str | None = option(
+        None, "--resume", scope="output", panel=OUTPUT, metavar="[OUTDIR]", journal=False,
+        contradicts=("skip_save", "output"),
+        help="Generate the missing images of the run in OUTDIR; without OUTDIR, of the run of this same command.",
+    )  # fmt: skip
+    on_error: OnError = option(
+        "stop", "--on-error", scope="run", panel=OUTPUT,
+        help="After an invalid row of --from-file or an image that fails: stop, or skip it.",
+    )  # fmt: skip
+    format: str = option(
+        "png", "--format", scope="file", panel=OUTPUT, choices=tuple(FORMATS),
+        help="File format; jpeg is lossy (quality 95, 4:4:4), webp is lossless.",
+    )  # fmt: skip
+    skip_save: bool = option(
+        False, "--skip_save", scope="output", panel=OUTPUT, contradicts=("resume", "output"),
+        help="Do not save the single images.",
+    )  # fmt: skip
+    skip_grid: bool = option(False, "--skip_grid", scope="output", panel=OUTPUT, help="Do not save the grid.")
+    n_rows: int = option(
+        0, "--n_rows", scope="output", panel=OUTPUT, metavar="N", help="Images in a row of the grid; 0: n_samples."
     )
-    output: Annotated[
-        str | None,
-        _flag(
-            "--output",
-            "-o",
-            panel=OUTPUT,
-            metavar="FILE",
-            help="Draw one image, into this file and nowhere else. - is standard output.",
-        ),
-    ] = None
-    output_name: Annotated[
-        str | None,
-        _flag(
-            "--output-name",
-            panel=OUTPUT,
-            metavar="NAME",
-            help='Names in OUTDIR/samples, such as "{index:05}-{seed}-{prompt:slug}.png". Default: 00000.png and on.',
-        ),
-    ] = None
-    resume: Annotated[
-        str | None,
-        _flag(
-            "--resume",
-            panel=OUTPUT,
-            metavar="[OUTDIR]",
-            help="Draw what is missing of the run in OUTDIR; without OUTDIR, of this same command's run.",
-        ),
-    ] = None
-    on_error: Annotated[
-        OnError,
-        _flag(
-            "--on-error",
-            panel=OUTPUT,
-            help="At a wrong row of --from-file, or an image that cannot be drawn: stop, or go on without it.",
-        ),
-    ] = "stop"
-    format: Annotated[
-        ImageFormat,
-        _flag(
-            "--format",
-            panel=OUTPUT,
-            help="Of the files; jpeg loses a little (quality 95, 4:4:4), webp nothing.",
-        ),
-    ] = "png"
-    skip_save: Annotated[bool, _flag("--skip_save", panel=OUTPUT, help="Do not save the single images.")] = False
-    skip_grid: Annotated[bool, _flag("--skip_grid", panel=OUTPUT, help="Do not save the grid.")] = False
-    n_rows: Annotated[
-        int, _flag("--n_rows", panel=OUTPUT, help="Images in a row of the grid; 0: n_samples.", metavar="N")
-    ] = 0
-    gallery: Annotated[
-        bool, _flag("--gallery", panel=OUTPUT, help="Show the run on a web page too, OUTDIR/gallery-0000.html.")
-    ] = False
+    gallery: bool = option(
+        False, "--gallery", scope="output", panel=OUTPUT, contradicts=("output",),
+        help="Also write a web page of the run, OUTDIR/gallery-0000.html.",
+    )  # fmt: skip
 
     @classmethod
     def of(cls, **values: Any) -> Settings:
-        """Settings from values by name; what is not given keeps its default.
+        """Settings by name; those that are not given have their defaults.
 
         Raises:
-            UsageError: a value, or a combination, that cannot be meant.
+            UsageError: a value or a combination that is not valid.
         """
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            flag = flag_of(name).names[0] if name in cls.model_fields else name
-            raise UsageError(f"{flag} {first.get('input')!r} is not valid", why=first["msg"]) from None
+            shown = flag(name) if name in cls.model_fields else name
+            raise UsageError(f"{shown} {first.get('input')!r} is not valid", why=first["msg"]) from None
 
     @model_validator(mode="before")
     @classmethod
-    def _shorthands(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """`--laion400m` and the two sampler switches stand for other settings."""
+    def _expand(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Apply switches that stand for other settings, and defaults that depend on other settings."""
         values = dict(values)
-        for other in ("ckpt", "config"):
-            if values.get("model") is not None and other in values:
-                raise UsageError(
-                    f"--model and --{other} contradict each other",
-                    fix="Give --model for a diffusers folder or hub id, or --ckpt with --config for a checkpoint.",
-                )
+        _require_no_contradiction(values)
         if values.get("laion400m"):
-            if values.get("model") is not None:
-                raise UsageError("--model and --laion400m contradict each other", fix="Give one of the two.")
-            values = {**LAION_DEFAULTS, **values}
-        asked = "dpm_solver" if values.get("dpm_solver") else "plms" if values.get("plms") else None
-        if asked and values.get("sampler", asked) != asked:
-            raise UsageError(f"--{asked} contradicts --sampler {values['sampler']}", fix="Give one of the two.")
-        if asked:
-            values["sampler"] = asked
-        # What the original has not is repeated only if somebody says so.
-        fresh = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
-        if fresh or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
+            values = {**options()["laion400m"].stands_for, **values}
+        switch = next((name for name in ("dpm_solver", "plms") if values.get(name)), None)
+        if switch:
+            if values.get("sampler", switch) != switch:
+                raise UsageError(
+                    f"--{switch} contradicts --sampler {values['sampler']}", fix=f"Pass --{switch} or --sampler."
+                )
+            values |= options()[switch].stands_for
+        # The original repeats a prompt or a text file twice. It has none of these.
+        new = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
+        if new or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
             values.setdefault("n_iter", 1)
         if values.get("output") is not None:
             values = {"n_samples": 1, "n_iter": 1, "skip_grid": True, **values}
             by_name = image_format(values["output"])
             if by_name and values.setdefault("format", by_name) != by_name:
                 raise UsageError(
-                    f"--output {values['output']} contradicts --format {values['format']}", fix="Give one of the two."
+                    f"--output {values['output']} contradicts --format {values['format']}",
+                    fix="Pass one of them, or change the suffix of the file.",
                 )
         return values
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        counts = ("n_samples", "n_iter", "images_per_prompt", "steps", "channels", "downscale", "height", "width")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{flag_of(name).names[0]} {value} is not possible", fix="Give 1 or more.")
-        for name, value in self:
-            if isinstance(value, str) and not _is_text(value):
-                raise UsageError(f"{flag_of(name).names[0]} {value!r} is no text", fix="Give it in UTF-8.")
-        for name in ("scale", "eta", "nsfw_threshold"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise UsageError(f"{flag_of(name).names[0]} {value} is not a number", fix="Give a finite number.")
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"--ddim_eta {self.eta:g} is out of range", fix="Give a number from 0 to 1.")
-        if self.sampler == "plms" and self.eta != 0:
+        for name, line in options().items():
+            _check_value(name, line, getattr(self, name))
+        if self.eta != 0 and SAMPLERS[self.sampler].refuses_eta:
             raise UsageError(
-                f"--ddim_eta {self.eta:g} does not go with PLMS",
-                why="PLMS adds no noise of its own.",
-                fix="Leave --ddim_eta out, or draw with --sampler ddim.",
+                f"--ddim_eta {self.eta:g} cannot be used with the sampler {self.sampler}",
+                why=f"{SAMPLERS[self.sampler].title} adds no noise.",
+                fix="Leave out --ddim_eta, or pass --sampler ddim.",
             )
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"--seed {self.seed} is out of range", fix="Give a number from 0 to 2^64 - 1.")
         if self.revision is not None and self.model is None:
-            raise UsageError("--revision goes with a hub id", fix="Name the hub id with --model.")
-        self._check_contradictions()
-        return self
-
-    def _check_contradictions(self) -> None:
-        """That no two settings want different things."""
-        contradictions = [
-            ("--fixed_code", "--seed-mode image", self.fixed_code and self.seed_mode == "image"),
-            ("--matrix", "--compat", self.matrix and self.compat),
-            ("--resume", "--skip_save", self.resume is not None and self.skip_save),
-            ("--resume", "--output", self.resume is not None and self.output is not None),
-            ("--output", "--output-name", self.output is not None and self.output_name is not None),
-            ("--output", "--gallery", self.output is not None and self.gallery),
-            ("--output", "--skip_save", self.output is not None and self.skip_save),
-        ]
-        for one, other, both in contradictions:
-            if both:
-                raise UsageError(f"{one} and {other} contradict each other", fix="Give one of the two.")
+            raise UsageError("--revision needs a Hugging Face model id", fix="Pass the id with --model.")
         one_image = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
         if self.output is not None and not (one_image and self.from_file is None and not self.matrix):
             raise UsageError(
-                f"--output {self.output} takes one image, and this run draws more",
-                fix="Leave out --output and name a folder with --outdir, or draw with --n_samples 1 --n_iter 1.",
+                f"--output {self.output} takes one image, and this run generates more",
+                fix="Pass --outdir FOLDER instead, or --n_samples 1 --n_iter 1.",
             )
+        return self
 
     @property
     def checkpoint(self) -> str | None:
-        """The original checkpoint to draw from: one that was asked for, or the original's default if it is there."""
+        """The original checkpoint to load: the one that was given, or the original's default if that file exists."""
         if self.model is not None:
             return None
-        asked = not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"})
-        return self.ckpt if asked or Path(self.ckpt).exists() else None
+        given = not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"})
+        return self.ckpt if given or Path(self.ckpt).exists() else None
+
+
+def _require_no_contradiction(values: Mapping[str, Any]) -> None:
+    """Raise `UsageError` if two settings that contradict each other are both in use."""
+    for name, line in options().items():
+        for other in line.contradicts:
+            if in_use(name, values) and in_use(other, values):
+                one, two = (
+                    f"{flag(each)} {values[each]}" if options()[each].choices else flag(each) for each in (name, other)
+                )
+                raise UsageError(f"{one} and {two} contradict each other", fix="Pass one of them.")
+
+
+def _check_value(name: str, line: Option, value: Any) -> None:
+    """Raise `UsageError` if a value is not one of the choices, not in the range, or not text."""
+    if isinstance(value, str):
+        if line.choices and value not in line.choices:
+            raise UsageError(f"{flag(name)} {value!r} is not valid", fix=f"Pass one of: {', '.join(line.choices)}.")
+        if not _is_text(value):
+            raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.")
+        low, high = line.least, line.most
+        if (low is not None and value < low) or (high is not None and value > high):
+            limit = (
+                f"from {low:g} to {'2^64 - 1' if high == 2**64 - 1 else f'{high:g}'}" if high else f"of {low:g} or more"
+            )
+            raise UsageError(f"{flag(name)} {value} is out of range", fix=f"Pass a number {limit}.")
 
 
 def _is_text(value: str) -> bool:
-    """Whether these are whole characters: a byte of another encoding, or half of a character, is none."""
+    """Whether a string has no surrogates, which stand for bytes of another encoding or for half a character."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -473,37 +442,71 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def image_format(name: str) -> ImageFormat | None:
-    """The format that a file's name asks for; None if its ending is none of theirs."""
-    endings: dict[str, ImageFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-    return endings.get(Path(name).suffix.lower())
+@cache
+def options() -> dict[str, Option]:
+    """Every setting's facets by its name, in the order of the help page."""
+    panels = (PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT)
+    found = {
+        name: line for name, info in Settings.model_fields.items() for line in info.metadata if isinstance(line, Option)
+    }
+    for name, line in found.items():
+        literals = get_args(Settings.model_fields[name].annotation)
+        if literals and all(isinstance(literal, str) for literal in literals):
+            found[name] = replace(line, choices=literals)
+    return dict(sorted(found.items(), key=lambda item: panels.index(item[1].panel)))
 
 
-def prompt_format(file: str | None, said: PromptFormat) -> PromptFormat:
-    """What `--from-file` holds: what is said, or by the name's ending."""
-    if said != "auto" or file is None:
-        return said
-    endings: dict[str, PromptFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    return endings.get(Path(file).suffix.lower(), "text")
+def names(*scopes: Scope, **facets: Any) -> list[str]:
+    """The settings of these scopes whose facets have these values, in order."""
+    return [
+        name
+        for name, line in options().items()
+        if (not scopes or line.scope in scopes)
+        and all(getattr(line, facet) == value for facet, value in facets.items())
+    ]
 
 
-def flag_of(name: str) -> Flag:
-    """The flag of a setting, by the setting's name."""
-    for item in Settings.model_fields[name].metadata:
-        if isinstance(item, Flag):
-            return item
-    raise KeyError(name)
+def default(name: str) -> Any:
+    """The default of a setting."""
+    return Settings.model_fields[name].default
 
 
-def flags() -> Iterator[tuple[str, Flag, Any, tuple[str, ...]]]:
-    """Every setting in order: its name, flag, default, and its choices where it has a fixed set of them."""
-    for name, field in Settings.model_fields.items():
-        choices = get_args(field.annotation) if getattr(field.annotation, "__origin__", None) is Literal else ()
-        yield name, flag_of(name), field.default, choices
+def flag(name: str) -> str:
+    """The first flag of a setting: the original's, if it has one."""
+    return options()[name].names[0]
+
+
+def in_use(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether `values` turn a setting on: it is given, it is not off, and a choice is not the default one."""
+    value = values.get(name)
+    return value is not None and value is not False and not (options()[name].choices and value == default(name))
+
+
+def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:
+    """Every setting in the order of the help page: its name, facets, default and choices."""
+    for name, line in options().items():
+        yield name, line, default(name), line.choices
 
 
 def spellings() -> dict[str, str]:
-    """Every way to name a setting, its name and its flags without dashes, underscores within, to its name."""
+    """The name of a setting by each of its spellings: the name and the flags, without dashes in front, with
+    underscores."""
     return {
-        spelling.lstrip("-").replace("-", "_"): name for name, flag, _, _ in flags() for spelling in (name, *flag.names)
+        spelling.lstrip("-").replace("-", "_"): name
+        for name, line in options().items()
+        for spelling in (name, *line.names)
     }
+
+
+def image_format(file: str) -> str | None:
+    """The format that a file's suffix names; None if it names none."""
+    suffix = Path(file).suffix.lower()
+    return next((name for name, format in FORMATS.items() if suffix in format.suffixes), None) if suffix else None
+
+
+def prompt_format(file: str | None, given: PromptFormat) -> PromptFormat:
+    """The format of a prompt file: the one that is given, or the one that its suffix names."""
+    if given != "auto" or file is None:
+        return given
+    suffixes: dict[str, PromptFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+    return suffixes.get(Path(file).suffix.lower(), "text")

@@ -1,122 +1,228 @@
-"""A batch of jobs becomes checked images; the model loads when the first is to be drawn."""
+"""Generates batches in this process: loads the model, and handles lack of memory and NaN."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sdcli import estimates
-from sdcli.errors import DeviceError, ModelError, SdcliError
-from sdcli.events import Watch
+from sdcli.errors import DeviceError, ModelError
+from sdcli.events import BatchDone, BatchStarted, Loading, Note, Progress, StepDone
+from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
-from sdcli.models.model import Model
-from sdcli.run import Planned
-from sdcli.stages import safety
+from sdcli.memory import is_out_of_memory, memory_errors
+from sdcli.models.model import Model, ModelSource
+from sdcli.records import ImageRecord
+from sdcli.registry import SAMPLERS
+from sdcli.settings import DeviceName, OnError, Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdcli.devices import Compute
+    from sdcli.pipeline.samplers import Step
 
-_LESS_MEMORY = "Give a smaller --n_samples, --H or --W, or --device cpu."
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """An image as it was drawn and checked, before anything is done to it."""
-
-    pixels: NDArray[Any]
-    """RGB in [0, 1], float32, (height, width, 3)."""
-    verdict: safety.SafetyVerdict | None
-    """What the safety checker says; None if there is none."""
-    words_cut: str
-    """The end of the prompt, which the model did not read."""
-    how: dict[str, Any]
-    """What it was drawn with, as records tell it: device, precision, whether the VAE worked in tiles."""
-    effort: dict[str, Any]
-    """What it took, as the run's record tells it: seconds, and images drawn together."""
+LESS_MEMORY = "Pass a smaller --n_samples, --H or --W, or --device cpu."
 
 
-class Easel:
-    """Draws a run's batches.
+@dataclass
+class MemoryLimits:
+    """What fits in memory, as far as the run has found out.
 
-    Args:
-        run: the run.
-        compute: where.
-        checker: looks at each image; None: nobody does.
-        watch: is told of the progress.
+    Attributes:
+        rows: the most images in a batch; None if no limit is known.
+        tiled: whether the VAE decodes images in tiles.
     """
 
-    def __init__(self, run: Planned, compute: Compute, checker: safety.SafetyChecker | None, watch: Watch) -> None:
-        from sdcli.pipeline import Limits
+    rows: int | None = None
+    tiled: bool = False
 
-        self.settings = run.settings
-        self.source = run.source
-        self.checker = checker
-        self.watch = watch
-        self.compute = compute
-        self._limits = Limits()
-        self._told: set[int] = set()
+    def reduce(self, rows: int, job: Job, model: Model) -> str | None:
+        """Ask for less memory than `rows` such images took.
+
+        Returns:
+            What changes, in words; None if nothing can be reduced further.
+        """
+        if rows > 1:
+            self.rows = rows // 2
+            return f"out of memory with batches of {rows}: continuing with batches of {self.rows}, with the same noise"
+        side = min(job.height, job.width) // model.spec.downscale
+        if not self.tiled and _tile(model.vae, side, model.spec.downscale):
+            self.tiled = True
+            return "out of memory with batches of 1: the VAE continues in tiles, with the same noise"
+        return None
+
+
+def _tile(vae: Any, side: int, downscale: int) -> bool:
+    """Let the VAE decode in overlapping tiles of half the shorter side; False if it cannot."""
+    if not hasattr(vae, "use_tiling"):
+        return False
+    vae.enable_tiling()
+    vae.tile_latent_min_size = max(8, side // 2)
+    vae.tile_sample_min_size = vae.tile_latent_min_size * downscale
+    return True
+
+
+class LocalExecutor:
+    """See `sdcli.executors.Executor`."""
+
+    def __init__(
+        self, source: ModelSource, *, device: DeviceName, precision: Precision, on_error: OnError, progress: Progress
+    ) -> None:
+        from sdcli import devices
+
+        self._source = source
+        self._device_name = device
+        self._compute = devices.choose(device, precision)
+        self._on_error = on_error
+        self._progress = progress
+        self._limits = MemoryLimits()
+        self._reported: set[int] = set()
         self._batches = Counter[tuple[int, int, int]]()
 
+    @property
+    def device(self) -> str:
+        return str(self._compute.device)
+
+    @property
+    def description(self) -> str:
+        return str(self._compute)
+
     @cached_property
-    def model(self) -> Model:
-        """The model, and the safety checker, loaded when first asked for."""
-        from sdcli import devices
+    def _model(self) -> Model:
+        """The model, loaded on first use."""
+        with memory_errors(LESS_MEMORY):
+            return self._source.load(self._compute.device, lambda part: self._progress(Loading(part)))
 
-        with devices.memory_errors(_LESS_MEMORY):
-            model = self.source.load(self.compute.device, self.watch.loading)
-            if self.checker:
-                self.checker.load()
-        return model
+    def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
+        for batch in batches:
+            if not any(batch.needed):
+                self._progress(BatchDone(len(batch.jobs)))
+                yield [UnneededImage(job) for job in batch.jobs]
+                continue
+            results = self._generate(batch.jobs)
+            yield [
+                result if needed else UnneededImage(job)
+                for job, needed, result in zip(batch.jobs, batch.needed, results, strict=True)
+            ]
 
-    def draw(self, jobs: Sequence[Job]) -> list[Canvas | SdcliError]:
-        """A batch's images; with --on-error skip an error in the place of each that cannot be drawn.
-
-        Raises:
-            ModelError: the model cannot be loaded, or draws what are no numbers.
-            DeviceError: not enough memory.
-        """
-        model = self.model
+    def _generate(self, jobs: Sequence[Job]) -> list[GeneratedImage | FailedImage]:
+        model = self._model
         try:
-            return list(self._drawn(model, jobs))
+            return list(self._batch(model, jobs))
         except (ModelError, DeviceError) as error:
-            if self.settings.on_error == "stop":
+            if self._on_error == "stop":
                 raise
-            failure = error
-        # One may spoil the batch for all.
-        return [failure] if len(jobs) == 1 else [one for job in jobs for one in self.draw([job])]
+            if len(jobs) == 1:
+                return [FailedImage(jobs[0], error)]
+        # A single image may spoil the batch for all.
+        return [result for job in jobs for result in self._generate([job])]
 
-    def _drawn(self, model: Model, jobs: Sequence[Job]) -> Iterator[Canvas]:
+    def _batch(self, model: Model, jobs: Sequence[Job]) -> Iterator[GeneratedImage]:
         from sdcli import devices
+
+        cut = self._cut(model, jobs)
+        compute = devices.choose(self._device_name, jobs[0].precision)
+        start = time.monotonic()
+        with memory_errors(LESS_MEMORY):
+            pixels, precision, rows = self._pixels(model, jobs, compute)
+        seconds = time.monotonic() - start
+        self._remember(jobs[0], len(jobs), seconds)
+        effort = {"seconds": round(seconds / len(jobs), 3), "batch": rows}
+        facts: dict[str, Any] = {"device": str(compute.device), "precision": precision}
+        if self._limits.tiled:
+            facts["vae"] = "tiled"
+        for job, image in zip(jobs, pixels, strict=True):
+            record = ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, **facts)
+            yield GeneratedImage(job, image, record, effort)
+
+    def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
+        """The end of each prompt that the text encoder does not read; each is reported once."""
         from sdcli.models.tokenizer import words
-        from sdcli.pipeline import generate
 
         texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
         cut = {text: read.cut for text, read in zip(texts, words(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
-            if unread and hash(text) not in self._told:
-                self._told.add(hash(text))
-                self.watch.note(f"the prompt is longer than the model reads; not drawn: {unread}")
-        began = time.monotonic()
-        compute = devices.choose(self.settings.device, jobs[0].precision)
-        with devices.memory_errors(_LESS_MEMORY):
-            drawn = generate(model, jobs, compute, self.watch, self._limits)
-            verdicts = self.checker.check(drawn.images) if self.checker else [None] * len(jobs)
-        seconds = time.monotonic() - began
-        effort = {"seconds": round(seconds / len(jobs), 3), "batch": drawn.rows}
-        self._remember(jobs[0], len(jobs), seconds)
-        how = {"device": str(compute.device), "precision": drawn.precision} | ({"vae": "tiled"} if drawn.tiled else {})
-        for job, pixels, verdict in zip(jobs, drawn.images, verdicts, strict=True):
-            yield Canvas(pixels, verdict, cut[job.prompt], how, effort)
+            if unread and hash(text) not in self._reported:
+                self._reported.add(hash(text))
+                self._progress(Note(f"the prompt is longer than the model reads; ignored: {unread}"))
+        return cut
+
+    def _pixels(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str, int]:
+        """The images, their precision as records name it, and the most that were generated at once.
+
+        Halves the batch while memory is short, down to one image; then the VAE decodes in tiles.
+
+        Raises:
+            ModelError: the images contain NaN in full precision.
+            RuntimeError, MemoryError: not enough memory for one image.
+        """
+        from sdcli import devices
+
+        images: list[NDArray[Any]] = []
+        precision, most = compute.precision, 0
+        while todo := list(jobs[len(images) :]):
+            rows = min(len(todo), self._limits.rows or len(todo))
+            finished = None
+            try:
+                finished, precision = self._finite(model, todo[:rows], compute)
+            except (RuntimeError, MemoryError) as error:
+                change = self._limits.reduce(rows, jobs[0], model) if is_out_of_memory(error) else None
+                if change is None:
+                    raise
+                self._progress(Note(change))
+            if finished is None:
+                # Outside the except block, where nothing refers to the failed batch any more.
+                devices.empty_cache(compute.device)
+                continue
+            images += finished
+            most = max(most, rows)
+            self._progress(BatchDone(rows))
+        return images, precision, most
+
+    def _finite(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str]:
+        """The images in [0, 1] and their precision; generated again in float32 if the output contains NaN or infinity."""
+        precision = compute.precision
+        images = self._run(model, jobs, compute)
+        if images is None and compute.autocast_dtype is not None:
+            self._progress(
+                Note(f"NaN in {precision}: generating the batch again in full precision, with the same noise")
+            )
+            precision = f"full, after not a number in {precision}"
+            images = self._run(model, jobs, compute.full())
+        if images is None:
+            raise ModelError(
+                f"the model {model.spec.name} generates NaN instead of an image",
+                why="Its weights may be damaged, or the guidance scale is far too high.",
+                fix="Check the checkpoint, or pass a smaller --scale.",
+            )
+        return images, precision
+
+    def _run(self, model: Model, jobs: Sequence[Job], compute: Compute) -> list[NDArray[Any]] | None:
+        """The images in [0, 1], float32; None if they or their latents contain NaN or infinity."""
+        import torch
+
+        from sdcli.pipeline import generate
+
+        def on_step(step: Step) -> None:
+            self._progress(StepDone(step.index))
+
+        evaluations = SAMPLERS[jobs[0].sampler].evaluations(jobs[0].steps, model.spec.schedule)
+        self._progress(BatchStarted(len(jobs), evaluations))
+        with compute.context():
+            images, latents = generate(model, jobs, on_step)
+        # The latents, too: a VAE may turn an infinity into a number.
+        if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
+            return None
+        return list(((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
 
     def _remember(self, job: Job, rows: int, seconds: float) -> None:
-        """What a batch took, once for each size of it; the first of a size warms up."""
+        """Remember the time of a batch, once for each size; the first batch of a size warms up."""
         shape = (job.height, job.width, rows)
         self._batches[shape] += 1
         if self._batches[shape] == 2:
-            estimates.note(job, str(self.compute.device), rows, seconds)
+            estimates.remember(job, self.device, rows, seconds)

@@ -1,83 +1,63 @@
-"""Which jobs of a run are left to draw: all, or with --resume those that are neither done nor another process's."""
+"""Which jobs of a run are still to be generated: all of them, or with --resume those that no process has finished or
+claimed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
-from sdcli.jobs import Job
 from sdcli.outputs.folder import OutputFolder
-from sdcli.outputs.journal import Entry, Keys, Ledger
-from sdcli.settings import Settings
+from sdcli.outputs.journal import Ledger
+from sdcli.records import Key, Line
 
-State = Entry | Literal["ours", "theirs"]
-"""Of a job: done, to be drawn here, or being drawn by another process."""
+State = Line | Literal["claimed", "elsewhere"]
+"""Of a job: its line if it is finished; claimed by this process; or claimed by another one."""
 
 
-class Work:
-    """The jobs of one process.
+class Claims:
+    """The claims of one process on the jobs of a run.
 
     Args:
-        settings: of the run.
-        folder: where its images and records are; None for a run that saves nothing.
+        folder: the output folder of a run that is resumed; None for any other run, which claims every job.
     """
 
-    def __init__(self, settings: Settings, folder: OutputFolder | None) -> None:
-        self._folder = folder if settings.resume is not None else None
+    def __init__(self, folder: OutputFolder | None) -> None:
+        self._folder = folder
         self._ledger = None
-        if self._folder:
-            # While nobody writes: a line that is read and then taken back would put the next ones out of place.
-            with self._folder.locks.writing():
-                self._ledger = Ledger(self._folder.path)
-        self._keys = Keys(settings)
+        if folder:
+            # While no process writes: a line that is read and then removed would shift the lines after it.
+            with folder.locks.writing():
+                self._ledger = Ledger(folder.path)
 
-    @contextmanager
-    def taken(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, str, State]]]:
-        """The run's next jobs, each with its name in records and what is to be done about it.
-
-        Those that are ours are kept from other processes while the context lasts.
-        """
-        keys = self.keys(jobs)
-        states = self.take(keys)
-        try:
-            yield list(zip(jobs, keys, states, strict=True))
-        finally:
-            self.free(keys, states)
-
-    def keys(self, jobs: Sequence[Job]) -> list[str]:
-        """The names of the run's next jobs in records."""
-        return [self._keys.next(job) for job in jobs]
-
-    def free(self, keys: Sequence[str], states: Sequence[State]) -> None:
-        """Give back those that were ours."""
-        if self._folder is not None:
-            for key, state in zip(keys, states, strict=True):
-                if state == "ours":
-                    self._folder.locks.free(key)
-
-    def take(self, keys: Sequence[str]) -> list[State]:
-        """What is to be done about each job; those that are ours are kept from other processes until `free`."""
+    def claim(self, keys: Sequence[Key]) -> list[State]:
+        """The state of each job. Claimed jobs are closed to other processes until `release`."""
         if self._ledger is None or self._folder is None:
-            return ["ours"] * len(keys)
+            return ["claimed"] * len(keys)
+        locks = self._folder.locks
         states: list[State] = []
         for key in keys:
-            entry = self._ledger.find(key)
-            states.append(entry or ("ours" if self._folder.locks.claim(key) else "theirs"))
-        if "ours" in states:
-            # Another may have had a job, and finished it, between the last look and the claim.
-            with self._folder.locks.writing():
+            line = self._ledger.find(key)
+            states.append(line or ("claimed" if locks.claim(key.key) else "elsewhere"))
+        if "claimed" in states:
+            # Another process may have finished a job between the look at the journal and the claim.
+            with locks.writing():
                 self._ledger.refresh()
             for place, key in enumerate(keys):
-                if states[place] == "ours" and (entry := self._ledger.find(key)):
-                    self._folder.locks.free(key)
-                    states[place] = entry
+                if states[place] == "claimed" and (line := self._ledger.find(key)):
+                    locks.free(key.key)
+                    states[place] = line
         return states
 
-    def find(self, key: str) -> Entry | None:
-        """What is there of a page of the grid."""
+    def release(self, keys: Sequence[Key]) -> None:
+        """Open claimed jobs to other processes."""
+        if self._folder is not None:
+            for key in keys:
+                self._folder.locks.free(key.key)
+
+    def find(self, key: Key) -> Line | None:
+        """The line of a finished page of the grid."""
         return self._ledger.find(key) if self._ledger else None
 
-    def name(self, key: str) -> str | None:
-        """The name, relative to the output folder, that a job's file had, where it is to be drawn again."""
+    def name(self, key: Key) -> str | None:
+        """The file name that the journal has for a job, relative to the output folder."""
         return self._ledger.name(key) if self._ledger else None

@@ -1,8 +1,7 @@
-"""The output folder: names as the original's, complete files or none, never over another's."""
+"""The output folder: the original's file names, complete files only, and never over another file."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -10,77 +9,84 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sdcli.errors import OutputError
 from sdcli.outputs import journal
+from sdcli.outputs.files import (
+    HIDDEN,
+    cannot_write,
+    claim_name,
+    create_first_free,
+    numbered,
+    variants,
+    written_aside,
+)
 from sdcli.outputs.journal import Journal
 from sdcli.outputs.locks import FolderLocks
+from sdcli.records import Key, Line
 
 SAMPLES = "samples"
-_BEING_WRITTEN = ".sdcli-"
 _MARK = re.compile(r"[0-9a-f]{32}")
 _GALLERY = re.compile(r"gallery-\d{4,}\.html")
 
 
 _writing: set[str] = set()
-"""What this process writes: its own locks do not keep it out."""
+"""Hidden files of this process: its own locks do not protect them from itself."""
 
 
 class OutputFolder:
-    """OUTDIR with its `samples/`, made if need be, and tried with an empty file before any computing.
+    """OUTDIR with its `samples/`, created if needed, and tested with an empty file before anything is computed.
 
     Args:
         path: OUTDIR.
-        suffix: the ending of files that are numbered.
-        journal: the run's record, which has a line of every file; None for a run without one.
+        suffix: the suffix of numbered files.
+        journal: the run's journal, with a line for every file; None for a run without one.
 
     Raises:
-        OutputError: it cannot be made, or not be written to.
+        OutputError: it cannot be created or written to.
     """
 
     def __init__(self, path: Path, suffix: str = ".png", journal: Journal | None = None) -> None:
         self.path = path
-        self.suffix = suffix
         self.samples = path / SAMPLES
         self.journal = journal
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self.samples):
-                with tempfile.TemporaryFile(prefix=_BEING_WRITTEN, dir=folder):
+                with tempfile.TemporaryFile(prefix=HIDDEN, dir=folder):
                     pass
             self.locks = FolderLocks(path)
             self._remove_left_behind()
         except OSError as error:
             raise cannot_write(path, error, "--outdir") from error
-        self.next_sample, self.next_grid = next_numbers(path)
+        next_sample, next_grid = next_numbers(path)
+        self._sample_names = numbered(self.samples, f"{{:05}}{suffix}", next_sample)
+        self._grid_names = numbered(self.path, f"grid-{{:04}}{suffix}", next_grid)
 
-    def save_sample(self, data: bytes, name: str | None = None, **line: Any) -> Path:
+    def save_sample(self, data: bytes, key: Key, name: str | None = None, **line: Any) -> Path:
         """Write an image.
 
         Args:
             data: the file.
-            name: below `samples/`, as `names.name_of` gives it; where it is taken, a number is put to it. By default
-                the next of `00000.png` and on.
-            line: what the run's record says of it.
+            key: of its job.
+            name: below `samples/`, as `names.name_of` returns it; a number is appended if it is taken. By default the
+                next of `00000.png` and so on.
+            line: further fields of its line in the journal.
 
         Raises:
-            OutputError: a full disk, a folder that has gone; nothing half-written stays.
+            OutputError: the disk is full, or the folder was removed; nothing incomplete stays.
         """
-        if name is not None:
-            return self._save(data, "picture", variants(self.samples / name), line)
-        return self._save(data, "picture", self._numbered_samples(), line)
+        paths = self._sample_names if name is None else variants(self.samples / name)
+        return self._save(data, "picture", key, paths, line)
 
-    def save_grid(self, data: bytes, name: str | None = None, **line: Any) -> Path:
-        """Write a page of the grid, the next `grid-0000.png`; the rest as with `save_sample`."""
-        if name is not None:
-            return self._save(data, "grid", variants(self.path / name), line)
-        return self._save(data, "grid", self._numbered_grids(), line)
+    def save_grid(self, data: bytes, key: Key, name: str | None = None, **line: Any) -> Path:
+        """Write a page of the grid, the next `grid-0000.png`; the rest as `save_sample`."""
+        paths = self._grid_names if name is None else variants(self.path / name)
+        return self._save(data, "grid", key, paths, line)
 
     def begin(self) -> None:
-        """Begin the run's record, if it has one.
+        """Start the run's journal, if it has one.
 
         Raises:
             OutputError: it cannot be written.
@@ -89,15 +95,15 @@ class OutputFolder:
             with self._recording():
                 self.journal.begin()
 
-    def note(self, kind: str, **line: Any) -> None:
-        """Put a line without a file into the run's record.
+    def note(self, line: Line) -> None:
+        """Write a line without a file into the run's journal, if it has one.
 
         Raises:
             OutputError: it cannot be written.
         """
         if self.journal is not None:
             with self._recording():
-                self.journal.append(kind, **line)
+                self.journal.append(line)
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -111,27 +117,12 @@ class OutputFolder:
         """An empty new `gallery-0000.html`, for a page that grows."""
         number = sum(1 for entry in os.scandir(self.path) if _GALLERY.fullmatch(entry.name))
         try:
-            while True:
-                path = self.path / f"gallery-{number:04}.html"
-                number += 1
-                with suppress(FileExistsError):
-                    path.touch(exist_ok=False)
-                    return path
+            return create_first_free(numbered(self.path, "gallery-{:04}.html", number))
         except OSError as error:
             raise cannot_write(self.path, error, "--outdir") from error
 
-    def _numbered_samples(self) -> Iterator[Path]:
-        while True:
-            self.next_sample += 1
-            yield self.samples / f"{self.next_sample - 1:05}{self.suffix}"
-
-    def _numbered_grids(self) -> Iterator[Path]:
-        while True:
-            self.next_grid += 1
-            yield self.path / f"grid-{self.next_grid - 1:04}{self.suffix}"
-
-    def _save(self, data: bytes, kind: str, paths: Iterator[Path], line: dict[str, Any]) -> Path:
-        """Write `data` under the first of the names that is free, and its line before it."""
+    def _save(self, data: bytes, kind: str, key: Key, paths: Iterator[Path], fields: dict[str, Any]) -> Path:
+        """Write `data` under the first free name, after its line."""
         path = self.samples / "any"
         try:
             with self._aside(data) as aside, self.locks.writing():
@@ -139,22 +130,24 @@ class OutputFolder:
                     if os.path.lexists(path):
                         continue
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    if self._claimed(aside, path, kind, line | {"sha256": hashlib.sha256(data).hexdigest()}):
+                    file = path.relative_to(self.path).as_posix()
+                    line = Line.new(kind, key, file=file, **fields, sha256=hashlib.sha256(data).hexdigest())
+                    if self._name(aside, path, line):
                         break
         except OSError as error:
             raise cannot_write(path.parent, error, "--outdir") from error
         return path
 
-    def _claimed(self, aside: Path, path: Path, kind: str, line: dict[str, Any]) -> bool:
-        """Give a file its name with its line in the record; False where a stranger was faster."""
+    def _name(self, aside: Path, path: Path, line: Line) -> bool:
+        """Write the line, then give the file its name; False if another program took the name meanwhile."""
         if self.journal is not None:
-            self.journal.append(kind, file=path.relative_to(self.path).as_posix(), **line)
+            self.journal.append(line)
         try:
-            claim(aside, path)
+            claim_name(aside, path)
         except OSError as error:
-            # Not at an interruption, which may come when the file has its name already.
+            # Not after an interruption, when the file may already have its name.
             if self.journal is not None:
-                self.journal.take_back()
+                self.journal.remove_last()
             if isinstance(error, FileExistsError):
                 return False
             raise
@@ -162,7 +155,7 @@ class OutputFolder:
 
     @contextmanager
     def _aside(self, data: bytes) -> Iterator[Path]:
-        """As `written_aside`, with a lock that tells others whether whoever writes is still alive."""
+        """As `written_aside`, with a lock that shows other processes whether this one is alive."""
         mark = uuid.uuid4().hex
         _writing.add(mark)
         self.locks.claim(mark)
@@ -174,85 +167,27 @@ class OutputFolder:
             _writing.discard(mark)
 
     def _remove_left_behind(self) -> None:
-        """Take away files that killed runs had not finished writing."""
+        """Remove incomplete files of killed processes."""
         for entry in os.scandir(self.samples):
-            mark = entry.name.removeprefix(_BEING_WRITTEN)
-            if not (entry.name.startswith(_BEING_WRITTEN) and _MARK.fullmatch(mark)) or mark in _writing:
+            mark = entry.name.removeprefix(HIDDEN)
+            if not (entry.name.startswith(HIDDEN) and _MARK.fullmatch(mark)) or mark in _writing:
                 continue
             if self.locks.claim(mark):
-                # Whoever writes it may have finished it meanwhile.
+                # Its process may have finished it meanwhile.
                 with suppress(FileNotFoundError):
                     Path(entry.path).unlink()
                 self.locks.free(mark)
 
 
 def next_numbers(path: Path) -> tuple[int, int]:
-    """The numbers that the next sample and the next grid get, where those names are free."""
+    """The numbers of the next sample and of the next page of the grid, if those names are free."""
     # `samples` itself is one of OUTDIR's entries.
     return _count(path / SAMPLES), max(0, _count(path) - 1)
 
 
-def variants(path: Path) -> Iterator[Path]:
-    """The name, and where it is taken `name-2.png` and on."""
-    yield path
-    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-
-
 def _count(folder: Path) -> int:
-    """Entries as the original counts them; hidden ones, such as files being written, records and galleries are none."""
-    names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+    """The number of entries as the original counts them, without hidden files, journals and galleries."""
+    found = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
     return sum(
-        1 for name in names if not (name.startswith(".") or _GALLERY.fullmatch(name) or journal.NAME.fullmatch(name))
-    )
-
-
-@contextmanager
-def written_aside(data: bytes, folder: Path, mark: str = "") -> Iterator[Path]:
-    """A complete file in `folder` under a hidden name, for `claim` to name; gone afterwards.
-
-    Args:
-        mark: ends the name; by default something that nobody has.
-    """
-    aside = folder / f"{_BEING_WRITTEN}{mark or f'one-{uuid.uuid4().hex}'}"
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield aside
-    finally:
-        with suppress(OSError):
-            aside.unlink()
-
-
-def claim(aside: Path, path: Path) -> None:
-    """Give a complete file its name; two programs at once never get the same one.
-
-    Raises:
-        FileExistsError: the name is taken.
-    """
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-            raise
-        # No hard links on this file system: claim the name with an empty file, then put the image in its place.
-        claimed = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        try:
-            os.close(claimed)
-            aside.replace(path)
-        except BaseException:  # an interruption too must not leave the empty file
-            path.unlink(missing_ok=True)
-            raise
-
-
-def cannot_write(path: Path, error: OSError, flag: str) -> OutputError:
-    """The system's error as words; `flag` is the one that names another place."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return OutputError(
-        f"cannot write to {path}",
-        why=f"{error.strerror or error}.",
-        fix=f"Free some space, or name another place with {flag}." if full else f"Name another place with {flag}.",
+        1 for name in found if not (name.startswith(".") or _GALLERY.fullmatch(name) or journal.NAME.fullmatch(name))
     )

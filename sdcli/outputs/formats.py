@@ -1,6 +1,6 @@
-"""Image files that say how they were made: one table of formats.
+"""Image files that contain their record, one `Format` for each format.
 
-Every format carries the same two texts: sdcli's record as JSON, and the `parameters` that other tools read.
+Every format contains the same two texts: sdcli's record as JSON, and the `parameters` text that other tools read.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdcli.errors import InputFileError, OutputError
 from sdcli.metadata import texts
-from sdcli.settings import ImageFormat
+from sdcli.registry import FORMATS
 from sdcli.version import VERSION
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     Encode = Callable[[Image.Image, Mapping[str, Any], str], bytes]
@@ -32,46 +31,61 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class Format:
-    """How images become files: `encode` takes the image, its record and the parameters' text."""
+    """A file format.
 
-    suffix: str
+    Attributes:
+        suffixes: the suffixes that name it; files get the first.
+        lossless: whether the pixels are read back unchanged.
+        encode: from an image, its record and the `parameters` text to a file.
+    """
+
+    suffixes: tuple[str, ...]
     lossless: bool
     encode: Encode
 
+    @property
+    def suffix(self) -> str:
+        """The suffix of new files."""
+        return self.suffixes[0]
 
-def encode(pixels: NDArray[np.uint8], record: Mapping[str, Any], parameters: str, format: ImageFormat = "png") -> bytes:
-    """A file of RGB pixels (height, width, 3) that carries its record and the text form other tools read.
+
+def encode(pixels: NDArray[np.uint8], record: Mapping[str, Any], parameters: str, format: str = "png") -> bytes:
+    """A file of RGB pixels, (height, width, 3), that contains its record and the `parameters` text.
 
     Raises:
-        OutputError: the format has no room for so long a prompt, or for so large an image.
+        OutputError: the prompt is too long for the format, or the image too large.
     """
     from PIL import Image
 
     try:
-        return FORMATS[format].encode(Image.fromarray(pixels), record, parameters)
-    except (ValueError, OSError) as error:  # Pillow's words for both
+        encoded: bytes = FORMATS[format].encode(Image.fromarray(pixels), record, parameters)
+    except (ValueError, OSError) as error:  # Pillow's errors for both
         raise OutputError(
-            f"the image or its record does not go into a {format.upper()} file",
+            f"the image or its record does not fit into a {format.upper()} file",
             why=f"{error}.",
-            fix="Draw with --format png.",
+            fix="Pass --format png.",
         ) from error
+    return encoded
 
 
-def require_room(height: int, width: int, prompt: str, negative_prompt: str, format: ImageFormat) -> None:
-    """That an image of this size, in pixels, can be written with these words, before it is drawn.
+def require_room(height: int, width: int, prompt: str, negative_prompt: str, format: str) -> None:
+    """Check that an image of this size, in pixels, can be saved with these prompts.
 
     Raises:
-        OutputError: the format has no room for so long a prompt, or for so large an image.
+        OutputError: the prompt is too long for the format, or the image too large.
     """
-    # A record tells a prompt that is too long for the model twice; the rest of it is short.
+    import numpy as np
+
+    # A record contains a prompt that is too long for the model twice; the rest of it is short.
     record = {"job": [prompt, negative_prompt], "words_cut": prompt, "rest": " " * 4096}
     encode(np.zeros((height, width, 3), dtype=np.uint8), record, f"{prompt}{negative_prompt}{' ' * 1024}", format)
 
 
-def stored(pixels: NDArray[np.uint8], format: ImageFormat) -> NDArray[np.uint8]:
-    """The pixels as they come out of a file of this format: the same, unless it loses some."""
+def as_saved(pixels: NDArray[np.uint8], format: str) -> NDArray[np.uint8]:
+    """The pixels as they are read back from a file of this format: the same, unless it is lossy."""
     if FORMATS[format].lossless:
         return pixels
+    import numpy as np
     from PIL import Image
 
     with Image.open(io.BytesIO(FORMATS[format].encode(Image.fromarray(pixels), {}, ""))) as image:
@@ -83,20 +97,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """An image of any format, decoded.
 
     Raises:
-        InputFileError: it is missing or no image.
+        InputFileError: the file does not exist or is not an image.
     """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images; too large ones are errors
+            warnings.simplefilter("ignore")  # about large images; images that are too large raise an error
             image = Image.open(path)
             image.load()
-    # Pillow's decoders have no error of their own: a broken file can raise any of these.
+    # Pillow's decoders have no error class of their own: a damaged file can raise any of these.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputFileError(
-            f"cannot read the image {path}", why=f"{why}.", fix="Name PNG, JPEG or WebP files."
+            f"cannot read the image {path}", why=f"{why}.", fix="Pass PNG, JPEG or WebP files."
         ) from error
     with image:
         yield image
@@ -113,12 +127,12 @@ def _png(image: Image.Image, record: Mapping[str, Any], parameters: str) -> byte
 
 
 def _jpeg(image: Image.Image, record: Mapping[str, Any], parameters: str) -> bytes:
-    # Colours at full size (4:4:4): the watermark lives in them.
+    # Without chroma subsampling (4:4:4): the watermark is in the colours.
     return _saved(image, "JPEG", quality=JPEG_QUALITY, subsampling=0, **_exif_and_xmp(record, parameters))
 
 
 def _webp(image: Image.Image, record: Mapping[str, Any], parameters: str) -> bytes:
-    # Without loss, and still smaller than PNG; its lossy form halves the colours' size.
+    # Lossless, and still smaller than PNG; lossy WebP always subsamples the colours.
     return _saved(image, "WEBP", lossless=True, **_exif_and_xmp(record, parameters))
 
 
@@ -132,8 +146,6 @@ def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-FORMATS: dict[ImageFormat, Format] = {
-    "png": Format(".png", lossless=True, encode=_png),
-    "jpeg": Format(".jpg", lossless=False, encode=_jpeg),
-    "webp": Format(".webp", lossless=True, encode=_webp),
-}
+PNG = Format((".png",), lossless=True, encode=_png)
+JPEG = Format((".jpg", ".jpeg"), lossless=False, encode=_jpeg)
+WEBP = Format((".webp",), lossless=True, encode=_webp)

@@ -1,265 +1,266 @@
-"""What becomes of a drawn image: withheld if unsafe, marked, saved with its records, put on grid and gallery."""
+"""Saves the images of a run: files and their records, the journal, the grid, the gallery, and claims on jobs."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdcli import metadata
-from sdcli.events import Watch
-from sdcli.executors.local import Canvas
+from sdcli.errors import SkippedError, WithheldError
+from sdcli.events import Loading, Note, Output, Progress, Saved
+from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
-from sdcli.metadata import a1111
-from sdcli.outputs.claims import Work
-from sdcli.outputs.folder import OutputFolder, cannot_write, claim, written_aside
-from sdcli.outputs.formats import FORMATS, encode, opened, stored
+from sdcli.metadata import a1111, record_in, texts
+from sdcli.outputs.claims import Claims, State
+from sdcli.outputs.files import cannot_write, write_new
+from sdcli.outputs.folder import OutputFolder
+from sdcli.outputs.formats import encode, opened
 from sdcli.outputs.gallery import Gallery
 from sdcli.outputs.grid import Grid, Page
-from sdcli.outputs.journal import Entry, Journal
-from sdcli.records import asked, at_home, new_record
-from sdcli.run import Planned
-from sdcli.settings import Settings
-from sdcli.stages import safety, watermark
+from sdcli.outputs.journal import Journal
+from sdcli.records import (
+    SCHEMA,
+    GridRecord,
+    ImageRecord,
+    Key,
+    Keys,
+    Line,
+    PageKey,
+    RunLine,
+    at_home,
+    recorded_settings,
+)
+from sdcli.registry import FORMATS
+from sdcli.settings import Settings, names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image
+
+    from sdcli.run import Run
 
 _ENDLESS = 2**40
-"""Stands for the number of images of a stream, until it ends."""
+"""Stands for the number of images of a stream until it ends."""
 
 
-@dataclass(frozen=True)
-class GeneratedImage:
-    """One finished image."""
-
-    pixels: NDArray[Any]
-    """RGB, uint8, (height, width, 3), with its watermark."""
-    job: Job
-    record: dict[str, Any]
-    """How it was made: what its file carries."""
-    path: Path | None
-    """Where it is saved, if it is."""
-
-    @property
-    def image(self) -> Image:
-        """The image for Pillow."""
-        from PIL import Image
-
-        return Image.fromarray(self.pixels)
-
-
-def output_folder(run: Planned, device: str, *, record: bool) -> OutputFolder | None:
-    """Where the run's files go, if it writes any.
-
-    Raises:
-        sdcli.errors.OutputError: it cannot be written to.
-    """
-    settings = run.settings
-    if settings.output is not None or (settings.skip_save and settings.skip_grid and not settings.gallery):
-        return None
-    path = Path(settings.outdir)
-    journal = None
-    if record and not settings.skip_save:
-        journal = Journal(path, _start(settings, device), resume=settings.resume is not None)
-    return OutputFolder(path, FORMATS[settings.format].suffix, journal)
-
-
-def _start(settings: Settings, device: str) -> dict[str, Any]:
-    """What heads the record of a run: enough to go on with it, and what it ran on."""
-    said = settings.model_dump(mode="json", include=settings.model_fields_set - {"resume", "outdir"})
-    libraries = ("torch", "diffusers", "transformers")
-    return {
-        "settings": said,
-        "folder": at_home(str(Path.cwd())),
-        "versions": {
-            "sdcli": version("sdcli"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in libraries},
-        },
-        "device": device,
-    }
-
-
-class Saver:
-    """Finishes a run's images.
+class Writer:
+    """Saves the images of a run.
 
     Args:
         run: the run.
-        folder: where its files go; None: nowhere, or to --output.
-        work: what is there of a run that is resumed.
-        checker: who looked at the images.
-        watch: is told of each file.
+        device: the device in words, for the journal.
+        progress: receives the events `Saved`, `Output`, `Note` and `Loading`.
+        journal: whether the output folder gets a journal.
+
+    Raises:
+        sdcli.errors.OutputError: the output folder cannot be written to.
     """
 
-    def __init__(
-        self,
-        run: Planned,
-        folder: OutputFolder | None,
-        work: Work,
-        checker: safety.SafetyChecker | None,
-        watch: Watch,
-    ) -> None:
-        self.run = run
-        self.settings = run.settings
-        self.folder = folder
-        self.work = work
-        self.checker = checker
-        self.watch = watch
-        self.withheld = 0
-        """Images that were unsafe, and not saved as they are."""
-        per_row = self.settings.n_rows if self.settings.n_rows > 0 else self.settings.n_samples
+    def __init__(self, run: Run, device: str, progress: Progress, *, journal: bool = True) -> None:
+        self._run = run
+        self._settings = settings = run.settings
+        self._progress = progress
+        self._folder = _output_folder(settings, device, journal=journal)
+        self._claims = Claims(self._folder if settings.resume is not None else None)
+        self._keys = Keys(settings)
+        self._jobs: dict[int, tuple[Key, State]] = {}
+        """Of the batches that are not saved yet, by the job's index."""
+        self._seen = self._failed = self._withheld = self._done_before = self._elsewhere = 0
+        per_row = settings.n_rows if settings.n_rows > 0 else settings.n_samples
         total = _ENDLESS if run.total is None else run.total
-        self._grid = None if folder is None or self.settings.skip_grid else Grid(per_row, total)
-        self._on_page = hashlib.sha256()
+        self._grid = None if self._folder is None or settings.skip_grid else Grid(per_row, total)
+        self._page_key = PageKey()
         self._gallery = None
-        if folder and self.settings.gallery:
-            self._gallery = Gallery(folder.new_gallery(), self.settings, run.spec.name)
-            watch.note(f"the gallery is {self._gallery.path}")
+        if self._folder and settings.gallery:
+            self._gallery = Gallery(self._folder.new_gallery(), settings, run.spec.name)
+            progress(Note(f"the gallery is {self._gallery.path}"))
 
-    def finish(self, job: Job, key: str, canvas: Canvas) -> GeneratedImage | None:
-        """Save an image and what goes with it; None if it is unsafe and --on-unsafe skip."""
-        settings, verdict = self.settings, canvas.verdict
-        drawn = canvas.pixels
-        if verdict is not None and verdict.flagged:
-            self.watch.note(f"image {job.index + 1} is unsafe by {verdict.checker}: --on-unsafe {settings.on_unsafe}")
-            self.withheld += settings.on_unsafe != "keep"
-            if (stand_in := safety.withhold(drawn, settings.on_unsafe)) is None:
-                self.note("withheld", job, key, safety=self._safety(verdict))
-                return None
-            drawn = stand_in
-        # The original cuts the fraction off rather than rounding.
-        unmarked = (drawn * 255).astype("uint8")
-        pixels, read_back = self._marked(unmarked, f"image {job.index + 1}")
-        record = new_record(
-            words_cut=canvas.words_cut or None,
-            job=job.model_dump(mode="json"),
-            settings=asked(settings),
-            safety=self._safety(verdict) if verdict else None,
-            watermark=read_back,
-            **canvas.how,
-        )
-        path = self._save(pixels, job, key, record, canvas.effort)
-        if self._gallery:
-            self._gallery.add(pixels, job, record, path)
-        self._lay_out(job, key, unmarked)
-        return GeneratedImage(pixels, job, record, path)
+    def unfinished(self, batches: Iterable[list[Job]]) -> Iterator[Batch]:
+        """The batches, each with its jobs claimed and those that are needed marked."""
+        self._progress(Loading("checksum"))
+        if self._folder:
+            self._folder.begin()
+        for jobs in batches:
+            keys = [self._keys.next(job) for job in jobs]
+            states = self._claims.claim(keys)
+            self._jobs |= {job.index: (key, state) for job, key, state in zip(jobs, keys, states, strict=True)}
+            yield Batch(jobs, [state == "claimed" for state in states])
 
-    def add_saved(self, job: Job, key: str, entry: Entry) -> None:
-        """Put an image that was there already on grid and gallery, from its file."""
-        self.withheld += entry.withheld
-        if self.folder is None or entry.file is None or not (self._grid or self._gallery):
-            return
-        path = self.folder.path / entry.file
-        with opened(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-            record = metadata.record.of(metadata.texts.read(image)) or {}
-        if self._gallery:
-            self._gallery.add(pixels, job, record, path)
-        self._lay_out(job, key, pixels)
+    def save(self, result: Result) -> GeneratedImage | None:
+        """Save a generated image with its line in the journal, and put it on grid and gallery.
 
-    def leave_out_the_grid(self) -> None:
-        """Draw no grid from here on: some of its images are being drawn elsewhere."""
-        if self._grid is not None:
-            self._grid = None
-            self.watch.note("no grid: other images of it are being drawn by another process; resume again for it")
+        The results of a run must come in the order of its jobs. An image that is already on disk is put on grid and
+        gallery, too.
 
-    def note(self, kind: str, job: Job, key: str, **line: Any) -> None:
-        """A line in the run's record for an image without a file."""
-        if self.folder is not None:
-            self.folder.note(kind, key=key, index=job.index, job=job.model_dump(mode="json"), **line)
+        Returns:
+            The image as it was saved; None if this process saved none.
+
+        Raises:
+            sdcli.errors.OutputError: it cannot be written; nothing incomplete stays.
+        """
+        job = result.job
+        key, state = self._jobs.pop(job.index)
+        self._seen += 1
+        try:
+            match result:
+                case GeneratedImage():
+                    return self._save_image(result, key)
+                case WithheldImage():
+                    self._withheld += 1
+                    safety = result.record.values().get("safety")
+                    self._note("withheld", job, key, safety=safety)
+                case FailedImage():
+                    self._failed += 1
+                    self._progress(Note(f"image {job.index + 1} skipped: {result.error}"))
+                    self._note("failed", job, key, error=str(result.error))
+                case UnneededImage():
+                    self._pass_over(job, key, state)
+        finally:
+            if state == "claimed":
+                self._claims.release([key])
+        return None
 
     def close(self) -> None:
-        """The run is done: the last page of the grid, and the end of the gallery."""
+        """Save the last page of the grid, finish the gallery and report the whole run.
+
+        Raises:
+            SkippedError: rows or images were skipped.
+            WithheldError: the safety checker withheld every image.
+        """
         if self._grid is not None:
             self._save_page(self._grid.rest())
         if self._gallery:
             self._gallery.finish()
+        if self._done_before:
+            self._progress(Note(f"{self._done_before} of {self._seen} images already existed"))
+        if self._elsewhere:
+            self._progress(Note(f"{self._elsewhere} of {self._seen} images were left to another process"))
+        if self._run.skipped or self._failed:
+            raise SkippedError(self._run.skipped, self._failed)
+        if self._withheld and self._withheld == self._seen:
+            raise WithheldError(
+                "the safety checker withheld every image",
+                fix="Try another prompt or seed, or see --safety-checker and --on-unsafe.",
+            )
 
-    def _save(
-        self, pixels: NDArray[Any], job: Job, key: str, record: dict[str, Any], effort: dict[str, Any]
-    ) -> Path | None:
-        settings = self.settings
-        if settings.output is None and (self.folder is None or settings.skip_save):
+    def _save_image(self, image: GeneratedImage, key: Key) -> GeneratedImage:
+        job = image.job
+        # The original truncates; it does not round.
+        pixels = (image.pixels * 255).astype("uint8")
+        finished, fields = self._run.stages.finish(pixels, f"image {job.index + 1}")
+        record = image.record.model_copy(update={"settings": recorded_settings(self._settings), **fields})
+        self._withheld += record.withheld
+        saved = replace(image, pixels=finished, record=record)
+        saved = replace(saved, path=self._write(saved, key))
+        if self._gallery:
+            self._gallery.add(finished, job, record, saved.path)
+        self._lay_out(job, key, pixels)
+        return saved
+
+    def _write(self, image: GeneratedImage, key: Key) -> Path | None:
+        settings, record = self._settings, image.record.values()
+        if settings.output is None and (self._folder is None or settings.skip_save):
             return None
-        data = encode(pixels, record, a1111.write(job), settings.format)
+        data = encode(image.pixels, record, a1111.write(image.job), settings.format)
         if settings.output == "-":
-            self.watch.output(data)
+            self._progress(Output(data))
             return None
         if settings.output is not None:
-            path = _new_file(Path(settings.output), data)
-        elif self.folder is not None:
-            path = self.folder.save_sample(data, self._name(job, key), key=key, index=job.index, **effort, **record)
-        self.watch.saved(path, record)
+            path = Path(settings.output)
+            try:
+                write_new(path, data)
+            except OSError as error:
+                raise cannot_write(path, error, "--output") from error
+        elif self._folder is not None:
+            path = self._folder.save_sample(
+                data, key, self._name(image.job, key), index=image.job.index, **image.effort, **record
+            )
+        self._progress(Saved(path, record))
         return path
 
-    def _name(self, job: Job, key: str) -> str | None:
-        """What the file is to be called, in `samples/`: as it was, where it is drawn again."""
-        before = self.work.name(key)
-        return self.run.name(job) if before is None else before.removeprefix("samples/")
+    def _name(self, job: Job, key: Key) -> str | None:
+        """The name of the file in `samples/`: the same as before, if the image is generated again."""
+        before = self._claims.name(key)
+        return self._run.name(job) if before is None else before.removeprefix("samples/")
 
-    def _lay_out(self, job: Job, key: str, pixels: NDArray[Any]) -> None:
+    def _pass_over(self, job: Job, key: Key, state: State) -> None:
+        """Handle a job that is finished, or that another process has claimed."""
+        if not isinstance(state, Line):
+            self._elsewhere += 1
+            if self._grid is not None:
+                self._grid = None
+                self._progress(
+                    Note("no grid: another process generates some of its images; run --resume again for the grid")
+                )
+            return
+        self._done_before += 1
+        self._withheld += state.withheld
+        if self._folder is None or state.file is None or not (self._grid or self._gallery):
+            return
+        path = self._folder.path / state.file
+        with opened(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            record = record_in(texts.read(image))
+        if self._gallery:
+            self._gallery.add(pixels, job, record if isinstance(record, ImageRecord) else ImageRecord(), path)
+        self._lay_out(job, key, pixels)
+
+    def _note(self, kind: str, job: Job, key: Key, **fields: Any) -> None:
+        """Write a line without a file into the journal."""
+        if self._folder is not None:
+            line = Line.new(kind, key, index=job.index, job=job.model_dump(mode="json"), **fields)
+            self._folder.note(line)
+
+    def _lay_out(self, job: Job, key: Key, pixels: NDArray[Any]) -> None:
         if self._grid is not None:
-            self._on_page.update(key.encode())
+            self._page_key.add(key)
             self._save_page(self._grid.add(job, pixels))
 
     def _save_page(self, page: Page | None) -> None:
-        """Write a page of the grid, if there is one, with a mark of its own."""
-        if page is None or self.folder is None:
+        """Save a page of the grid, if there is one, with its own watermark."""
+        if page is None or self._folder is None:
             return
-        # The images on it are its content.
-        self._on_page.update(f"grid of {page.pixels.shape}".encode())
-        key = self._on_page.hexdigest()
-        self._on_page = hashlib.sha256()
-        if self.work.find(key):
+        key = self._page_key.close(page.pixels.shape)
+        self._page_key = PageKey()
+        if self._claims.find(key):
             return
-        pixels, read_back = self._marked(page.pixels, "the grid")
-        record = new_record(
-            grid=self.settings.model_dump(mode="json"),
-            page=page.number,
-            job=page.first.model_dump(mode="json"),
-            watermark=read_back,
-        )
-        data = encode(pixels, record, a1111.write(page.first), self.settings.format)
-        path = self.folder.save_grid(data, self.work.name(key), key=key, page=page.number, watermark=read_back)
-        self.watch.saved(path, record)
-
-    def _safety(self, verdict: safety.SafetyVerdict) -> dict[str, Any]:
-        """What a record says of the safety check: who looked, what it found, and what was done about it."""
-        done = self.settings.on_unsafe if verdict.flagged else None
-        source = self.checker.source if self.checker else ""
-        return dataclasses.asdict(verdict) | {"source": source, "done": done}
-
-    def _marked(self, pixels: NDArray[Any], what: str) -> tuple[NDArray[Any], dict[str, Any] | None]:
-        """The image with its mark, and how the mark reads back from a file of the run's format."""
-        mark = self.run.mark(*pixels.shape[:2])
-        if mark is None:
-            return pixels, None
-        pixels = watermark.write(pixels, mark)
-        read = watermark.check(stored(pixels, self.settings.format), mark)
-        if not read.found:
-            self.watch.note(
-                f"the watermark of {what} does not read back: {read.wrong_bits} of {read.bits} bits are wrong"
-            )
-        return pixels, dataclasses.asdict(read)
+        pixels, fields = self._run.stages.finish(page.pixels, "the grid")
+        record = GridRecord.new(grid=self._settings.model_dump(mode="json"), page=page.number, job=page.first, **fields)
+        values = record.values()
+        data = encode(pixels, values, a1111.write(page.first), self._settings.format)
+        journaled = {name: value for name, value in values.items() if name in ("page", *fields)}
+        path = self._folder.save_grid(data, key, self._claims.name(key), **journaled)
+        self._progress(Saved(path, values))
 
 
-def _new_file(path: Path, data: bytes) -> Path:
-    """Write a file that was not there.
+def _output_folder(settings: Settings, device: str, *, journal: bool) -> OutputFolder | None:
+    """The output folder; None if the run writes nothing into it."""
+    if settings.output is not None or (settings.skip_save and settings.skip_grid and not settings.gallery):
+        return None
+    path = Path(settings.outdir)
+    kept = None
+    if journal and not settings.skip_save:
+        kept = Journal(path, _start(settings, device), resume=settings.resume is not None)
+    return OutputFolder(path, FORMATS[settings.format].suffix, kept)
 
-    Raises:
-        OutputError: it cannot be written, or has come to be there.
-    """
-    try:
-        with written_aside(data, path.absolute().parent) as aside:
-            claim(aside, path)
-    except OSError as error:
-        raise cannot_write(path, error, "--output") from error
-    return path
+
+def _start(settings: Settings, device: str) -> RunLine:
+    """The line of this start: what is needed to continue the run, and what it runs on."""
+    given = settings.model_fields_set.intersection(names(journal=True))
+    libraries = ("torch", "diffusers", "transformers")
+    return RunLine(
+        kind="run",
+        schema_version=SCHEMA,
+        settings=settings.model_dump(mode="json", include=given),
+        folder=at_home(str(Path.cwd())),
+        versions={
+            "sdcli": version("sdcli"),
+            "python": platform.python_version(),
+            **{name: version(name) for name in libraries},
+        },
+        device=device,
+    )

@@ -1,27 +1,51 @@
-"""Prompts become embeddings."""
+"""Prompts become conditioning: what the UNet needs beside latents and time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdcli.models.model import Model
+from sdcli.registry import FAMILIES
+
+if TYPE_CHECKING:
+    from sdcli.jobs import Job
 
 
-def encode(model: Model, prompts: Sequence[str]) -> torch.Tensor:
-    """The text encoder's last hidden state, (batch, tokens, width).
+@dataclass(frozen=True)
+class Conditioning:
+    """The conditioning of a batch.
 
-    As in the original: padded to full length without an attention mask; what is longer is cut.
+    Attributes:
+        prompt: embeddings of the prompts, (batch, tokens, width).
+        negative: embeddings of the negative prompts, padded to the same shape.
+        added: further conditions of some families by the names that the UNet gives them, such as pooled embeddings and
+            time ids: (of the prompts, of the negative prompts).
     """
-    # Each different prompt once: the batch of the original holds one prompt several times over.
-    unique = list(dict.fromkeys(prompts))
-    ids = model.tokenizer(
-        unique,
-        truncation=True,
-        max_length=model.tokenizer.model_max_length,
-        padding="max_length",
-        return_tensors="pt",
-    )["input_ids"]
-    embeddings: torch.Tensor = model.text_encoder(ids.to(model.device))[0]
-    return embeddings[[unique.index(prompt) for prompt in prompts]]
+
+    prompt: torch.Tensor
+    negative: torch.Tensor
+    added: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def unet_arguments(self, *, guided: bool) -> dict[str, Any]:
+        """Keyword arguments of `UNet2DConditionModel`.
+
+        Args:
+            guided: the batch is doubled for classifier-free guidance, with the negative half first as in the original.
+        """
+        if not guided:
+            arguments: dict[str, Any] = {"encoder_hidden_states": self.prompt}
+            added = {name: prompt for name, (prompt, _) in self.added.items()}
+        else:
+            arguments = {"encoder_hidden_states": torch.cat([self.negative, self.prompt])}
+            added = {name: torch.cat([negative, prompt]) for name, (prompt, negative) in self.added.items()}
+        return arguments | ({"added_cond_kwargs": added} if added else {})
+
+
+def encode(model: Model, jobs: Sequence[Job]) -> Conditioning:
+    """The conditioning of a batch, by the model's family."""
+    conditioning: Conditioning = FAMILIES[model.spec.family].condition(model, jobs)
+    return conditioning

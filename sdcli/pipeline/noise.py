@@ -1,7 +1,7 @@
-"""Seeds become latents: every draw of noise, in the original's order.
+"""Seeds become noise: every draw of random numbers, in the original's order.
 
-Two generators: PyTorch's own on the CPU, and the one of a CUDA card, which is counted out here and so gives the same
-numbers on any device.
+Two generators: PyTorch's on the CPU, and that of a CUDA device, which is computed here and so gives the same numbers on
+any device.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 from numpy.typing import NDArray
 
 from sdcli.jobs import Job, NoisePlace
+from sdcli.model_spec import ModelSpec
 
 _ROUND = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEP = (0x9E3779B9, 0xBB67AE85)
@@ -48,26 +50,26 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def cuda_randn(count: int, seed: int, draw: int) -> NDArray[np.float32]:
-    """What the `draw`-th `torch.randn` of `count` numbers (from 0) after `manual_seed(seed)` gives on a CUDA card.
+    """The numbers of the `draw`-th `torch.randn` of `count` numbers (from 0) after `manual_seed(seed)` on a CUDA device.
 
-    Number i comes from thread i: counter (draw, i), the first two words through Box-Muller as in curand. A card whose
-    grid is capped (multiprocessors x resident blocks x 256 threads: 40,960 numbers on a T4, 270,336 on an H200) lets
-    each thread make several numbers in longer draws; there it parts from this, which is the uncapped order.
+    Number i comes from thread i: counter (draw, i), the first two words through Box-Muller as in curand. A device caps its
+    grid (multiprocessors x resident blocks x 256 threads: 40,960 numbers on a T4, 270,336 on an H200) and lets each
+    thread make several numbers of a longer draw, in another order. This function gives the order without a cap.
     """
     counter = np.zeros((4, count), dtype=np.uint64)
     counter[0], counter[1] = draw & 0xFFFFFFFF, draw >> 32
     counter[2] = np.arange(count, dtype=np.uint64)
-    # curand maps a word to the middle of its 2^-32 wide interval. The card computes in float32; float64 rounded at the
-    # end is nearer to its fused operations than float32 step by step.
+    # curand maps a word to the middle of its 2^-32 wide interval. The device computes in float32 with fused operations;
+    # float64 rounded at the end is nearer to that than float32 in single steps.
     x, y = (philox(counter, seed)[:2].astype(np.float64) + 0.5) * 2.0**-32
     return np.asarray(np.sqrt(-2.0 * np.log(x)) * np.sin(2.0 * np.pi * y), dtype=np.float32)
 
 
 class _CpuStream(threading.local):
-    """PyTorch's CPU generator, moved to any draw of a stream by replaying what comes before it.
+    """PyTorch's CPU generator, moved to any draw of a stream by replaying the draws before it.
 
-    A run's batches ask in order, so the generator is kept where it stands and goes back to the start only when asked
-    for something behind it. Each thread has its own.
+    The batches of a run draw in order, so the generator keeps its position, and restarts only for an earlier draw. Each
+    thread has its own.
     """
 
     def __init__(self) -> None:
@@ -91,7 +93,7 @@ class _CpuStream(threading.local):
 
 
 def _joined(draws: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same draws with neighbours of equal size counted together."""
+    """The same draws, with neighbours of equal size counted together."""
     joined: list[tuple[int, int]] = []
     for rows, times in draws:
         if joined and joined[-1][0] == rows:
@@ -102,7 +104,7 @@ def _joined(draws: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _remaining(made: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]]) -> list[tuple[int, int]] | None:
-    """What is left to draw of `before` once `made` is drawn; None where `made` has gone another way, or too far."""
+    """The draws of `before` that follow `made`; None if `made` is not a beginning of `before`."""
     left = _joined(before)
     for rows, times in made:
         if not left or left[0][0] != rows or left[0][1] < times:
@@ -116,25 +118,32 @@ def _remaining(made: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]
 _cpu_stream = _CpuStream()
 
 
+def latent_shape(job: Job, spec: ModelSpec) -> tuple[int, int, int]:
+    """(C, height/f, width/f) of the job's latents."""
+    return spec.latent_channels, job.height // spec.downscale, job.width // spec.downscale
+
+
 class BatchNoise:
-    """All the noise of one batch of jobs, each row from its own job's place in its own stream.
+    """The noise of a batch: each job's rows from its own place in its stream.
 
     Args:
         jobs: the batch.
         shape: (C, height/f, width/f) of one image's latents.
+        device: where the noise goes. It is always computed on the CPU.
     """
 
-    def __init__(self, jobs: Sequence[Job], shape: tuple[int, int, int]) -> None:
+    def __init__(self, jobs: Sequence[Job], shape: tuple[int, int, int], device: torch.device) -> None:
         self.jobs = jobs
         self.shape = shape
+        self.device = device
 
-    def start(self) -> torch.Tensor:
-        """The starting noise, (batch, C, height/f, width/f), float32 on the CPU."""
-        return self._rows([_start_of(job.noise) for job in self.jobs])
+    def initial(self) -> torch.Tensor:
+        """The initial noise, (batch, C, height/f, width/f), float32."""
+        return self._rows([_initial(job.noise) for job in self.jobs])
 
-    def step(self, number: int) -> torch.Tensor:
-        """The noise of the sampler's `number`-th draw (from 0), of the same shape."""
-        return self._rows([_step_of(job.noise, number) for job in self.jobs])
+    def draw(self, number: int) -> torch.Tensor:
+        """The sampler's `number`-th draw (from 0), of the same shape."""
+        return self._rows([_later(job.noise, number) for job in self.jobs])
 
     def _rows(self, draws: Sequence[_Draw]) -> torch.Tensor:
         made: dict[tuple[str, int, _Draw], torch.Tensor] = {}
@@ -142,11 +151,11 @@ class BatchNoise:
         for job, draw in zip(self.jobs, draws, strict=True):
             key = (job.rng, job.seed, draw)
             if key not in made:
-                made[key] = self._draw(job, draw)
+                made[key] = self._numbers(job, draw)
             rows.append(made[key][job.noise.row])
-        return torch.stack(rows)
+        return torch.stack(rows).to(self.device)
 
-    def _draw(self, job: Job, draw: _Draw) -> torch.Tensor:
+    def _numbers(self, job: Job, draw: _Draw) -> torch.Tensor:
         if job.rng == "cpu":
             return _cpu_stream.draw(job.seed, draw.before, draw.rows, self.shape)
         place = sum(times for _, times in draw.before)
@@ -154,17 +163,37 @@ class BatchNoise:
         return torch.from_numpy(numbers).reshape(draw.rows, *self.shape)
 
 
+class SchedulerNoise(TorchFunctionMode):
+    """Answers `torch.randn` inside a scheduler's step with the batch's own noise, counted by draw.
+
+    diffusers' schedulers draw noise from a generator of their own. With this mode active around `scheduler.step` no
+    scheduler is changed, and an image is the same alone, in a batch and on any device.
+    """
+
+    def __init__(self, noise: BatchNoise) -> None:
+        super().__init__()
+        self.noise = noise
+        self.draws = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.randn, torch.randn_like):
+            return func(*args, **(kwargs or {}))
+        drawn = self.noise.draw(self.draws)
+        self.draws += 1
+        return drawn
+
+
 class _Draw(NamedTuple):
-    """One draw of a stream: what is drawn before it, as (rows, times), and its own rows."""
+    """One draw of a stream: the draws before it, as (rows, times), and its own rows."""
 
     before: tuple[tuple[int, int], ...]
     rows: int
 
 
-def _start_of(place: NoisePlace) -> _Draw:
+def _initial(place: NoisePlace) -> _Draw:
     return _Draw((), place.fixed_rows) if place.fixed_rows else _Draw(place.before, place.rows)
 
 
-def _step_of(place: NoisePlace, number: int) -> _Draw:
+def _later(place: NoisePlace, number: int) -> _Draw:
     own = number if place.fixed_rows else number + 1
     return _Draw((*place.before, (place.rows, own)), place.rows)

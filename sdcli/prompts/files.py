@@ -1,4 +1,4 @@
-"""Prompt files: rows of text, JSON Lines or CSV, read line by line and never held."""
+"""Prompt files: rows of text, JSON Lines or CSV, read line by line and never held in memory."""
 
 from __future__ import annotations
 
@@ -14,62 +14,59 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import PromptFormat, spellings
+from sdcli.settings import PromptFormat, names, options, spellings
 
 STDIN = "-"
-ROW_SETTINGS = (
-    "prompt", "negative_prompt", "seed", "rng", "steps", "sampler", "scale", "eta", "height", "width", "precision",
-    "images_per_prompt",
-)  # fmt: skip
-"""What a row of JSON Lines or CSV may say of its images, beside `out`, the name of their file."""
-_NAMES = spellings()
 
-Said = str | Mapping[str, Any] | InputFileError
-"""What a row holds: a prompt, or settings as they are spelt there; or why it cannot be read."""
+Content = str | Mapping[str, Any] | InputFileError
+"""A row: a prompt, or settings by the names that the file uses, or the error that makes it unreadable."""
 
 
-def by_name(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says, by the settings' own names; what is null or empty is not said.
+def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row by their own names. Null and empty values are left out.
 
     Raises:
         InputFileError: an unknown or repeated name, or no prompt.
     """
+    allowed = [*names(row=True), "out"]
+    known = spellings()
     values: dict[str, Any] = {}
-    for key, value in said.items():
-        name = "out" if key == "out" else _NAMES.get(str(key).lstrip("-").replace("-", "_"))
-        if name != "out" and name not in ROW_SETTINGS:
-            near = difflib.get_close_matches(str(key), [*ROW_SETTINGS, "out"], n=1)
+    for key, value in row.items():
+        name = "out" if key == "out" else known.get(str(key).lstrip("-").replace("-", "_"))
+        if name not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
             raise InputFileError(
                 f"an image has no setting {key}",
                 why=f"Did you mean {near[0]}?" if near else "",
-                fix=f"Those that a row may say: {', '.join(ROW_SETTINGS)}, out.",
+                fix=f"A row can set: {', '.join(allowed)}.",
             )
         if value is None or (value == "" and name not in ("prompt", "negative_prompt")):
             continue
         if name in values:
-            raise InputFileError(f"{name} is there twice", fix="Leave one of the two out.")
-        values[name] = value.replace("-", "_") if name == "sampler" and isinstance(value, str) else value
+            raise InputFileError(f"{name} is set twice", fix="Remove one of them.")
+        choices = options()[name].choices if name != "out" else ()
+        values[name] = value.replace("-", "_") if choices and isinstance(value, str) else value
     if "prompt" not in values:
-        raise InputFileError("there is no prompt", fix="Every row needs one; a CSV file a column of that name.")
+        raise InputFileError("the row has no prompt", fix="Every row needs one; a CSV file needs a column prompt.")
     for name in ("prompt", "out"):
         if not isinstance(values.get(name, ""), str):
-            raise InputFileError(f"{name} {values[name]!r} is no text", fix="Put it between quotes.")
+            raise InputFileError(f"{name} {values[name]!r} is not text", fix="Put it in quotes.")
     for name, value in values.items():
-        # JSON can write it, and no file could hold it.
-        if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise InputFileError(f"{name} {value!r} holds half of a character", fix="Write both halves, or none.")
+        # JSON can express it, and no file can store it.
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputFileError(f"{name} {value!r} holds half of a character", fix="Write both halves, or neither.")
     return values
 
 
 class PromptFile:
-    """A file of rows, read once a pass. What cannot be read twice is kept aside on disk if it is to be.
+    """A file of rows, read once for each pass. A stream is copied to a temporary file if it is read again.
 
     Args:
         name: its path; `-` is standard input.
-        again: whether there will be another pass.
+        again: whether there is more than one pass.
 
     Raises:
-        InputFileError: it is missing, or no file.
+        InputFileError: it does not exist, or is not a file.
     """
 
     def __init__(self, name: str, *, again: bool) -> None:
@@ -80,27 +77,27 @@ class PromptFile:
         try:
             self.is_stream = self.path is None or not stat.S_ISREG(self.path.stat().st_mode)
             if self.path is not None and self.path.is_dir():
-                raise InputFileError(f"prompt file {name} is a folder", fix="Name a text file in it.")
+                raise InputFileError(f"prompt file {name} is a folder", fix="Pass a file in it.")
         except FileNotFoundError:
             raise InputFileError(f"prompt file {name} does not exist", fix="Check the path.") from None
         except OSError as error:
             raise InputFileError(f"prompt file {name} cannot be read", why=f"{error.strerror}.") from error
 
-    def rows(self, kind: PromptFormat, *, every_line: bool = False) -> Iterator[tuple[str, Said]]:
-        """Where each row stands, for people, and what it holds.
+    def rows(self, kind: PromptFormat, *, every_line: bool = False) -> Iterator[tuple[str, Content]]:
+        """Each row's place, for messages, and its content.
 
         Args:
             kind: "jsonl", "csv", or else text.
-            every_line: of text, also what is blank or begins with #, as the original has it.
+            every_line: for text, keep blank lines and lines that begin with #, as the original does.
 
         Raises:
-            InputFileError: the file cannot be read, or is of another kind.
+            InputFileError: the file cannot be read, or has another format.
         """
         read = {"jsonl": _json_lines, "csv": _csv}.get(kind, _every_line if every_line else _text)
         return read(self)
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Where each line stands, and the line with its end."""
+        """Each line's place, and the line with its line end."""
         try:
             yield from ((f"{self.name}, line {number}", line) for number, line in enumerate(self._read(), 1))
         except OSError as error:
@@ -109,7 +106,7 @@ class PromptFile:
             ) from error
 
     def decoded(self) -> Iterator[tuple[str, str | InputFileError]]:
-        """As `lines`, as text; an error in place of what is none."""
+        """As `lines`, decoded; an error in place of a line that is not text."""
         for place, line in self.lines():
             yield place, _decoded(line, place)
 
@@ -120,7 +117,7 @@ class PromptFile:
             return
         if self.path is None:
             if sys.stdin is None:
-                raise InputFileError("standard input is closed", fix="Send prompts to it, or name a file.")
+                raise InputFileError("standard input is closed", fix="Pipe prompts to it, or pass a file.")
             yield from self._keeping(sys.stdin.buffer)
             return
         with self.path.open("rb") as file:
@@ -130,7 +127,7 @@ class PromptFile:
         if not (self.is_stream and self.again):
             yield from file
             return
-        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the run
+        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  # open until the run ends
         for line in file:
             self.kept.write(line)
             yield line
@@ -139,22 +136,22 @@ class PromptFile:
 def _decoded(line: bytes, place: str) -> str | InputFileError:
     if b"\0" in line:
         return InputFileError(
-            f"{place}: this is binary",
-            why="There is a zero byte in it.",
-            fix="Give a text file, one prompt on each line, in UTF-8.",
+            f"{place}: the file is binary",
+            why="It contains a zero byte.",
+            fix="Pass a text file in UTF-8, one prompt on each line.",
         )
     try:
         return line.decode("utf-8-sig" if place.endswith(", line 1") else "utf-8")
     except UnicodeDecodeError as error:
         return InputFileError(
-            f"{place}: this is not UTF-8",
-            why=f"It holds the byte 0x{line[error.start]:02x}.",
+            f"{place}: the line is not UTF-8",
+            why=f"It contains the byte 0x{line[error.start]:02x}.",
             fix="Convert the file, for example: iconv -f LATIN1 -t UTF-8 FILE > prompts.txt",
         )
 
 
 def _every_line(file: PromptFile) -> Iterator[tuple[str, str | InputFileError]]:
-    """Text as the original reads it: every line is a prompt, and ends where `str.splitlines` ends it."""
+    """Text as the original reads it: every line of `str.splitlines` is a prompt."""
     for place, text in file.decoded():
         if isinstance(text, InputFileError):
             yield place, text
@@ -163,15 +160,15 @@ def _every_line(file: PromptFile) -> Iterator[tuple[str, str | InputFileError]]:
 
 
 def _text(file: PromptFile) -> Iterator[tuple[str, str | InputFileError]]:
-    """Text without its blank lines and those that begin with #."""
+    """Text without blank lines and lines that begin with #."""
     first = True
     for place, line in _every_line(file):
         if isinstance(line, str) and (not line.strip() or line.startswith("#")):
             continue
         if first and isinstance(line, str) and line.startswith("{") and isinstance(_parsed(line), dict):
             raise InputFileError(
-                f"{place}: this is a row of JSON, and the file is read as text",
-                fix="Say --prompt-format jsonl, or --compat if it is a prompt indeed.",
+                f"{place}: the line is a JSON object, and the file is read as text",
+                fix="Pass --prompt-format jsonl, or --compat if it is a prompt.",
             )
         first = False
         yield place, line
@@ -186,23 +183,24 @@ def _json_lines(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | Inp
             if isinstance(value, dict):
                 yield place, value
             elif isinstance(value, ValueError):
-                yield place, InputFileError(f"{place}: this is not JSON", why=f"{value}.")
+                yield place, InputFileError(f"{place}: the line is not JSON", why=f"{value}.")
             else:
                 yield (
                     place,
                     InputFileError(
-                        f"{place}: this is no JSON object", fix='Write rows such as {"prompt": "a cat", "seed": 7}.'
+                        f"{place}: the line is not a JSON object",
+                        fix='Write rows such as {"prompt": "a cat", "seed": 7}.',
                     ),
                 )
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value, or the error that it is none."""
+    """The JSON value, or the error that it is not valid."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{min(twice)} is there twice")
+            raise ValueError(f"{min(twice)} is set twice")
         return dict(pairs)
 
     try:
@@ -214,7 +212,7 @@ def _parsed(text: str) -> Any:
 
 
 def _csv(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileError]]:
-    """CSV with a header; a row may be several lines, and stands where it ends."""
+    """CSV with a header. A row may span lines; its place is its last line."""
     wrong: list[InputFileError] = []
 
     def lines() -> Iterator[str]:
@@ -222,7 +220,7 @@ def _csv(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileE
             text = _decoded(line, place)
             if isinstance(text, InputFileError):
                 wrong.append(text)
-                # Its quotes and commas count all the same: they tell where the row ends.
+                # Its quotes and commas still decide where the row ends.
                 text = line.decode(errors="replace")
             yield text
 
@@ -233,7 +231,7 @@ def _csv(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileE
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield _line(file, reader), InputFileError(f"{_line(file, reader)}: this is not CSV", why=f"{error}.")
+            yield _line(file, reader), InputFileError(f"{_line(file, reader)}: the row is not CSV", why=f"{error}.")
             continue
         if fields is None:
             return
@@ -247,23 +245,23 @@ def _csv(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileE
         place = _line(file, reader)
         if not header:
             header = [field.strip() for field in fields]
-            # Wrong names are wrong for every row, so they are told of the header.
+            # A wrong name is wrong for every row, so the error names the header.
             try:
                 if len(set(header)) < len(header):
-                    raise InputFileError("a name is there twice", fix="Leave one of the two columns out.")
-                by_name(dict.fromkeys(header, "name"))
+                    raise InputFileError("a column name is used twice", fix="Remove one of the two columns.")
+                row_settings(dict.fromkeys(header, "name"))
             except InputFileError as error:
                 raise InputFileError(f"{place}, the header: {error.what}", why=error.why, fix=error.fix) from None
         elif len(fields) != len(header):
             yield (
                 place,
                 InputFileError(
-                    f"{place}: there are {len(fields)} fields, and {len(header)} in the header",
-                    fix='Put a field with a comma between quotes: "a cat, asleep".',
+                    f"{place}: the row has {len(fields)} fields, and the header has {len(header)}",
+                    fix='Put a field that contains a comma in quotes: "a cat, asleep".',
                 ),
             )
         else:
-            # CSV has no other way to say nothing.
+            # An empty field is CSV's only way to leave a setting out.
             yield place, {name: field for name, field in zip(header, fields, strict=True) if field}
 
 

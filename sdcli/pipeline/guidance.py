@@ -1,0 +1,49 @@
+"""The UNet under classifier-free guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdcli.pipeline.conditioning import Conditioning
+
+
+class GuidedDenoiser:
+    """The UNet's prediction under classifier-free guidance (Ho and Salimans, 2022).
+
+    As in the original, the negative half comes first in the batch, and a scale of exactly 1 turns guidance off.
+
+    Args:
+        unet: diffusers' `UNet2DConditionModel`.
+        conditioning: that of the batch.
+        scale: guidance scale.
+    """
+
+    def __init__(self, unet: Any, conditioning: Conditioning, scale: float) -> None:
+        self.unet = unet
+        self.scale = scale
+        self._arguments = conditioning.unet_arguments(guided=scale != 1.0)
+
+    def __call__(self, latents: torch.Tensor, time: float) -> torch.Tensor:
+        """The prediction for noisy latents.
+
+        Args:
+            latents: (batch, C, height/f, width/f), scaled as the sampler's scheduler asks.
+            time: a training timestep from 0; it may lie between two of them.
+
+        Returns:
+            A float32 tensor of the latents' shape: noise, velocity or sample, by the model's prediction type.
+        """
+        # The original passes whole timesteps as integers; those of DPM-Solver are fractions.
+        whole = float(time).is_integer()
+        times = torch.full((len(latents),), time, device=latents.device)
+        times = times.long() if whole else times
+        if self.scale == 1.0:
+            output: torch.Tensor = self.unet(latents, times, return_dict=False, **self._arguments)[0]
+            return output.float()
+        both: torch.Tensor = self.unet(
+            torch.cat([latents] * 2), torch.cat([times] * 2), return_dict=False, **self._arguments
+        )[0]
+        negative, prompt = both.float().chunk(2)
+        return negative + self.scale * (prompt - negative)

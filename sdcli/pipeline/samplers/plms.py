@@ -1,0 +1,58 @@
+"""PLMS (Liu et al., 2022), with the original's timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sdcli.errors import UsageError
+from sdcli.model_spec import NoiseSchedule
+from sdcli.pipeline.samplers import Sampler, Step, ddim
+from sdcli.pipeline.schedules import scheduler_arguments, timesteps
+
+if TYPE_CHECKING:
+    from sdcli.pipeline.noise import BatchNoise
+    from sdcli.pipeline.samplers import Denoiser
+
+
+def check(steps: int, schedule: NoiseSchedule) -> None:
+    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
+    if schedule.rescale_betas_zero_snr:
+        raise UsageError(
+            "--sampler plms does not work with this model",
+            why="The model was trained with a zero terminal SNR, and PLMS divides by the signal.",
+            fix="Pass --sampler ddim.",
+        )
+    ddim.check(steps, schedule)
+
+
+def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
+    """See `sdcli.pipeline.samplers.Sample`."""
+    from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+
+    from sdcli.pipeline.samplers import scheduler_steps
+    from sdcli.pipeline.samplers.scheduler_steps import Evaluation
+
+    scheduler = PNDMScheduler(
+        **scheduler_arguments(schedule), skip_prk_steps=True, set_alpha_to_one=schedule.set_alpha_to_one
+    )
+    scheduler.set_timesteps(steps)
+
+    def evaluation(model_time: int, scheduler_time: int) -> Evaluation:
+        return Evaluation(model_time, scheduler_time, float(scheduler.alphas_cumprod[model_time]))
+
+    times = timesteps(steps, schedule)
+    stride = schedule.num_train_timesteps // steps
+    # The first step evaluates the model twice (Heun): at its own time and at the time of the next step. The scheduler
+    # counts back from the second to the first, so it needs that time even if a single step leaves none.
+    second = evaluation(times[min(1, len(times) - 1)], times[0] - stride)
+    evaluations = [evaluation(time, time) for time in times]
+    return scheduler_steps.sample(scheduler, [evaluations[0], second, *evaluations[1:]], denoiser, noise)
+
+
+def evaluations(steps: int, schedule: NoiseSchedule) -> int:
+    """One evaluation for each timestep, and one more in the first step. The original draws noise in each."""
+    return len(timesteps(steps, schedule)) + 1
+
+
+SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True)
