@@ -1,28 +1,29 @@
-"""What image files say of how they were drawn, in the words of sdcli and of other tools.
+"""Reads how an image was generated from the metadata in its file, written by sdcli or by another tool.
 
-A tool is one file with a `read`, and one entry of `READERS`.
+To add a tool, write one file with a function from the texts of a file to a `Provenance` or None, and add one line to
+`sdcli.registry.METADATA_READERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from sdcli.metadata import a1111, comfyui, invokeai, record
+from sdcli.metadata import record, texts
 from sdcli.metadata.provenance import Provenance
+from sdcli.registry import METADATA_READERS
 
-# Each knows its own texts; the first that answers is taken. Values that a tool wrote down go before those that are read
-# out of a graph of nodes.
-READERS: tuple[Callable[[Mapping[str, str]], Provenance | None], ...] = (
-    record.read,
-    invokeai.read,
-    a1111.read,
-    comfyui.read,
-)
+__all__ = ["provenance", "record", "texts"]
 
 
 def provenance(texts: Mapping[str, str]) -> Provenance | None:
-    """How an image was drawn, by the texts of its file (`texts.read`); None if they say nothing of it.
+    """Reads how an image was generated.
 
-    Anyone can write anything into a file: whatever is damaged counts as not there.
+    Files come from anyone, so damaged metadata is treated as absent and raises no error.
+
+    Args:
+        texts: the texts of the file by name, from `texts.read`.
+
+    Returns:
+        The result of the first reader that recognizes the texts; None if none does.
     """
-    return next((found for read in READERS if (found := read(texts)) is not None), None)
+    return next((found for read in METADATA_READERS.values() if (found := read(texts)) is not None), None)

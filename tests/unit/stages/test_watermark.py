@@ -16,8 +16,9 @@ from imwatermark.dwtDctSvd import EmbedDwtDctSvd
 from PIL import Image
 
 from sdcli.errors import ModelError, UsageError
+from sdcli.registry import WATERMARK_METHODS
 from sdcli.stages import watermark
-from sdcli.stages.watermark import METHODS, Mark, check, choose, fits, search, write
+from sdcli.stages.watermark import ROBUST, Mark, Method, check, choose, fits, search, write
 
 TEXT = "StableDiffusionV1"
 BITS = np.unpackbits(np.frombuffer(TEXT.encode(), np.uint8))
@@ -71,7 +72,7 @@ def test_reading_counts_votes_as_the_library_does() -> None:
         noise = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), dtype=np.uint8)
         for length in (8, 128, 136):
             theirs = EmbedDwtDctSvd(wmLen=length).decode(np.ascontiguousarray(noise[..., ::-1]))
-            assert np.array_equal(METHODS["robust"].read(noise, length), theirs)
+            assert np.array_equal(ROBUST.read(noise, length), theirs)
 
 
 @pytest.mark.parametrize("size", [96, 128, 256])
@@ -107,7 +108,7 @@ def test_robust_survives_jpeg() -> None:
     assert check(np.asarray(Image.open(file)), Mark(TEXT, "robust")).found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WATERMARK_METHODS)
 @pytest.mark.parametrize("image", [icon(256, 245), scene(256, 256), np.full((256, 256, 3), 130, np.uint8)])
 def test_no_mark_is_found_where_none_is(method: str, image: watermark.Pixels) -> None:
     assert not check(image, Mark(TEXT, method)).found
@@ -118,7 +119,7 @@ def test_no_mark_is_found_where_none_is(method: str, image: watermark.Pixels) ->
 texts = st.text(min_size=1, max_size=30).filter(lambda text: not any(0xD800 <= ord(c) <= 0xDFFF for c in text))
 
 
-@given(st.sampled_from(list(METHODS)), st.integers(1, 300), st.integers(1, 300), texts)
+@given(st.sampled_from(list(WATERMARK_METHODS)), st.integers(1, 300), st.integers(1, 300), texts)
 @settings(max_examples=40, deadline=None)
 def test_what_fits_can_be_written_and_what_does_not_is_refused(method: str, height: int, width: int, text: str) -> None:
     image = np.full((height, width, 3), 120, np.uint8)
@@ -175,7 +176,7 @@ def test_what_cannot_be_is_refused_with_a_way_out(method: str, size: int, text: 
     assert says in str(refused.value)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WATERMARK_METHODS)
 def test_search_finds_whatever_was_written(method: str) -> None:
     # Noise, because dwtDct reads back from little else.
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
@@ -196,14 +197,32 @@ def test_search_in_small_images() -> None:
     assert search(scene(64, 64), TEXT) is None
 
 
+def test_a_method_in_the_table_is_used_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_rows(image: watermark.Pixels, bits: watermark.Bits) -> watermark.Pixels:
+        image = image.copy()
+        image[0, : len(bits), 0] = bits
+        return image
+
+    rows = Method(smallest=0, write=write_rows, read=lambda image, length: image[0, :length, 0])
+    methods = {"large": Method(10**9, ROBUST.write, ROBUST.read), "rows": rows}
+    monkeypatch.setattr(watermark, "WATERMARK_METHODS", methods)
+    mark = choose("auto", "large", 160, 160, TEXT)
+    assert mark.method == "rows"
+    assert "written with rows" in mark.note
+    assert choose("rows", "large", 160, 160, TEXT) == Mark(TEXT, "rows")
+    back = search(write(scene(160, 160), mark), TEXT)
+    assert back is not None
+    assert (back.method, back.found, back.wrong_bits) == ("rows", True, 0)
+
+
 @pytest.mark.parametrize(("text", "most"), [(TEXT, 27), ("fives", 8)])  # of 136; of 40, a fifth exactly
 def test_found_means_at_most_a_fifth_wrong(text: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bits = np.unpackbits(np.frombuffer(text.encode(), np.uint8))
     for wrong, found in ((most, True), (most + 1, False)):
         flipped = bits ^ (np.arange(len(bits)) < wrong)
-        method = watermark.Method(smallest=0, write=METHODS["robust"].write, read=lambda *_, bits=flipped: bits)
-        monkeypatch.setitem(METHODS, "robust", method)
-        back = check(scene(128, 128), Mark(text, "robust"))
+        flipping = Method(smallest=0, write=ROBUST.write, read=lambda *_, bits=flipped: bits)
+        monkeypatch.setattr(watermark, "WATERMARK_METHODS", {"flipping": flipping})
+        back = check(scene(128, 128), Mark(text, "flipping"))
         assert (back.wrong_bits, back.found) == (wrong, found)
 
 
