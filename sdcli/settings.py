@@ -476,6 +476,14 @@ def flag(name: str) -> str:
     return options()[name].names[0]
 
 
+def as_choice(name: str, value: Any) -> Any:
+    """The choice of a setting that a value spells; dashes and underscores are the same. Other values stay unchanged."""
+    if not isinstance(value, str):
+        return value
+    plain = value.replace("-", "_")
+    return next((choice for choice in options()[name].choices if choice.replace("-", "_") == plain), value)
+
+
 def in_use(name: str, values: Mapping[str, Any]) -> bool:
     """Whether `values` turn a setting on: it is given, it is not off, and a choice is not the default one."""
     value = values.get(name)
