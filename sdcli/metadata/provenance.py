@@ -1,8 +1,7 @@
-"""Where an image comes from, told with sdcli's own names."""
+"""How an image was generated, with the names of sdcli's settings."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,19 +24,22 @@ KINDS: Mapping[str, type] = {
     "model": str,
     "model_hash": str,
 }
-"""What is asked of every image, by the names of settings and jobs, in the order in which it is shown."""
+"""Types of the settings that are read from metadata, by name, in the order in which they are displayed."""
 NEEDED = ("prompt", "seed", "steps", "sampler", "scale", "width", "height", "model")
-"""Without these an image cannot be drawn again."""
+"""The settings that are required to generate the image again."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a file says of how its image was drawn.
+    """How an image was generated, according to the metadata in its file.
 
-    settings: by the names of `KINDS`, as far as they are known. A sampler that sdcli has not keeps its foreign name.
-    other: what else the tool wrote that a person may want to see, by the tool's own names.
-    notes: what is to be known about the reading, in sentences' parts.
-    record: sdcli's own record, whole.
+    Attributes:
+        tool: the program that wrote the metadata.
+        version: the version of the program; empty if unknown.
+        settings: the known settings, by the names of `KINDS`. A sampler that sdcli does not have keeps the tool's name.
+        other: other values that may be of interest, by the tool's names.
+        notes: limits of these values, each a sentence without a capital and full stop.
+        record: the whole record, if sdcli wrote the file.
     """
 
     tool: str
@@ -49,12 +51,12 @@ class Provenance:
 
     @property
     def unknown(self) -> list[str]:
-        """Which of `NEEDED` the file does not tell."""
+        """The names in `NEEDED` that are missing from `settings`."""
         return [name for name in NEEDED if name not in self.settings]
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """The values that are of their kind, numbers in words as numbers; the rest is left out."""
+    """Returns the values that have the type in `KINDS`; converts numbers in strings, and leaves out all others."""
     kept = {}
     for name, value in values.items():
         converted = _number(value, KINDS[name]) if KINDS[name] in (int, float) else value
@@ -67,25 +69,15 @@ def _number(value: Any, kind: type) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        # Not by way of float, which has no room for large seeds.
+        # int(float(value)) would round large seeds.
         number = int(value) if isinstance(value, (int, str)) and kind is int else float(value)
         return number if math.isfinite(number) and number == kind(number) else None
     except (ValueError, OverflowError):
         return None
 
 
-def parsed(text: str | None) -> dict[str, Any] | None:
-    """A JSON object; None if it is none, broken, or nested too deep."""
-    try:
-        # ComfyUI writes NaN, which is no JSON.
-        value = json.loads(text or "", parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def own_sampler(name: str) -> str:
-    """The name in `SAMPLERS` of what other tools call `name`, where it is the same sampler; else `name`."""
+    """Returns the name in `SAMPLERS` of the sampler that other tools call `name`; `name` if sdcli does not have it."""
     others = {sampler.title.casefold(): own for own, sampler in SAMPLERS.items()}
     others |= {"dpmpp_2m": "dpm_solver", "pndm": "plms", "k_dpmpp_2m": "dpm_solver"}
     return others.get(name.casefold(), name)

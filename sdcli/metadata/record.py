@@ -1,21 +1,22 @@
-"""sdcli's own record: what it writes into every image, in full."""
+"""Reads the record that sdcli writes into every image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sdcli.metadata.provenance import KINDS, Provenance, known, parsed
+from sdcli.json_text import read_object
+from sdcli.metadata.provenance import KINDS, Provenance, known
 from sdcli.metadata.texts import RECORD_KEY
 
 
 def of(texts: Mapping[str, str]) -> dict[str, Any] | None:
-    """The record; None if there is none, or it is damaged."""
-    return parsed(texts.get(RECORD_KEY))
+    """Returns the record; None if it is missing or damaged."""
+    return read_object(texts.get(RECORD_KEY, ""))
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
-    """What the record says; None if it names no job."""
+    """Reads the settings from the record; returns None if it has no job."""
     record = of(texts)
     job = record.get("job") if record else None
     if record is None or not isinstance(job, dict):
