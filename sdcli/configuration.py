@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,7 +99,7 @@ def load(
     given = merge(
         *layers, {name: Given(value, Origin("flag", flag(name))) for name, value in (flags or {}).items()}
     )
-    with with_origins(given):
+    with origins_in_errors(given):
         return Configuration(Settings.of(**{name: one.value for name, one in given.items()}), given)
 
 
@@ -280,17 +279,13 @@ def origin(name: str, given: Layer) -> Origin:
 
 
 @contextmanager
-def with_origins(given: Layer) -> Iterator[None]:
+def origins_in_errors(given: Layer) -> Iterator[None]:
     """Add to an error that names flags the file, line or variable that set them."""
     try:
         yield
     except SdcliError as error:
-        sources = []
-        for spelling in dict.fromkeys(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", str(error))):
-            name = _spellings().get(spelling.replace("-", "_"))
-            where = origin(name, given) if name else Origin("default")
-            if where.kind not in ("default", "flag"):
-                sources.append(f"--{spelling} is set by {where}.")
+        origins = ((flag(name), origin(name, given)) for name in error.settings)
+        sources = [f"{shown} is set by {place}." for shown, place in origins if place.kind not in ("default", "flag")]
         error.why = " ".join([error.why, *sources]).strip()
         raise
 

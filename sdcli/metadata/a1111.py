@@ -12,21 +12,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from sdcli.jobs import Job
 from sdcli.metadata.provenance import Provenance, known, own_sampler
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.registry import SAMPLERS
+from sdcli.settings import default, names, options
 from sdcli.version import VERSION
 
 TOOL = "AUTOMATIC1111's web UI"
 NEGATIVE = "Negative prompt:"
 # The web UI's names of the random number generators that sdcli can reproduce.
 RNGS = {"GPU": "cuda", "NV": "cuda", "CPU": "cpu"}
-OWN = (
-    "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Eta", "Eta DDIM", "RNG",
-    "Version",
-)  # fmt: skip
+READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Eta DDIM", "RNG", "Version"}
+
+
+def _others() -> dict[str, str]:
+    """The image settings without a fixed place in the text, by their names in it."""
+    placed = {"prompt", "negative_prompt", "steps", "sampler", "scale", "seed", "height", "width", "rng"}
+    return {
+        options()[name].parameter or name.replace("_", " ").capitalize(): name
+        for name in names("image")
+        if name not in placed
+    }
 
 
 def write(job: Job, version: str = VERSION) -> str:
@@ -34,7 +43,7 @@ def write(job: Job, version: str = VERSION) -> str:
     lines = [job.prompt]
     if job.negative_prompt:
         lines.append(f"{NEGATIVE} {job.negative_prompt}")
-    values = {
+    values: dict[str, Any] = {
         "Steps": job.steps,
         "Sampler": SAMPLERS[job.sampler].title,
         "CFG scale": f"{job.scale:g}",
@@ -42,11 +51,12 @@ def write(job: Job, version: str = VERSION) -> str:
         "Size": f"{job.width}x{job.height}",
         "Model hash": job.model_hash[:10],
         "Model": job.model,
-        **({"Eta": f"{job.eta:g}"} if job.eta else {}),
-        "RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng],
-        "Version": f"sdcli {version}",
     }
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items()))
+    for title, name in _others().items():
+        if (value := getattr(job, name)) != default(name):
+            values[title] = f"{value:g}" if isinstance(value, float) else value
+    values |= {"RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng], "Version": f"sdcli {version}"}
+    lines.append(", ".join(f"{title}: {_quoted(str(value))}" for title, value in values.items()))
     return "\n".join(lines)
 
 
@@ -71,6 +81,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     sampler = own_sampler(sampler) if schedule in ("", "Uniform", "DDIM") else f"{sampler} {schedule}"
     version = values.get("Version", "")
     own = version.startswith("sdcli ")
+    others = _others()
     return Provenance(
         "sdcli" if own else "ComfyUI" if "prompt" in texts else TOOL,
         version.removeprefix("sdcli "),
@@ -82,13 +93,13 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
             scale=values.get("CFG scale"),
             seed=values.get("Seed"),
             rng=RNGS.get(values.get("RNG", "GPU")),
-            eta=values.get("Eta", values.get("Eta DDIM")),
             width=width,
             height=height,
             model=values.get("Model"),
             model_hash=values.get("Model hash"),
+            **{"eta": values.get("Eta DDIM")} | {name: values[title] for title, name in others.items() if title in values},
         ),
-        {key: value for key, value in values.items() if key not in OWN},
+        {title: value for title, value in values.items() if title not in READ | others.keys()},
         ("the record is missing; the values are those of the `parameters` text",) if own else (),
     )
 

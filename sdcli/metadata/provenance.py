@@ -5,28 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.records import GridRecord, ImageRecord
+from sdcli.registry import SAMPLERS
+from sdcli.settings import ImageSettings, names
 
-KINDS: Mapping[str, type] = {
-    "prompt": str,
-    "negative_prompt": str,
-    "seed": int,
-    "rng": str,
-    "steps": int,
-    "sampler": str,
-    "scale": float,
-    "eta": float,
-    "width": int,
-    "height": int,
-    "precision": str,
-    "model": str,
-    "model_hash": str,
-}
-"""Types of the settings that are read from metadata, by name, in the order in which they are displayed."""
-NEEDED = ("prompt", "seed", "steps", "sampler", "scale", "width", "height", "model")
-"""The settings that are required to generate the image again."""
+
+
+@cache
+def kinds() -> dict[str, type]:
+    """The types of the values that are read from metadata: the settings of an image, and its model."""
+    found = {}
+    for name in names("image"):
+        annotation = ImageSettings.model_fields[name].annotation
+        types = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
+        found[name] = types[0] if isinstance(types[0], type) else str
+    return found | {"model": str, "model_hash": str}
+
+
+def needed() -> list[str]:
+    """The settings that are required to generate an image again."""
+    return [*names("image", essential=True), "model"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Provenance:
     Attributes:
         tool: the program that wrote the metadata.
         version: the version of the program; empty if unknown.
-        settings: the known settings, by the names of `KINDS`. A sampler that sdcli does not have keeps the tool's name.
+        settings: the known settings, by the names of `kinds`. A sampler that sdcli does not have keeps the tool's name.
         other: other values that may be of interest, by the tool's names.
         notes: limits of these values, each a sentence without a capital and full stop.
-        record: the whole record, if sdcli wrote the file.
+        record: the record, if sdcli wrote the file.
+        unreadable: why the record cannot be read, if it cannot.
     """
 
     tool: str
@@ -47,22 +49,28 @@ class Provenance:
     settings: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] | None = None
+    record: ImageRecord | GridRecord | None = None
+    unreadable: str = ""
 
     @property
     def unknown(self) -> list[str]:
-        """The names in `NEEDED` that are missing from `settings`."""
-        return [name for name in NEEDED if name not in self.settings]
+        """The names in `needed` that are missing from `settings`."""
+        return [name for name in needed() if name not in self.settings]
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """Returns the values that have the type in `KINDS`; converts numbers in strings, and leaves out all others."""
+    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others."""
     kept = {}
     for name, value in values.items():
-        converted = _number(value, KINDS[name]) if KINDS[name] in (int, float) else value
-        if isinstance(converted, KINDS[name]):
+        kind = kinds()[name]
+        converted = _number(value, kind) if kind in (int, float) else _switch(value) if kind is bool else value
+        if isinstance(converted, kind):
             kept[name] = converted
     return kept
+
+
+def _switch(value: Any) -> bool | None:
+    return {"true": True, "false": False}.get(str(value).lower())
 
 
 def _number(value: Any, kind: type) -> int | float | None:
