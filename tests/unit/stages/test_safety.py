@@ -61,10 +61,10 @@ def processor() -> CLIPImageProcessorPil:
 def folder(
     model: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    place = tmp_path_factory.mktemp("model") / "safety_checker"
-    model.save_pretrained(place)
-    processor.save_pretrained(place.parent / "feature_extractor")
-    return place
+    checker_folder = tmp_path_factory.mktemp("model") / "safety_checker"
+    model.save_pretrained(checker_folder)
+    processor.save_pretrained(checker_folder.parent / "feature_extractor")
+    return checker_folder
 
 
 @pytest.fixture(autouse=True)
