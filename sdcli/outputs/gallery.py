@@ -60,14 +60,14 @@ _HEAD = """<!DOCTYPE html>
 
 _ENTRY = """<li>
 {thumbnail}
-<div class="told">
+<div class="info">
 <p class="prompt" dir="auto">{prompt}</p>
 {negative}<dl>
 {facts}
 {safety}
 </dl>
 </div>
-<div class="again">
+<div class="command">
 <button type="button">Copy command</button>
 <details>
 <summary>Command</summary>
