@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAME_FROM = 40.0
-"""PSNR in dB from which two images count as the same. Rounding, on another device or in another batch, stays above it."""
+"""PSNR in dB from which two images are the same: rounding, on another device or in another batch, stays above it."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Merges settings from the user's file, another file, the environment and flags, and keeps the origin of each value.
 
 A file is TOML with the names of settings as keys, in any spelling that the command line accepts. A variable is `SDCLI_`
-and such a name in capitals, with underscores. No file of the current folder is read unless it is named, so the folder in
-which a script runs does not change its images.
+and such a name in capitals, with underscores. No file of the current folder is read unless it is named, so the folder
+in which a script runs does not change its images.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def load(
             {} if config_file is None else read_file(Path(config_file), "config file"),
             read_environment(environment),
         ]
-    given = merge(
-        *layers, {name: Given(value, Origin("flag", flag(name))) for name, value in (flags or {}).items()}
-    )
+    given = merge(*layers, {name: Given(value, Origin("flag", flag(name))) for name, value in (flags or {}).items()})
     with origins_in_errors(given):
         return Configuration(Settings.of(**{name: one.value for name, one in given.items()}), given)
 
@@ -135,7 +133,9 @@ def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
     except tomllib.TOMLDecodeError as error:
         raise InputFileError(f"cannot read the settings in {path}: it is not TOML", why=f"{error}.") from error
     lines = _lines(text)
-    given = _layer(((key, value, Origin(kind, str(path), lines.get(key))) for key, value in values.items()), strict=True)
+    given = _layer(
+        ((key, value, Origin(kind, str(path), lines.get(key))) for key, value in values.items()), strict=True
+    )
     return {name: Given(_from_folder(name, one.value, path.parent), one.origin) for name, one in given.items()}
 
 
@@ -164,7 +164,8 @@ def _spellings() -> dict[str, str]:
 
 def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[str, Given]:
     """The settings of entries (key, value, origin). `strict` distinguishes 30 and "30"; otherwise strings are parsed as
-    those of flags."""
+    those of flags.
+    """
     given: dict[str, Given] = {}
     keys: dict[str, str] = {}
     for key, value, origin in entries:
@@ -203,13 +204,13 @@ def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
     """The path of a file to read, relative to `folder`; any other value unchanged."""
     kind = options()[name].path
-    # What is written is relative to the current folder, as on the command line.
-    if (kind is None and name != "outdir") or not value:
+    if kind is None or not value:
         return value
     if value.startswith("~/"):
         return str(Path(value).expanduser())
-    if kind in ("file", "checkpoint") or (kind and (folder / value).exists()):
-        return str(folder / value)
+    # A model may be a name, and folders start from the current folder, as on the command line.
+    if kind in ("file", "checkpoint") or (kind not in ("folder", "output folder") and (folder / value).exists()):
+        return value if value == "-" else str(folder / value)
     return value
 
 
@@ -267,7 +268,7 @@ def _refuses_eta(values: Mapping[str, Any]) -> bool:
     """Whether these values name a sampler, or a switch for one, that refuses --ddim_eta."""
     switches = (name for name in ("dpm_solver", "plms") if values.get(name))
     sampler = next((options()[name].stands_for["sampler"] for name in switches), values.get("sampler"))
-    return sampler in SAMPLERS and bool(SAMPLERS[sampler].refuses_eta)
+    return sampler is not None and sampler in SAMPLERS and bool(SAMPLERS[sampler].refuses_eta)
 
 
 def origin(name: str, given: Layer) -> Origin:
@@ -275,7 +276,9 @@ def origin(name: str, given: Layer) -> Origin:
     if name in given:
         return given[name].origin
     switches = reversed([switch for switch, line in options().items() if name in line.stands_for])
-    return next((given[switch].origin for switch in switches if switch in given and given[switch].value), Origin("default"))
+    return next(
+        (given[switch].origin for switch in switches if switch in given and given[switch].value), Origin("default")
+    )
 
 
 @contextmanager
@@ -304,9 +307,9 @@ def template() -> str:
     ]
     for panel, group in groupby(flags(), key=lambda entry: entry[1].panel):
         lines += ["", f"### {panel}"]
-        for name, flag, default, choices in group:
-            words = f"{flag.help} One of: {', '.join(choices)}." if choices else flag.help
-            text = str in get_args(Settings.model_fields[name].annotation)
-            placeholder = f'"{flag.metavar}"' if text else flag.metavar
-            lines += ["", f"# {words}", f"# {name} = {placeholder if default is None else toml(default)}"]
+        for name, line, default, choices in group:
+            text = f"{line.help} One of: {', '.join(choices)}." if choices else line.help
+            is_text = str in get_args(Settings.model_fields[name].annotation)
+            placeholder = f'"{line.metavar}"' if is_text else line.metavar
+            lines += ["", f"# {text}", f"# {name} = {placeholder if default is None else toml(default)}"]
     return "\n".join(lines) + "\n"

@@ -94,8 +94,10 @@ class DryRun:
                 yield Forecast(job, file, line is not None, its_words, self._mark(job))
 
     def _mark(self, job: Job) -> Mark | None:
-        stages = (stage for stage in self.run.stages if isinstance(stage, WatermarkStage))
-        return next((stage.mark(job.height, job.width) for stage in stages), None)
+        for stage in self.run.stages:
+            if isinstance(stage, WatermarkStage):
+                return stage.mark(job.height, job.width)
+        return None
 
     def _files(self) -> Callable[[Job], Path | None]:
         """A function from a job to the name that its file would get, if no other process takes it."""

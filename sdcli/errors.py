@@ -10,7 +10,8 @@
     ├── WithheldError       6    the safety checker withheld every image
     └── OutputError         7    images that cannot be written
 
-Exit code 0 is success; 1 means that the answer is no (no watermark found, images differ); 70 is a bug. A signal gives 128
+Exit code 0 is success; 1 means that the answer is no (no watermark found, images differ); 70 is a bug. A signal gives
+128
 plus its number: 129 SIGHUP, 130 SIGINT (Ctrl-C), 141 SIGPIPE (the reader of standard output closed it), 143 SIGTERM.
 """
 

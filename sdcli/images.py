@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Batch:
     """Jobs that are generated together.
 
-    A batch is generated whole even if only some of its images are needed: the last digits of an image depend on how many
-    are generated at once.
+    A batch is generated whole even if only some of its images are needed: the last digits of an image depend on how
+    many are generated at once.
 
     Attributes:
         jobs: the jobs, which differ only in prompt, seed and noise.

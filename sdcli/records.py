@@ -95,7 +95,6 @@ class ImageRecord(_FileRecord):
     vae: Literal["tiled"] | None = None
     """How the VAE decoded the latents, if not whole."""
 
-
     @property
     def withheld(self) -> bool:
         """Whether the image was unsafe and was not saved as it was generated."""

@@ -57,7 +57,7 @@ MODEL_SOURCES = Table(
         "hub": "sdcli.models.sources.hub:find",
     }
 )
-"""Functions from a `ModelRequest` to a `ModelSource`, or None if the request is for another source. First match wins."""
+"""Functions from a `ModelRequest` to a `ModelSource`, or None if it is for another source. First match wins."""
 
 FAMILIES = Table(
     {
@@ -73,8 +73,8 @@ SAFETY_CHECKERS = Table(
         "opennsfw": "sdcli.stages.safety:find_opennsfw",
     }
 )
-"""Functions that find a `sdcli.stages.safety.SafetyChecker`, by the name that `--safety-checker` takes. `auto` takes the
-first that is installed."""
+"""Functions that find a `sdcli.stages.safety.SafetyChecker`, by the name that `--safety-checker` takes. `auto` takes
+the first that is installed."""
 
 WATERMARK_METHODS = Table(
     {
@@ -91,7 +91,7 @@ STAGES = Table(
         "watermark": "sdcli.stages.watermark:stage",
     }
 )
-"""Functions from a `Run` to a `sdcli.stages.Stage`, or None if the run has no use for it; in the order of work."""
+"""Functions from a `StageContext` to a `sdcli.stages.Stage`, or None if the run does not need it; in working order."""
 
 FORMATS = Table(
     {
@@ -110,8 +110,8 @@ METADATA_READERS = Table(
         "comfyui": "sdcli.metadata.comfyui:read",
     }
 )
-"""Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values that
-a tool writes down come before values that are read out of a graph of nodes."""
+"""Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values
+that a tool writes down come before values that are read out of a graph of nodes."""
 
 EXECUTORS = Table({"local": "sdcli.executors.local:LocalExecutor"})
 """`sdcli.executors.Executor`, by the name that `--executor` takes."""

@@ -1,8 +1,8 @@
 """The table of settings: one line for each, with its name, type, default, help and facets.
 
 Everything that lists settings is derived from this table: flags, configuration files, environment variables, rows of
-prompt files, the fields of a `Job`, its identity, records, the `parameters` text, commands, `rerun --set`, `inspect`, the
-gallery, names of output files, completion and the documentation. Flags and defaults are those of the original
+prompt files, the fields of a `Job`, its identity, records, the `parameters` text, commands, `rerun --set`, `inspect`,
+the gallery, names of output files, completion and the documentation. Flags and defaults are those of the original
 `txt2img.py`; modern spellings are aliases.
 """
 
@@ -30,12 +30,13 @@ OnError = Literal["stop", "skip"]
 Scope = Literal["image", "file", "run", "output"]
 """What a setting belongs to.
 
-image: what is generated. A field of `ImageSettings` and so of `Job`; part of the job's key and of the `parameters` text.
+image: what is generated. A field of `ImageSettings` and so of `Job`; part of the job's key and of the `parameters`
+text.
 file: what is done with the generated image before it is saved. Part of the key, not of the job.
 run: which images are generated, with which model, and where.
 output: where files go and what they are called.
 """
-PathKind = Literal["file", "folder", "model", "checkpoint", "config", "safety model"]
+PathKind = Literal["file", "folder", "model", "checkpoint", "config", "safety model", "output folder"]
 
 PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
     "Prompt",
@@ -65,8 +66,8 @@ class Option:
         help: one sentence for help pages and documentation.
         metavar: the placeholder of its value on help pages.
         choices: the values it takes; empty if they are not a fixed set.
-        path: the kind of path it holds; None if it holds none. Relative paths in a configuration file start from the
-            file's folder, and a shell completes them.
+        path: the kind of path it holds; None if it holds none. Relative paths of what is read start from the folder of
+            the configuration file that names them. A shell completes paths by their kind.
         row: whether a row of a prompt file may set it. By default, if its scope is "image".
         varies: whether the images of one batch may differ in it.
         recorded: whether a record keeps its value beside the job. By default, if its scope is "file".
@@ -146,11 +147,12 @@ class ImageSettings(BaseModel):
         help="Number of sampling steps, for every sampler.",
     )  # fmt: skip
     sampler: str = option(
-        "ddim", "--sampler", scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS), displaces=("plms", "dpm_solver"),
-        help="Sampler.",
+        "ddim", "--sampler", scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS),
+        displaces=("plms", "dpm_solver"), help="Sampler.",
     )  # fmt: skip
     scale: float | None = option(
-        None, "--scale", "--guidance-scale", scope="image", essential=True, panel=SAMPLING, metavar="X", parameter="CFG scale",
+        None, "--scale", "--guidance-scale", scope="image", essential=True, panel=SAMPLING, metavar="X",
+        parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
         "model, 7.5 with any other.",
     )  # fmt: skip
@@ -293,11 +295,12 @@ class Settings(ImageSettings):
     )  # fmt: skip
     no_watermark: bool = option(False, "--no-watermark", scope="file", panel=STAGES, help="Write no watermark.")
     outdir: str = option(
-        "outputs/txt2img-samples", "--outdir", scope="output", panel=OUTPUT, metavar="FOLDER", journal=False,
+        "outputs/txt2img-samples", "--outdir", scope="output", panel=OUTPUT, metavar="FOLDER",
+        path="output folder", journal=False,
         help="Output folder.",
     )  # fmt: skip
     output: str | None = option(
-        None, "--output", "-o", scope="output", panel=OUTPUT, metavar="FILE",
+        None, "--output", "-o", scope="output", panel=OUTPUT, metavar="FILE", path="file",
         contradicts=("resume", "output_name", "gallery", "skip_save"),
         displaces=("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt", "skip_grid"),
         help="Generate one image and save it as this file only. - is standard output.",
@@ -308,7 +311,8 @@ class Settings(ImageSettings):
         "00000.png, 00001.png and so on.",
     )  # fmt: skip
     resume: str | None = option(
-        None, "--resume", scope="output", panel=OUTPUT, metavar="[OUTDIR]", journal=False,
+        None, "--resume", scope="output", panel=OUTPUT, metavar="[OUTDIR]", path="output folder",
+        journal=False,
         contradicts=("skip_save", "output"),
         help="Generate the missing images of the run in OUTDIR; without OUTDIR, of the run of this same command.",
     )  # fmt: skip
@@ -515,8 +519,7 @@ def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:
 
 
 def spellings() -> dict[str, str]:
-    """The name of a setting by each of its spellings: the name and the flags, without dashes in front, with
-    underscores."""
+    """The name of a setting by each spelling: its name and its flags, with underscores for dashes."""
     return {
         spelling.lstrip("-").replace("-", "_"): name
         for name, line in options().items()
@@ -527,7 +530,7 @@ def spellings() -> dict[str, str]:
 def image_format(file: str) -> str | None:
     """The format that a file's suffix names; None if it names none."""
     suffix = Path(file).suffix.lower()
-    return next((name for name, format in FORMATS.items() if suffix in format.suffixes), None) if suffix else None
+    return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None) if suffix else None
 
 
 def prompt_format(file: str | None, given: PromptFormat) -> PromptFormat:

@@ -1,7 +1,7 @@
-"""What the shell completes of values: models, checkpoints, folders; and flags, with dashes and with underscores.
+"""Shell completion of models, checkpoints and folders, and of flags with dashes or underscores.
 
-All else is Typer's or the shell's own: commands, fixed choices, other files. A shell asks at every press of the Tab
-key, so nothing heavy is imported here, and no connection is opened.
+Typer and the shell complete the rest: commands, choices, other files. The shell calls this at every press of the Tab
+key, so nothing heavy is imported and no connection is opened.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 
 
 def models(incomplete: str) -> list[str]:
-    """The builtin model, those in the Hugging Face cache, and folders."""
+    """The builtin model, models in the Hugging Face cache, and folders."""
     names = ["builtin", *_cached("model_index.json")]
     return [name for name in names if name.startswith(incomplete)] + folders(incomplete)
 
@@ -29,24 +29,23 @@ def safety_models(incomplete: str) -> list[str]:
 
 
 def checkpoints(incomplete: str) -> list[str]:
-    """Checkpoint files, and folders on the way to them."""
+    """Checkpoint files, and folders that lead to them."""
     return _paths(incomplete, (".ckpt", ".safetensors"))
 
 
 def folders(incomplete: str) -> list[str]:
-    """Folders alone."""
+    """Folders only."""
     return _paths(incomplete, ())
 
 
 COMPLETERS = {
     "model": models,
-    "safety_model": safety_models,
-    "ckpt": checkpoints,
-    "outdir": folders,
-    "resume": folders,
-    "wildcards": folders,
+    "safety model": safety_models,
+    "checkpoint": checkpoints,
+    "folder": folders,
+    "output folder": folders,
 }
-"""What completes a setting's value, where that is neither a fixed choice nor any file at all."""
+"""Completion by the kind of path that a setting holds. The shell completes other files."""
 
 
 def _cached(file: str) -> list[str]:
@@ -57,11 +56,11 @@ def _cached(file: str) -> list[str]:
     return sorted(folder.removeprefix("models--").replace("--", "/") for folder in folders)
 
 
-def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
-    """Folders, and files with one of the endings, that begin with what was typed.
+def _paths(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Folders, and files with one of the suffixes, that begin with what was typed.
 
-    A single folder is gone into, since shells end a single answer with a blank. Names that need quotes are left to the
-    shell: with one of those among them there is no answer, and it completes files by itself.
+    The content of a single folder is listed, because shells end a single answer with a blank. If a name needs quotes,
+    nothing is returned, and the shell completes files itself.
     """
     start = incomplete.rpartition("/")[2]
     before = incomplete.removesuffix(start)
@@ -71,27 +70,27 @@ def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
             for entry in os.scandir(Path(before).expanduser())
             if entry.name.startswith(start)
             and entry.name.startswith(".") == start.startswith(".")
-            and (entry.is_dir() or entry.name.lower().endswith(endings))
+            and (entry.is_dir() or entry.name.lower().endswith(suffixes))
         )
-    except (OSError, RuntimeError):  # no such folder, or no such user
+    except (OSError, RuntimeError):  # the folder or the user does not exist
         return []
     if not all(_WITHOUT_QUOTES.fullmatch(path) for path in found):
         return []
     if len(found) == 1 and found[0].endswith("/"):
-        return _paths(found[0], endings) or found
+        return _paths(found[0], suffixes) or found
     return found
 
 
 class Command(TyperCommand):
-    """A command whose flags the shell completes with dashes and with underscores, as they are read.
+    """A command whose flags are completed with dashes and with underscores.
 
-    A value that is left out after a flag in `may_be_alone` is the empty one.
+    A flag in `may_be_alone` without a value has the empty one.
     """
 
     may_be_alone = ("--resume",)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As ever, but that some flags may stand without a value."""
+        """Parse the arguments; some flags need no value."""
         alone = (
             arg in self.may_be_alone and (value is None or value.startswith("-"))
             for arg, value in zip_longest(args, args[1:])
@@ -101,7 +100,7 @@ class Command(TyperCommand):
         )
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters; while completing, each has all its spellings, the usual first."""
+        """The parameters; during completion each has all its spellings, the usual one first."""
         parameters = super().get_params(ctx)
         if ctx.resilient_parsing:
             for parameter in parameters:

@@ -1,4 +1,4 @@
-"""`sdcli config`: the settings in force and where each comes from; the user's own file of settings."""
+"""`sdcli config`: the settings in force with their origins, and the user's settings file."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ from typing import Annotated, Any
 import typer
 
 from sdcli.cli.console import Console
+from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import FILE_VARIABLE, Configuration, Origin, load, origin, template, toml, user_file
 from sdcli.errors import OutputError, UsageError
-from sdcli.outputs.folder import claim, written_aside
+from sdcli.outputs.files import write_new
 
-CONFIG_FILE_HELP = f"A TOML file of settings, stronger than the user's ({FILE_VARIABLE} does the same)."
+CONFIG_FILE_HELP = f"TOML file of settings; overrides the user's file ({FILE_VARIABLE} does the same)."
 
 
 def config(
     config_file: Annotated[str | None, typer.Option("--config-file", metavar="FILE", help=CONFIG_FILE_HELP)] = None,
-    everything: Annotated[bool, typer.Option("--all", metavar="", help="Show what is at its default, too.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", metavar="", help="All settings and their origins as a line of JSON.")
+    everything: Annotated[
+        bool, typer.Option("--all", metavar="", help="Also show settings at their defaults.")
     ] = False,
-    path: Annotated[bool, typer.Option("--path", metavar="", help="Print where the user's file lies.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print all settings and their origins as one line of JSON.")
+    ] = False,
+    path: Annotated[bool, typer.Option("--path", metavar="", help="Print the path of the user's file.")] = False,
     init: Annotated[
         bool,
-        typer.Option("--init", metavar="", help="Write that file: every setting, commented out. Never over a file."),
+        typer.Option(
+            "--init", metavar="", help="Write that file with every setting commented out. Never overwrites a file."
+        ),
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", metavar="", help="Say nothing on standard error but errors.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
-    """Show the settings of [cyan]sdcli txt2img[/] and where each comes from.
+    """Show the settings of [cyan]sdcli txt2img[/] and the origin of each.
 
-    The strongest wins: a flag, a variable such as SDCLI_STEPS=30, --config-file,
-    the user's file, the default. A file is TOML, with lines such as steps = 30.
+    Sources, strongest first: flags, variables such as SDCLI_STEPS=30, --config-file,
+    the user's file, defaults. A file is TOML, with lines such as steps = 30.
 
     [bold]Examples[/]
 
@@ -43,11 +46,11 @@ def config(
 
       [cyan]SDCLI_STEPS=30 sdcli config --all[/]
     """
-    asked = {"--path": path, "--init": init, "--all": everything, "--json": json}
-    if (path or init) and sum(asked.values()) > 1:
+    given = {"--path": path, "--init": init, "--all": everything, "--json": json}
+    if (path or init) and sum(given.values()) > 1:
         raise UsageError(
-            f"{' and '.join(flag for flag, given in asked.items() if given)} do not go together",
-            fix="Give one of them.",
+            f"{' and '.join(flag for flag, is_given in given.items() if is_given)} cannot be combined",
+            fix="Pass one of them.",
         )
     if path:
         print(user_file())
@@ -60,8 +63,8 @@ def config(
 
 
 def _origins(configuration: Configuration) -> dict[str, tuple[Any, Origin]]:
-    """Every setting's value and origin: first what was said, then what is at its default."""
-    found = {name: (value, origin(name, configuration.said)) for name, value in configuration.settings}
+    """The value and origin of every setting: first those that were given, then those at their defaults."""
+    found = {name: (value, origin(name, configuration.given)) for name, value in configuration.settings}
     return dict(sorted(found.items(), key=lambda item: item[1][1].kind == "default"))
 
 
@@ -71,7 +74,7 @@ def _json(configuration: Configuration) -> str:
 
 
 def _show(configuration: Configuration, everything: bool, console: Console) -> None:
-    """A table on standard output; what it leaves out is said on standard error."""
+    """Print a table on standard output; standard error says how much it leaves out."""
     from rich.console import Console as RichConsole
     from rich.table import Table
     from rich.text import Text
@@ -89,21 +92,19 @@ def _show(configuration: Configuration, everything: bool, console: Console) -> N
     if hidden := len(origins) - len(shown):
         console.line(f"{hidden} settings are at their defaults; --all shows them")
     if not user_file().exists():
-        console.line(f"there is no {user_file()}; --init writes one")
+        console.line(f"{user_file()} does not exist; --init writes it")
 
 
 def _write(text: str, path: Path) -> Path:
     """Write a new file, whole or not at all.
 
     Raises:
-        OutputError: there is one already, or it cannot be written.
+        OutputError: it already exists, or cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(text.encode(), path.parent) as aside:
-            claim(aside, path)
+        return write_new(path, text.encode())
     except FileExistsError as error:
-        raise OutputError(f"{path} is there already", fix="Change it, or move it away first.") from error
+        raise OutputError(f"{path} already exists", fix="Edit it, or move it first.") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}", why=f"{error.strerror}.") from error
-    return path

@@ -1,5 +1,6 @@
 """What the user sees: progress bars on a terminal, plain lines elsewhere, all on standard error. Standard output is for
-data."""
+data.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""`sdcli inspect`: what images say of how they were drawn, by whatever tool."""
+"""`sdcli inspect`: show how images were generated, by sdcli or another tool."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,30 +11,34 @@ import typer
 
 from sdcli import rerun
 from sdcli.cli.console import Console
+from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, ModelError, UsageError
-from sdcli.metadata.provenance import NEEDED
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.metadata.provenance import needed
+from sdcli.records import GridRecord, ImageRecord, SafetyRecord, WatermarkRecord
+from sdcli.registry import SAMPLERS, WATERMARK_METHODS
+from sdcli.settings import default, names
 from sdcli.terminal import json_line, printable
 
 _LONGEST = 400
-"""Characters of a foreign value in the table; all of it is in the JSON."""
+"""Characters of another tool's value in the table; the JSON contains all of it."""
 
 
 def inspect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or WebP files.")],
     command: Annotated[
-        bool, typer.Option("--command", help="The shell command that draws each image again, and nothing else.")
+        bool,
+        typer.Option("--command", metavar="", help="Print only the shell command that generates each image again."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    json: JsonLines = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
-    """Show what images say of how they were drawn.
+    """Show how images were generated.
 
-    Reads what sdcli, AUTOMATIC1111's web UI, ComfyUI and InvokeAI write.
-    The watermark that a record of sdcli's names is looked for in the pixels.
+    Reads the metadata of sdcli, AUTOMATIC1111's web UI, ComfyUI and InvokeAI.
+    Reads the watermark that sdcli's record names from the pixels.
 
-    Exit code 0: every image says how it was drawn; 1: one does not;
+    Exit code 0: every image says how it was generated; 1: one does not;
     3: one cannot be read.
 
     [bold]Examples[/]
@@ -46,13 +50,13 @@ def inspect(
       [cyan]sdcli inspect --json *.png | jq -r .settings.prompt[/]
     """
     if command and json:
-        raise UsageError("--command and --json contradict each other", fix="Give one of the two.")
+        raise UsageError("--command and --json contradict each other", fix="Pass one of them.")
     console = Console(quiet)
     code = 0
     for path in images:
         try:
             source = rerun.read(path)
-        except InputFileError as error:  # the others may be good
+        except InputFileError as error:  # the other images may be readable
             console.error(error.what, error.why, error.fix)
             code = max(code, error.exit_code)
             continue
@@ -79,7 +83,7 @@ def _print_command(source: rerun.Source, console: Console) -> None:
 
 
 def _values(source: rerun.Source) -> dict[str, Any]:
-    """An image as JSON has it."""
+    """An image as a JSON object."""
     found = source.provenance
     height, width, _ = source.pixels.shape
     return {
@@ -90,26 +94,29 @@ def _values(source: rerun.Source) -> dict[str, Any]:
         "tool": found.tool if found else None,
         "version": found.version if found else None,
         "settings": found.settings if found else {},
-        "unknown": found.unknown if found else list(NEEDED),
+        "unknown": found.unknown if found else needed(),
         "other": found.other if found else {},
         "notes": found.notes if found else [],
         "watermark": _watermark(source),
-        "record": found.record if found else None,
+        "record": found.record.values() if found and found.record else None,
     }
 
 
 def _watermark(source: rerun.Source) -> dict[str, Any] | None:
-    """How the mark that the record names reads from the pixels now; None where it names none, or none can be read."""
-    from sdcli.stages.watermark import METHODS, Mark, check
+    """How the watermark of the record reads from the pixels now; None if the record has none, or it cannot be read."""
+    from sdcli.stages.watermark import Mark, check
 
-    mark = _fields(source, "watermark")
-    text, method = mark.get("text"), mark.get("method")
-    if not isinstance(text, str) or not text or method not in METHODS:
+    mark = _image_record(source).watermark
+    if mark is None or not mark.text or mark.method not in WATERMARK_METHODS:
         return None
     try:
-        return dataclasses.asdict(check(source.pixels, Mark(text, str(method))))
-    except (ValueError, ModelError):  # it does not fit into such an image, or OpenCV is not here
+        return dataclasses.asdict(check(source.pixels, Mark(mark.text, mark.method)))
+    except (ValueError, ModelError):  # it does not fit into such an image, or OpenCV cannot be loaded
         return None
+
+
+def _image_record(source: rerun.Source) -> ImageRecord | GridRecord:
+    return source.record or ImageRecord()
 
 
 def _print_table(source: rerun.Source) -> None:
@@ -134,81 +141,77 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
     yield "File", f"{source.format}, {width} x {height} pixels, {source.path.stat().st_size:,} bytes"
     found = source.provenance
     if found is None:
-        yield "Drawn by", "not known: it holds no metadata of how it was drawn"
+        yield "Generated by", "unknown: the file has no metadata about it"
         return
-    settings, record = found.settings, found.record or {}
-    yield "Drawn by", f"{found.tool} {found.version}".strip()
-    if source.grid is not None:
-        yield "Grid", "of the images of one run; below is the first of them"
+    settings, record = found.settings, found.record
+    yield "Generated by", f"{found.tool} {found.version}".strip()
+    if isinstance(record, GridRecord):
+        yield "Grid", "of the images of one run; the rows below describe the first of them"
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if settings.get(name):
             yield label, settings[name]
-    if record.get("words_cut"):
-        yield "Not drawn", f"{record['words_cut']} (longer than the model reads)"
+    if isinstance(record, ImageRecord) and record.words_cut:
+        yield "Ignored", f"{record.words_cut} (longer than the model reads)"
     yield from _sampling(source)
     if "model" in settings:
         yield "Model", settings["model"]
     if settings.get("model_hash"):
         yield "Model hash", settings["model_hash"][:16]
-    if "device" in record:
-        yield "Computed", f"on {record['device']}, precision {record.get('precision')}"
-    if "safety" in record:
-        yield "Safety", _safety_words(_fields(source, "safety"))
-    if "watermark" in record:
-        yield "Watermark", _watermark_words(source)
+    if isinstance(record, ImageRecord):
+        if record.device is not None:
+            yield "Computed", f"on {record.device}, precision {record.precision}"
+        if "safety" in record.model_fields_set:
+            yield "Safety", _safety_in_words(record.safety)
+    if record is not None and "watermark" in record.model_fields_set:
+        yield "Watermark", _watermark_in_words(source, record.watermark)
     for name, value in found.other.items():
-        words = str(value)
-        yield name, words if len(words) <= _LONGEST else f"{words[:_LONGEST]}... ({len(words):,} characters)"
+        text = str(value)
+        yield name, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
     for note in found.notes:
         yield "Note", note
     if found.unknown:
-        yield "Not known", ", ".join(name.replace("_", " ") for name in found.unknown)
+        yield "Unknown", ", ".join(name.replace("_", " ") for name in found.unknown)
 
 
 def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
     settings = source.provenance.settings if source.provenance else {}
     if "seed" in settings:
-        whose = {"cuda": ", noise of a CUDA card", "cpu": ", noise of a CPU"}.get(settings.get("rng", ""), "")
-        yield "Seed", f"{settings['seed']}{whose}"
+        generator = {"cuda": ", random numbers of CUDA", "cpu": ", random numbers of the CPU"}
+        yield "Seed", f"{settings['seed']}{generator.get(settings.get('rng', ''), '')}"
     job = source.job
-    if job is not None and source.grid is None and (job.noise.rows > 1 or job.index):
+    if job is not None and isinstance(source.record, ImageRecord) and (job.noise.rows > 1 or job.index):
         yield "Place", f"image {job.index + 1} of its run, {job.noise.row + 1} of {job.noise.rows} in its batch"
     if "steps" in settings:
         yield "Steps", str(settings["steps"])
     if "sampler" in settings:
         own = SAMPLERS.get(settings["sampler"])
         eta = f", eta {settings['eta']:g}" if settings.get("eta") else ""
-        yield "Sampler", f"{own.title}{eta}" if own else f"{settings['sampler']}{eta} (sdcli has no such sampler)"
+        yield "Sampler", f"{own.title}{eta}" if own else f"{settings['sampler']}{eta} (sdcli does not have it)"
     if "scale" in settings:
         yield "Guidance scale", f"{settings['scale']:g}"
     if {"width", "height"} <= settings.keys():
         yield "Size", f"{settings['width']} x {settings['height']} pixels"
+    shown = {"prompt", "negative_prompt", "seed", "rng", "steps", "sampler", "eta", "scale", "width", "height"}
+    for name in names("image"):
+        # The record names the precision that was used, see "Computed".
+        if name not in {*shown, "precision"} and settings.get(name, default(name)) != default(name):
+            yield name.replace("_", " ").capitalize(), str(settings[name])
 
 
-def _safety_words(safety: Mapping[str, Any]) -> str:
-    if not safety:
+def _safety_in_words(safety: SafetyRecord | None) -> str:
+    if safety is None:
         return "not checked"
-    scores = safety.get("scores")
-    told = "".join(f", {name} {score}" for name, score in scores.items()) if isinstance(scores, dict) else ""
-    done = {"replace": "replaced", "blur": "blurred", "keep": "kept"}.get(str(safety.get("done")), "")
-    verdict = f"unsafe, {done}" if safety.get("flagged") else "safe"
-    return f"{verdict} by {safety.get('checker')}{told}"
+    scores = "".join(f", {name} {score}" for name, score in safety.scores.items())
+    done = {"replace": "replaced", "blur": "blurred", "keep": "kept"}.get(safety.done or "", "")
+    verdict = f"unsafe, {done}" if safety.flagged else "safe"
+    return f"{verdict} by {safety.checker}{scores}"
 
 
-def _watermark_words(source: rerun.Source) -> str:
-    mark = _fields(source, "watermark")
-    if not mark:
+def _watermark_in_words(source: rerun.Source, mark: WatermarkRecord | None) -> str:
+    if mark is None:
         return "none"
-    then = (
-        f"{mark.get('text')!r} by {mark.get('method')}; wrong bits of {mark.get('bits')}: {mark.get('wrong_bits')} then"
-    )
+    then = f"{mark.text!r} by {mark.method}; wrong bits of {mark.bits}: {mark.wrong_bits} when saved"
     now = _watermark(source)
     if now is None:
-        return f"{then}, and now it cannot be read"
+        return f"{then}; it cannot be read now"
     return f"{then}, {now['wrong_bits']} now{'' if now['found'] else ': not found'}"
-
-
-def _fields(source: rerun.Source, part: str) -> Mapping[str, Any]:
-    """A part of the record; empty if there is none."""
-    value = (source.provenance.record or {}).get(part) if source.provenance else None
-    return value if isinstance(value, dict) else {}

@@ -92,7 +92,7 @@ def _signature() -> inspect.Signature:
             metavar="NAME" if choices else line.metavar or "",
             rich_help_panel=line.panel,
             show_default=default != "",
-            autocompletion=COMPLETERS.get(line.path or "") or COMPLETERS.get(name),
+            autocompletion=COMPLETERS.get(line.path or ""),
         )
         kind: Any = Literal[choices] if choices else Settings.model_fields[name].annotation
         parameters.append(inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option]))

@@ -6,16 +6,19 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sdcli.cli.console import Console
+from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
-from sdcli.metadata import record, texts
-from sdcli.outputs.folder import cannot_write, claim, written_aside
+from sdcli.metadata import record_in, texts
+from sdcli.outputs.files import cannot_write, write_new
 from sdcli.outputs.formats import opened
-from sdcli.settings import Settings, WatermarkMethod
+from sdcli.records import ImageRecord, WatermarkRecord
+from sdcli.registry import WATERMARK_METHODS
+from sdcli.settings import default
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from sdcli.stages.watermark import ReadBack
 
-_DEFAULT_TEXT: str = Settings.model_fields["watermark"].default
+_DEFAULT_TEXT: str = default("watermark")
 _WRITING = "Writing"
 
 
@@ -32,23 +35,29 @@ def watermark(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images in any format.")],
     expect: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The text to look for, if not the one that the image's record names."),
+        typer.Option(metavar="TEXT", help="The text to look for; by default that of the image's record."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    json: JsonLines = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
     add: Annotated[
-        bool, typer.Option("--add", help="Write a mark into a copy of each image.", rich_help_panel=_WRITING)
+        bool,
+        typer.Option(
+            "--add", metavar="", help="Write a watermark into a copy of each image.", rich_help_panel=_WRITING
+        ),
     ] = False,
     text: Annotated[
         str | None,
         typer.Option(
-            "--watermark", metavar="TEXT", help=f"The text to write; {_DEFAULT_TEXT} if none.", rich_help_panel=_WRITING
+            "--watermark",
+            metavar="TEXT",
+            help=f"The text to write; by default {_DEFAULT_TEXT}.",
+            rich_help_panel=_WRITING,
         ),
     ] = None,
     method: Annotated[
-        WatermarkMethod | None,
-        typer.Option("--watermark-method", help="How to write it; auto is robust.", rich_help_panel=_WRITING),
+        Literal[("auto", *WATERMARK_METHODS)] | None,  # type: ignore[valid-type]
+        typer.Option("--watermark-method", help="Method; auto is robust.", rich_help_panel=_WRITING),
     ] = None,
     output: Annotated[
         str | None,
@@ -56,14 +65,14 @@ def watermark(
             "--output",
             "-o",
             metavar="FOLDER|FILE",
-            help="Where the copies go; NAME.marked.png beside each image if not given. Never over a file.",
+            help="Where the copies go; by default NAME.marked.png beside each image. Never overwrites a file.",
             rich_help_panel=_WRITING,
         ),
     ] = None,
 ) -> None:
-    """Look for the invisible watermark in images, or write one.
+    """Read the invisible watermark of images, or write one.
 
-    Exit code 0: every image carries the mark; 1: one does not; 3: one cannot be read.
+    Exit code 0: every image has the watermark; 1: one does not; 3: one cannot be read.
 
     [bold]Examples[/]
 
@@ -75,17 +84,17 @@ def watermark(
     """
     report = _Report(as_json=json, console=Console(quiet))
     if add and expect is not None:
-        raise UsageError("--expect is for reading and --add writes", fix="Name the text to write with --watermark.")
+        raise UsageError("--expect is for reading, and --add writes", fix="Pass the text to write with --watermark.")
     of_add = {"--watermark": text, "--watermark-method": method, "--output": output}
     if not add and (idle := [flag for flag, value in of_add.items() if value is not None]):
-        raise UsageError(f"{' and '.join(idle)} without --add", fix="Add --add to write; --expect TEXT to read.")
+        raise UsageError(f"{' and '.join(idle)} needs --add", fix="Pass --add to write, or --expect TEXT to read.")
     to_write = _DEFAULT_TEXT if text is None else text
     targets = _targets(images, output) if add else [None] * len(images)
     code = 0
     for path, target in zip(images, targets, strict=True):
         try:
             found = _add(path, target, to_write, method or "auto", report) if target else _look(path, expect, report)
-        except InputFileError as error:  # the others may be good
+        except InputFileError as error:  # the other images may be readable
             report.console.error(error.what, error.why, error.fix)
             code = max(code, error.exit_code)
         else:
@@ -95,7 +104,7 @@ def watermark(
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    """What standard output gets: a line an image, for people or as JSON; the rest goes to standard error."""
+    """Prints a line for each image on standard output, as text or JSON; the rest goes to standard error."""
 
     as_json: bool
     console: Console
@@ -105,27 +114,27 @@ class _Report:
 
 
 def _look(path: Path, expect: str | None, report: _Report) -> bool:
-    """Whether the image carries the mark: the expected one, the one its record names, or the default."""
+    """Whether the image has the watermark: the expected one, that of its record, or the default."""
     from sdcli.stages.watermark import require_text, search
 
     with opened(path) as image:
         pixels = _pixels(image)
         recorded = _mark_of(_record(image))
-    text = recorded.get("text", _DEFAULT_TEXT) if expect is None else expect
+    text = (recorded.text if recorded else _DEFAULT_TEXT) if expect is None else expect
     require_text(text)
-    back = search(pixels, text, likely=recorded.get("method", ""))
+    back = search(pixels, text, likely=recorded.method if recorded else "")
     found = back is not None and back.found
-    report.line(f"{path}: {_words(back, text)}", {"file": str(path), **_values(back, text)})
+    report.line(f"{path}: {_in_words(back, text)}", {"file": str(path), **_values(back, text)})
     if not found and expect is None and not recorded:
         report.console.line(
-            f"{path} has no record of a mark, so {_DEFAULT_TEXT!r} was looked for; "
-            "if it should carry another text, give it with --expect"
+            f"{path} has no record of a watermark, so the default {_DEFAULT_TEXT!r} was looked for; "
+            "pass another text with --expect"
         )
     return found
 
 
 def _add(source: Path, target: Path, text: str, method: str, report: _Report) -> bool:
-    """Write a marked copy; whether the mark reads back from it."""
+    """Write a copy with the watermark; returns whether it can be read back."""
     from sdcli.stages.watermark import check, choose, write
 
     with opened(source) as image:
@@ -133,19 +142,21 @@ def _add(source: Path, target: Path, text: str, method: str, report: _Report) ->
         mark = choose(method, "robust", pixels.shape[0], pixels.shape[1], text)
         marked = write(pixels, mark)
         back = check(marked, mark)
-        data = _png(marked, image, dataclasses.asdict(back))
+        data = _png(marked, image, WatermarkRecord(**dataclasses.asdict(back)))
     _save(data, target)
     report.line(str(target), {"file": str(target), **_values(back, text)})
     if not back.found:
-        report.console.line(f"{target}: the mark does not read back: {back.wrong_bits} of {back.bits} bits are wrong")
+        report.console.line(
+            f"{target}: the watermark cannot be read back: {back.wrong_bits} of {back.bits} bits are wrong"
+        )
     return back.found
 
 
-def _words(back: ReadBack | None, text: str) -> str:
+def _in_words(back: ReadBack | None, text: str) -> str:
     if back is None:
-        return f"too small to carry {text!r}"
+        return f"too small for {text!r}"
     reading = f"({back.method}, {back.wrong_bits} of {back.bits} bits wrong)"
-    return f"found {text!r} {reading}" if back.found else f"no {text!r}; the best reading is noise {reading}"
+    return f"found {text!r} {reading}" if back.found else f"no {text!r}; the best match is noise {reading}"
 
 
 def _values(back: ReadBack | None, text: str) -> dict[str, Any]:
@@ -156,29 +167,26 @@ def _values(back: ReadBack | None, text: str) -> dict[str, Any]:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(height, width, 3), RGB. What lies under transparency counts: a mark may be there."""
+    """(height, width, 3), RGB. Transparent pixels count: they may contain the watermark."""
     import numpy as np
 
     return np.asarray(image.convert("RGB"))
 
 
-def _record(image: Image.Image) -> dict[str, Any]:
-    """What sdcli wrote about the image when it drew it; empty if it did not."""
-    return record.of(texts.read(image)) or {}
+def _record(image: Image.Image) -> ImageRecord:
+    """The record of the image; an empty one if it has none."""
+    record = record_in(texts.read(image))
+    return record if isinstance(record, ImageRecord) else ImageRecord()
 
 
-def _mark_of(record: dict[str, Any]) -> dict[str, str]:
-    """Text and method of the mark that the record names; empty if it names none."""
-    mark = record.get("watermark")
-    if not isinstance(mark, dict) or not isinstance(mark.get("text"), str) or not mark["text"]:
-        return {}
-    return {"text": mark["text"], "method": str(mark.get("method", ""))}
+def _mark_of(record: ImageRecord) -> WatermarkRecord | None:
+    return record.watermark if record.watermark and record.watermark.text else None
 
 
-def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any]) -> bytes:
-    """A PNG of the marked pixels with the original's text, colour profile, EXIF and transparency.
+def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord) -> bytes:
+    """A PNG of the pixels with the original's text, color profile, EXIF and transparency.
 
-    Its record names the new mark, so that reading it needs no --expect.
+    Its record has the new watermark, so it can be read without --expect.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
@@ -187,7 +195,8 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any])
     if original.has_transparency_data:
         image.putalpha(original.convert("RGBA").getchannel("A"))
     chunks = PngInfo()
-    chunks.add_itxt(texts.RECORD_KEY, json.dumps(_record(original) | {"watermark": mark}, ensure_ascii=False))
+    record = _record(original).model_copy(update={"watermark": mark})
+    chunks.add_itxt(texts.RECORD_KEY, json.dumps(record.values(), ensure_ascii=False))
     for key, value in getattr(original, "text", {}).items():
         if key == texts.RECORD_KEY:
             continue
@@ -202,25 +211,28 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: dict[str, Any])
 
 
 def _targets(images: list[Path], output: str | None) -> list[Path]:
-    """Where each marked copy goes.
+    """The path of each copy.
 
     Raises:
-        UsageError: one file for several images, or not a PNG file.
-        OutputError: the folder cannot be made.
+        UsageError: one file for several images, or a file that is not PNG.
+        OutputError: the folder cannot be created.
     """
     names = [f"{path.stem}.marked.png" for path in images]
     if output is None:
         return [path.with_name(name) for path, name in zip(images, names, strict=True)]
-    # Without a file's ending it is a folder, there or not.
+    # Without a suffix it is a folder, whether or not it exists.
     target = Path(output)
     if target.suffix and not target.is_dir() and not output.endswith(("/", "\\")):
         if len(images) > 1:
             raise UsageError(
-                f"{len(images)} images cannot all go to {output}", fix="Name a folder with --output, ending in /."
+                f"{len(images)} images do not fit into the one file {output}",
+                fix="Pass a folder with --output, ending in /.",
             )
         if target.suffix.lower() != ".png":
             raise UsageError(
-                f"{output} is not a PNG file", why="Other formats may lose the mark.", fix="Name it .png, or a folder."
+                f"{output} is not a PNG file",
+                why="Other formats may destroy the watermark.",
+                fix="Pass a .png file, or a folder.",
             )
         return [target]
     try:
@@ -231,15 +243,14 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
 
 
 def _save(data: bytes, target: Path) -> None:
-    """Write a whole new file, or none.
+    """Write a new file, whole or not at all.
 
     Raises:
-        OutputError: there is one already, or it cannot be written.
+        OutputError: it already exists, or cannot be written.
     """
     try:
-        with written_aside(data, target.parent) as aside:
-            claim(aside, target)
+        write_new(target, data)
     except FileExistsError as error:
-        raise OutputError(f"{target} is there already", fix="Move it, or name another with --output.") from error
+        raise OutputError(f"{target} already exists", fix="Move it, or pass another name with --output.") from error
     except OSError as error:
         raise cannot_write(target, error, "--output") from error

@@ -185,7 +185,7 @@ class LocalExecutor:
         return images, precision, most
 
     def _finite(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str]:
-        """The images in [0, 1] and their precision; generated again in float32 if the output contains NaN or infinity."""
+        """The images in [0, 1] and their precision; retries in float32 if the output contains NaN or infinity."""
         precision = compute.precision
         images = self._run(model, jobs, compute)
         if images is None and compute.autocast_dtype is not None:

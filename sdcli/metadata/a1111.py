@@ -25,7 +25,19 @@ TOOL = "AUTOMATIC1111's web UI"
 NEGATIVE = "Negative prompt:"
 # The web UI's names of the random number generators that sdcli can reproduce.
 RNGS = {"GPU": "cuda", "NV": "cuda", "CPU": "cpu"}
-READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Eta DDIM", "RNG", "Version"}
+READ = {
+    "Steps",
+    "Sampler",
+    "Schedule type",
+    "CFG scale",
+    "Seed",
+    "Size",
+    "Model",
+    "Model hash",
+    "Eta DDIM",
+    "RNG",
+    "Version",
+}
 
 
 def _others() -> dict[str, str]:
@@ -97,7 +109,8 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
             height=height,
             model=values.get("Model"),
             model_hash=values.get("Model hash"),
-            **{"eta": values.get("Eta DDIM")} | {name: values[title] for title, name in others.items() if title in values},
+            **{"eta": values.get("Eta DDIM")}
+            | {name: values[title] for title, name in others.items() if title in values},
         ),
         {title: value for title, value in values.items() if title not in READ | others.keys()},
         ("the record is missing; the values are those of the `parameters` text",) if own else (),

@@ -13,7 +13,6 @@ from sdcli.registry import SAMPLERS
 from sdcli.settings import ImageSettings, names
 
 
-
 @cache
 def kinds() -> dict[str, type]:
     """The types of the values that are read from metadata: the settings of an image, and its model."""

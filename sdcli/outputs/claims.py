@@ -1,5 +1,6 @@
 """Which jobs of a run are still to be generated: all of them, or with --resume those that no process has finished or
-claimed."""
+claimed.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class Claims:
                 self._ledger.refresh()
             for place, key in enumerate(keys):
                 if states[place] == "claimed" and (line := self._ledger.find(key)):
-                    locks.free(key.key)
+                    locks.release(key.key)
                     states[place] = line
         return states
 
@@ -52,7 +53,7 @@ class Claims:
         """Open claimed jobs to other processes."""
         if self._folder is not None:
             for key in keys:
-                self._folder.locks.free(key.key)
+                self._folder.locks.release(key.key)
 
     def find(self, key: Key) -> Line | None:
         """The line of a finished page of the grid."""

@@ -163,7 +163,7 @@ class OutputFolder:
             with written_aside(data, self.samples, mark) as aside:
                 yield aside
         finally:
-            self.locks.free(mark)
+            self.locks.release(mark)
             _writing.discard(mark)
 
     def _remove_left_behind(self) -> None:
@@ -176,7 +176,7 @@ class OutputFolder:
                 # Its process may have finished it meanwhile.
                 with suppress(FileNotFoundError):
                     Path(entry.path).unlink()
-                self.locks.free(mark)
+                self.locks.release(mark)
 
 
 def next_numbers(path: Path) -> tuple[int, int]:

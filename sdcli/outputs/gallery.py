@@ -90,8 +90,8 @@ _FOOT = """</ul>
 class Gallery:
     """The page of a run, written while the run goes on.
 
-    It grows by one entry for each image. Browsers show an unfinished page, so the page of a stopped run shows the images
-    that it generated.
+    It grows by one entry for each image. Browsers show an unfinished page, so the page of a stopped run shows the
+    images that it generated.
 
     Args:
         path: an empty file in OUTDIR, as `OutputFolder.new_gallery` makes it.

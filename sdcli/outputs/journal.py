@@ -1,7 +1,7 @@
 """The journal of a run: a JSON Lines file in the output folder, from which a stopped run continues.
 
-A line is written before its file gets its name. So a killed run leaves no file without a line, and a line without a file
-stands for an image that is missing. The lines are `sdcli.records.RunLine` and `sdcli.records.Line`.
+A line is written before its file gets its name. So a killed run leaves no file without a line, and a line without a
+file stands for an image that is missing. The lines are `sdcli.records.RunLine` and `sdcli.records.Line`.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class FolderLocks:
             return False
         return True
 
-    def free(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Releases the claim on a job or a file."""
         self._lock(fcntl.LOCK_UN, _offset(key))
 

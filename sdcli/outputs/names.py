@@ -122,7 +122,8 @@ def require_name(name: str, format: str, what: str) -> str:
     if not parts or name.endswith("/") or any(part.startswith(".") for part in parts) or _UNSAFE.search(name):
         raise UsageError(
             f"{what} {name!r} is not a valid file name",
-            why='A name is not empty, does not begin with a dot, and contains no control characters and none of "*:<>?\\|.',
+            why="A name is not empty, does not begin with a dot, and contains no control characters and none of "
+            '"*:<>?\\|.',
         )
     by_name = image_format(name)
     if by_name not in (None, format):

@@ -47,5 +47,7 @@ class Conditioning:
 
 def encode(model: Model, jobs: Sequence[Job]) -> Conditioning:
     """The conditioning of a batch, by the model's family."""
-    conditioning: Conditioning = FAMILIES[model.spec.family].condition(model, jobs)
-    return conditioning
+    family = FAMILIES[model.spec.family]
+    prompt = family.encode(model, [job.prompt for job in jobs])
+    negative = family.encode(model, [job.negative_prompt for job in jobs])
+    return Conditioning(prompt, negative)

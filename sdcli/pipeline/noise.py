@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
 
 from sdcli.jobs import Job, NoisePlace
 from sdcli.model_spec import ModelSpec
@@ -50,10 +50,10 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def cuda_randn(count: int, seed: int, draw: int) -> NDArray[np.float32]:
-    """The numbers of the `draw`-th `torch.randn` of `count` numbers (from 0) after `manual_seed(seed)` on a CUDA device.
+    """The numbers of the `draw`-th `torch.randn(count)` (from 0) after `manual_seed(seed)` on a CUDA device.
 
-    Number i comes from thread i: counter (draw, i), the first two words through Box-Muller as in curand. A device caps its
-    grid (multiprocessors x resident blocks x 256 threads: 40,960 numbers on a T4, 270,336 on an H200) and lets each
+    Number i comes from thread i: counter (draw, i), the first two words through Box-Muller as in curand. A device caps
+    its grid (multiprocessors x resident blocks x 256 threads: 40,960 numbers on a T4, 270,336 on an H200) and lets each
     thread make several numbers of a longer draw, in another order. This function gives the order without a cap.
     """
     counter = np.zeros((4, count), dtype=np.uint64)

@@ -476,7 +476,9 @@ class SafetyStage:
     def _outcome(self, image: Pixels, verdict: SafetyVerdict) -> Outcome:
         action = self._settings.on_unsafe
         record = SafetyRecord(
-            **asdict(verdict), source=self._checker.source if self._checker else "", done=action if verdict.flagged else None
+            **asdict(verdict),
+            source=self._checker.source if self._checker else "",
+            done=action if verdict.flagged else None,
         )
         if not verdict.flagged:
             return Outcome(image, record)

@@ -325,8 +325,6 @@ DWT_DCT = Method(smallest=256 * 256, write=_encoder("dwtDct"), read=_read_dct, s
 DWT_DCT_SVD = Method(smallest=256 * 256, write=_encoder("dwtDctSvd"), read=_read_svd)
 ROBUST = Method(smallest=0, write=_write_robust, read=_read_svd, reads_like="dwtDctSvd")
 
-METHODS = WATERMARK_METHODS
-
 
 class WatermarkStage:
     """Writes the watermark into files, and reads it back. See `sdcli.stages.Stage`."""
@@ -377,7 +375,9 @@ class WatermarkStage:
             return Outcome(image)
         marked = write(image, mark)
         read = check(self._as_saved(marked), mark)
-        note = "" if read.found else f"the watermark cannot be read back: {read.wrong_bits} of {read.bits} bits are wrong"
+        note = (
+            "" if read.found else f"the watermark cannot be read back: {read.wrong_bits} of {read.bits} bits are wrong"
+        )
         return Outcome(marked, WatermarkRecord(**asdict(read)), note)
 
 

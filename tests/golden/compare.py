@@ -16,9 +16,8 @@ import torch
 from make_checkpoint import tensor
 from PIL import Image
 
-from sdcli.events import Watch
 from sdcli.settings import Settings
-from sdcli.txt2img import draw
+from sdcli.txt2img import generate
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "expected"
@@ -75,7 +74,7 @@ def redraw(run: str, ckpt: Path, outdir: Path) -> None:
     """Draw a golden run into `outdir` from the checkpoint that it was drawn from."""
     config = HERE / ("laion-small.yaml" if run == "laion" else "v1-small.yaml")
     settings = Settings.of(**SHARED, **RUNS[run], ckpt=str(ckpt), config=str(config), outdir=str(outdir))
-    for _ in draw(settings, Watch()):
+    for _ in generate(settings):
         pass
 
 

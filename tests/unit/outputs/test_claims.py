@@ -70,7 +70,7 @@ def test_without_resume_all_is_ours(folder: OutputFolder, saves: bool) -> None:
     assert work.take(keys) == ["ours"] * 4
     with drawn_elsewhere(folder, keys[1]):
         assert work.take(keys) == ["ours"] * 4
-    work.free(keys, ["ours"] * 4)
+    work.release(keys, ["ours"] * 4)
     assert work.find(keys[0]) is None
     assert work.name(keys[0]) is None
 
@@ -79,7 +79,7 @@ def test_with_nothing_saved_all_is_ours() -> None:
     work = Work(RESUMED, None)
     keys = work.keys(JOBS)
     assert work.take(keys) == ["ours"] * 4
-    work.free(keys, ["ours"] * 4)
+    work.release(keys, ["ours"] * 4)
 
 
 def test_done_ours_and_theirs(folder: OutputFolder) -> None:
@@ -93,7 +93,7 @@ def test_done_ours_and_theirs(folder: OutputFolder) -> None:
     assert states == [done, "theirs", "ours", Entry("withheld")]
     with drawn_elsewhere(folder, keys[0], keys[1], keys[3]):
         assert work.take(keys[2:3]) == ["ours"], "only that was kept"
-    work.free(keys, states)
+    work.release(keys, states)
     with drawn_elsewhere(folder, *keys):
         assert work.take(keys) == [done, "theirs", "theirs", Entry("withheld")]
 

@@ -29,7 +29,7 @@ for line in sys.stdin:
     if command == "claim":
         print(locks.claim(key), flush=True)
     elif command == "free":
-        print(locks.free(key), flush=True)
+        print(locks.release(key), flush=True)
     else:
         with locks.writing():
             print("writing", flush=True)
@@ -79,7 +79,7 @@ def test_a_job_is_claimed_by_one_process_until_it_is_released(tmp_path: Path) ->
         assert process.run(f"claim {OTHER}") == "True"
         assert not folder_locks.claim(OTHER)
         assert folder_locks.claim(ONE), "a process can claim its job again"
-        folder_locks.free(ONE)
+        folder_locks.release(ONE)
         assert process.run(f"claim {ONE}") == "True"
         assert not folder_locks.claim(ONE)
         process.run(f"free {ONE}")
@@ -146,7 +146,7 @@ def test_two_objects_for_one_folder_share_their_locks(tmp_path: Path) -> None:
     with another(tmp_path) as process:
         assert process.run(f"claim {ONE}") == "False"
         assert process.run(f"claim {OTHER}") == "False"
-        first.free(OTHER)
+        first.release(OTHER)
         assert process.run(f"claim {OTHER}") == "True"
 
 
