@@ -26,7 +26,7 @@ class Generated(Exception):
 
 @pytest.fixture
 def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the old runs, as the current folder. The builtin model has the hash that they record, and cannot load."""
+    """A copy of the old runs, as the current folder. The builtin model has the recorded hash, and cannot load."""
     folder = tmp_path / "images"
     shutil.copytree(OLD_RUNS, folder)
     monkeypatch.setenv("HOME", str(tmp_path))
