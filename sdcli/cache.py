@@ -1,4 +1,4 @@
-"""What is remembered between runs, in the user's cache: never needed, only saves time or tells more."""
+"""Values that are kept between runs in the user's cache folder. They save time; nothing depends on them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import platformdirs
 
 
-class Remembered:
-    """Values by key, in a JSON file of this name.
+class Cache:
+    """Values by key in one JSON file.
 
-    A cache that cannot be read is empty, and one that cannot be written forgets: neither is an error.
+    A file that cannot be read counts as empty, and a file that cannot be written is ignored.
+
+    Args:
+        name: name of the file, without its suffix.
     """
 
     def __init__(self, name: str) -> None:
@@ -27,7 +30,7 @@ class Remembered:
         self._write(self.all() | {key: value})
 
     def all(self) -> dict[str, Any]:
-        """Everything that is known."""
+        """All values."""
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -39,7 +42,7 @@ class Remembered:
         return platformdirs.user_cache_path("sdcli") / f"{self.name}.json"
 
     def _write(self, known: dict[str, Any]) -> None:
-        """All at once or not at all."""
+        """Write the file whole or not at all."""
         path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

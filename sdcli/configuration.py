@@ -1,8 +1,8 @@
-"""Where settings come from: the user's file, another file, the environment, flags; each layer over the weaker ones.
+"""Merges settings from the user's file, another file, the environment and flags, and keeps the origin of each value.
 
-A file is TOML with the settings' names as keys, spelt in any way that the command line takes; a variable is `SDCLI_`
-and such a name in capitals, with underscores. No file of the current folder is read unasked: where a script runs does
-not change what it draws.
+A file is TOML with the names of settings as keys, in any spelling that the command line accepts. A variable is `SDCLI_`
+and such a name in capitals, with underscores. No file of the current folder is read unless it is named, so the folder in
+which a script runs does not change its images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,45 +23,46 @@ import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
 from sdcli.errors import InputFileError, SdcliError, UsageError
-from sdcli.settings import LAION_DEFAULTS, Settings, flag_of, flags, spellings
+from sdcli.registry import SAMPLERS
+from sdcli.settings import Settings, as_choice, flag, flags, in_use, options, spellings
 
 PREFIX = "SDCLI_"
 FILE_VARIABLE = "SDCLI_CONFIG_FILE"
-"""Stands for `--config-file`."""
+"""The variable that does the same as `--config-file`."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a setting's value comes from."""
+    """The origin of a setting's value."""
 
     kind: Literal["default", "user file", "config file", "environment", "record", "flag"]
     name: str = ""
-    """The path of the file, the variable, or the flag; none for a default."""
+    """The path of the file, the variable, or the flag; empty for a default."""
     line: int | None = None
-    """In a file, the line where the setting begins."""
+    """The line of the setting in a file."""
 
     def __str__(self) -> str:
         return f"{self.name}, line {self.line}" if self.line else self.name or self.kind
 
 
 @dataclass(frozen=True)
-class Said:
-    """A setting's value, and where it was said."""
+class Given:
+    """A setting's value and its origin."""
 
     value: Any
     origin: Origin
 
 
-Layer = Mapping[str, Said]
-"""What one source says, by the settings' names."""
+Layer = Mapping[str, Given]
+"""The values of one source, by the names of the settings."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings in force, and what was said to make them so."""
+    """The settings in force, and the values that were given."""
 
     settings: Settings
-    said: Layer
+    given: Layer
 
 
 def load(
@@ -72,23 +72,23 @@ def load(
     environment: Mapping[str, str] | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Configuration:
-    """The settings from, weakest first: defaults, the user's file, `config_file`, the environment, flags.
+    """Load the settings. Sources, weakest first: defaults, the user's file, `config_file`, the environment, flags.
 
     Args:
-        flags: the values of the flags that were given, by the settings' names.
+        flags: the values of the flags that were given, by the names of the settings.
         config_file: another file; by default the one that the environment names.
         environment: variables; by default those of this process.
-        recorded: the settings of an earlier run, which stand in the place of files and environment.
+        recorded: the settings of an earlier run, which replace files and environment.
 
     Raises:
-        InputFileError: a file that is missing or cannot be read as TOML. Only the user's may be missing.
-        UsageError: an unknown or repeated setting, a value of the wrong type, or one that cannot be meant.
+        InputFileError: a file does not exist or is not TOML. The user's file may be missing.
+        UsageError: a setting is unknown or repeated, or its value is not valid.
     """
     environment = os.environ if environment is None else environment
     if config_file is None:
         config_file = environment.get(FILE_VARIABLE) or None
     layers: list[Layer] = [
-        {name: Said(value, Origin("record", "the run's record")) for name, value in (recorded or {}).items()}
+        {name: Given(value, Origin("record", "the run's record")) for name, value in (recorded or {}).items()}
     ]
     if recorded is None:
         layers = [
@@ -96,28 +96,28 @@ def load(
             {} if config_file is None else read_file(Path(config_file), "config file"),
             read_environment(environment),
         ]
-    said = merge(
-        *layers, {name: Said(value, Origin("flag", flag_of(name).names[0])) for name, value in (flags or {}).items()}
+    given = merge(
+        *layers, {name: Given(value, Origin("flag", flag(name))) for name, value in (flags or {}).items()}
     )
-    with origins_told(said):
-        return Configuration(Settings.of(**{name: one.value for name, one in said.items()}), said)
+    with origins_in_errors(given):
+        return Configuration(Settings.of(**{name: one.value for name, one in given.items()}), given)
 
 
 def user_file() -> Path:
-    """The file of the user's own settings, whether it is there or not."""
+    """The path of the user's own settings file, whether or not it exists."""
     return platformdirs.user_config_path("sdcli", appauthor=False) / "sdcli.toml"
 
 
 def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
-    """What a TOML file says; nothing if it is the user's and not there.
+    """The settings of a TOML file; none if it is the user's file and does not exist.
 
     A relative path of a file to read starts from the folder of the TOML file, `~/` from the user's home. A model or a
-    configuration that is not there is left as it is, since it may be a name; and `outdir` starts from the current
+    configuration that does not exist there stays unchanged, since it may be a name. `outdir` starts from the current
     folder, as on the command line.
 
     Raises:
-        InputFileError: it is missing, or cannot be read as TOML.
-        UsageError: an unknown setting, one that is there twice, or a value of the wrong type.
+        InputFileError: it does not exist, or is not TOML.
+        UsageError: a setting is unknown or repeated, or its value has the wrong type.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -135,15 +135,15 @@ def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
     except tomllib.TOMLDecodeError as error:
         raise InputFileError(f"cannot read the settings in {path}: it is not TOML", why=f"{error}.") from error
     lines = _lines(text)
-    said = _layer(((key, value, Origin(kind, str(path), lines.get(key))) for key, value in values.items()), strict=True)
-    return {name: Said(_from_folder(name, one.value, path.parent), one.origin) for name, one in said.items()}
+    given = _layer(((key, value, Origin(kind, str(path), lines.get(key))) for key, value in values.items()), strict=True)
+    return {name: Given(_from_folder(name, one.value, path.parent), one.origin) for name, one in given.items()}
 
 
 def read_environment(environment: Mapping[str, str]) -> Layer:
-    """What the variables that begin with `SDCLI_` say; an empty one says nothing.
+    """The settings of the variables that begin with `SDCLI_`. Empty variables are ignored.
 
     Raises:
-        UsageError: an unknown setting, one that is there twice, or a value of the wrong type.
+        UsageError: a setting is unknown or repeated, or its value has the wrong type.
     """
     return _layer(
         (
@@ -157,14 +157,15 @@ def read_environment(environment: Mapping[str, str]) -> Layer:
 
 @cache
 def _spellings() -> dict[str, str]:
-    """Every way to name a setting, as a file's key and as a variable, to its name; underscores for dashes."""
+    """The name of a setting by each spelling in files and in the environment, with underscores for dashes."""
     keys = spellings()
     return keys | {f"{PREFIX}{key.upper()}": name for key, name in keys.items()}
 
 
-def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[str, Said]:
-    """What a source's entries say: key, value, place. Strict keeps 30 and "30" apart; else texts are read as flags'."""
-    said: dict[str, Said] = {}
+def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[str, Given]:
+    """The settings of entries (key, value, origin). `strict` distinguishes 30 and "30"; otherwise strings are parsed as
+    those of flags."""
+    given: dict[str, Given] = {}
     keys: dict[str, str] = {}
     for key, value, origin in entries:
         place = "the environment" if origin.kind == "environment" else origin
@@ -174,14 +175,14 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
                 f"unknown setting {key} in {place}", why=_nearest(key), fix="sdcli txt2img --help lists all settings."
             )
         if name in keys:
-            raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Leave one of the two out.")
+            raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Remove one of them.")
         keys[name] = key
-        said[name] = Said(_parsed(name, value, f"{key} = {toml(value)} in {place}", strict=strict), origin)
-    return said
+        given[name] = Given(_parsed(name, value, f"{key} = {toml(value)} in {place}", strict=strict), origin)
+    return given
 
 
 def _nearest(key: str) -> str:
-    """What may have been meant by a key or a variable that is none."""
+    """The settings with a similar name, as a question."""
     variable = key.upper().startswith(PREFIX)
     known = {spelling.lower(): spelling for spelling in _spellings() if spelling.startswith(PREFIX) == variable}
     near = difflib.get_close_matches(key.replace("-", "_").lower(), known, n=2)
@@ -189,10 +190,8 @@ def _nearest(key: str) -> str:
 
 
 def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
-    """The value in the setting's type; dashes and underscores are one and the same in fixed choices."""
-    choices = next(choices for setting, _, _, choices in flags() if setting == name)
-    if isinstance(value, str):
-        value = next((c for c in choices if c.replace("-", "_") == value.replace("-", "_")), value)
+    """The value in the setting's type."""
+    value = as_choice(name, value)
     kind: Any = Settings.model_fields[name].annotation
     adapter = TypeAdapter(kind)
     try:
@@ -202,21 +201,22 @@ def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
 
 
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
-    """A path of a file to read, from the folder that it is relative to; any other value as it is."""
-    metavar = flag_of(name).metavar
-    if metavar not in ("FILE", "FOLDER", "YAML", "MODEL") or not value:
+    """The path of a file to read, relative to `folder`; any other value unchanged."""
+    kind = options()[name].path
+    # What is written is relative to the current folder, as on the command line.
+    if (kind is None and name != "outdir") or not value:
         return value
     if value.startswith("~/"):
         return str(Path(value).expanduser())
-    if metavar == "FILE" or (metavar != "FOLDER" and (folder / value).exists()):
+    if kind in ("file", "checkpoint") or (kind and (folder / value).exists()):
         return str(folder / value)
     return value
 
 
 def _lines(text: str) -> dict[str, int]:
-    """The line where each key of a TOML file begins, as tomllib does not tell it.
+    """The line of each key of a TOML file, which tomllib does not report.
 
-    A statement is the fewest lines that are TOML by themselves.
+    A statement is the smallest number of lines that are valid TOML.
     """
     lines: dict[str, int] = {}
     statement = ""
@@ -235,98 +235,72 @@ def _lines(text: str) -> dict[str, int]:
     return lines
 
 
-# What makes no sense beside a setting of a stronger layer. A switch that is off displaces nothing.
-_DISPLACED: dict[str, set[str]] = {
-    "prompt": {"from_file"},
-    "sampler": {"plms", "dpm_solver"},
-    "plms": {"sampler", "dpm_solver"},
-    "dpm_solver": {"sampler", "plms"},
-    "model": {"ckpt", "config", "laion400m"},
-    "ckpt": {"model"},
-    "config": {"model"},
-    "laion400m": {"model", "ckpt", "config"},
-    "watermark": {"no_watermark"},
-    "matrix": {"compat"},
-    "compat": {"matrix"},
-    "fixed_code": {"seed_mode"},
-    "resume": {"skip_save", "output"},
-    # One image, and nothing beside it.
-    "output": {
-        *("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt"),
-        *("output_name", "gallery", "skip_save", "skip_grid", "resume"),
-    },
-}
-
-
 def merge(*layers: Layer) -> Layer:
-    """Layers over one another, weakest first. What contradicts a stronger layer goes; it is never an error."""
-    merged: dict[str, Said] = {}
+    """Layers over one another, weakest first. A stronger layer drops what contradicts it; that is never an error."""
+    merged: dict[str, Given] = {}
     for layer in layers:
-        gone = {
-            other for name, said in layer.items() if said.value is not False for other in _DISPLACED.get(name, set())
-        }
-        # A revision is one of the model that it was said for.
-        if "model" in merged and "model" in gone | layer.keys():
-            gone.add("revision")
-        # --plms beside --dpm_solver counts for nothing, also where a stronger layer turns --dpm_solver off.
-        if _sampler(merged) == "dpm_solver":
-            gone.add("plms")
-        # PLMS knows no eta but 0.
-        if _sampler(layer) == "plms":
-            gone.add("eta")
-        elif "eta" in layer and layer["eta"].value != 0 and _sampler(merged) == "plms":
-            gone |= {"sampler", "plms"}
-        merged = {name: said for name, said in merged.items() if name not in gone} | dict(layer)
+        values = {name: given.value for name, given in layer.items()}
+        dropped: set[str] = set()
+        for name, value in values.items():
+            line = options()[name]
+            if in_use(name, values):
+                dropped.update(line.contradicts)
+            # A switch that is off displaces nothing.
+            if value is not False:
+                dropped.update(line.displaces)
+        # A revision belongs to the model that it was given for.
+        if "model" in merged and "model" in dropped | layer.keys():
+            dropped.add("revision")
+        weaker = {name: given.value for name, given in merged.items()}
+        # --dpm_solver overrides --plms, also where a stronger layer turns --dpm_solver off.
+        if weaker.get("dpm_solver"):
+            dropped.add("plms")
+        if _refuses_eta(values):
+            dropped.add("eta")
+        elif values.get("eta") and _refuses_eta(weaker):
+            dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
+        merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)
     return merged
 
 
-def _sampler(layer: Layer) -> str | None:
-    """The sampler that a layer asks for, by its name or by a switch."""
-    for switch in ("dpm_solver", "plms"):
-        if switch in layer and layer[switch].value:
-            return switch
-    return layer["sampler"].value if "sampler" in layer else None
+def _refuses_eta(values: Mapping[str, Any]) -> bool:
+    """Whether these values name a sampler, or a switch for one, that refuses --ddim_eta."""
+    switches = (name for name in ("dpm_solver", "plms") if values.get(name))
+    sampler = next((options()[name].stands_for["sampler"] for name in switches), values.get("sampler"))
+    return sampler in SAMPLERS and bool(SAMPLERS[sampler].refuses_eta)
 
 
-# Switches that set other settings, the stronger first.
-_SWITCHES = {"sampler": ("dpm_solver", "plms")} | dict.fromkeys(LAION_DEFAULTS, ("laion400m",))
-
-
-def origin(name: str, said: Layer) -> Origin:
+def origin(name: str, given: Layer) -> Origin:
     """Where the value of a setting comes from: itself, or a switch that stands for it."""
-    if name in said:
-        return said[name].origin
-    switches = (switch for switch in _SWITCHES.get(name, ()) if switch in said and said[switch].value)
-    return next((said[switch].origin for switch in switches), Origin("default"))
+    if name in given:
+        return given[name].origin
+    switches = reversed([switch for switch, line in options().items() if name in line.stands_for])
+    return next((given[switch].origin for switch in switches if switch in given and given[switch].value), Origin("default"))
 
 
 @contextmanager
-def origins_told(said: Layer) -> Iterator[None]:
-    """Let an error that names flags also say which of them were set in a file or the environment, and where."""
+def origins_in_errors(given: Layer) -> Iterator[None]:
+    """Add to an error that names flags the file, line or variable that set them."""
     try:
         yield
     except SdcliError as error:
-        told = []
-        for spelling in dict.fromkeys(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", str(error))):
-            name = _spellings().get(spelling.replace("-", "_"))
-            where = origin(name, said) if name else Origin("default")
-            if where.kind not in ("default", "flag"):
-                told.append(f"--{spelling} is set by {where}.")
-        error.why = " ".join([error.why, *told]).strip()
+        origins = ((flag(name), origin(name, given)) for name in error.settings)
+        sources = [f"{shown} is set by {place}." for shown, place in origins if place.kind not in ("default", "flag")]
+        error.why = " ".join([error.why, *sources]).strip()
         raise
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it."""
+    """A value in TOML."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def template() -> str:
-    """A settings file to start from: every setting with its help and default, all commented out."""
+    """A settings file with every setting, its help and its default, all commented out."""
     lines = [
-        "# Settings of sdcli. Take away the # before a setting to set it; `sdcli config` shows what is in force.",
-        "# Stronger than this file: --config-file FILE, variables such as SDCLI_STEPS=30, and flags.",
-        "# Relative paths of files to read start from this folder, outdir from where sdcli runs.",
+        "# Settings of sdcli. Remove the # before a setting to set it; `sdcli config` shows the settings in force.",
+        "# --config-file FILE, variables such as SDCLI_STEPS=30, and flags override this file.",
+        "# Relative paths of files to read start from this folder; outdir starts from the folder in which sdcli runs.",
     ]
     for panel, group in groupby(flags(), key=lambda entry: entry[1].panel):
         lines += ["", f"### {panel}"]

@@ -1,4 +1,4 @@
-"""Where to compute, and with how many bits."""
+"""Device and precision of the computation."""
 
 from __future__ import annotations
 
@@ -14,47 +14,51 @@ from sdcli.settings import DeviceName, Precision
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, and the type that autocast computes in; None is full precision."""
+    """A device and the data type of autocast; None for full precision."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
     note: str = ""
-    """Why it is not what was asked for, if it is not."""
+    """Why the precision differs from the setting; empty if it does not."""
 
     @property
     def precision(self) -> str:
-        """As records name it: "full", "autocast float16" or "autocast bfloat16"."""
+        """The name in records: "full", "autocast float16" or "autocast bfloat16"."""
         return "full" if self.autocast_dtype is None else f"autocast {self.autocast_dtype}".replace("torch.", "")
 
     def __str__(self) -> str:
         return f"{self.device}, precision {self.precision}" + (f" ({self.note})" if self.note else "")
 
     def context(self) -> AbstractContextManager[object]:
-        """What the text encoder, UNet and VAE run under; the weights stay float32."""
+        """Returns the context manager for the text encoder, UNet and VAE. The weights stay in float32."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
     def full(self) -> Compute:
-        """The same device in full precision."""
+        """Returns the same device with full precision."""
         return Compute(self.device, None)
 
 
 def choose(name: DeviceName, precision: Precision) -> Compute:
-    """The device asked for, or the best there is.
+    """Chooses the device and the data type of autocast.
 
-    float16 on a card, as the original; bfloat16 on a CPU that has instructions for it; else full precision.
+    Args:
+        name: a device, or "auto" for the first available one of cuda, mps and cpu.
+        precision: "full", or "autocast": float16 on a GPU, as in the original script; bfloat16 on a CPU with
+            instructions for it; full precision on other CPUs.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not available.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    kind = next(kind for kind, is_there in there.items() if is_there) if name == "auto" else name
-    if not there[kind]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_available in available.items() if is_available]
+    kind = usable[0] if name == "auto" else name
+    if kind not in usable:
         raise DeviceError(
-            f"--device {kind} is not there",
+            f"--device {kind} is not available",
             why="PyTorch finds no such device, or was installed without support for it.",
-            fix=f"Leave --device out, or choose one of: {', '.join(k for k, is_there in there.items() if is_there)}.",
+            fix=f"Omit --device, or choose one of: {', '.join(usable)}.",
         )
     device = torch.device(kind)
     if precision == "full":
@@ -67,7 +71,7 @@ def choose(name: DeviceName, precision: Precision) -> Compute:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them autocast is slower than full precision."""
+    """True if the CPU has instructions for bfloat16; without them, autocast is slower than full precision."""
     return any(
         bool(getattr(torch.cpu, probe, lambda: False)())
         for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -86,7 +90,7 @@ def memory_errors(advice: str) -> Iterator[None]:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give back what PyTorch keeps of a device's memory for later."""
+    """Releases the device memory that PyTorch keeps for reuse."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

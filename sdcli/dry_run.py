@@ -1,75 +1,79 @@
-"""What a run would do: its jobs, files, words, watermarks, time and memory, without loading its model."""
+"""What a run would do: its jobs, files, tokens, watermarks, time and memory, without loading its model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 from sdcli import estimates
 from sdcli.estimates import Estimate
-from sdcli.events import Watch
+from sdcli.events import Progress
 from sdcli.jobs import Job
 from sdcli.models.tokenizer import Words, words
-from sdcli.outputs.folder import SAMPLES, next_numbers, variants
-from sdcli.outputs.formats import FORMATS
-from sdcli.outputs.journal import Entry, Keys, Ledger
-from sdcli.run import Planned
+from sdcli.outputs.files import numbered, variants
+from sdcli.outputs.folder import SAMPLES, next_numbers
+from sdcli.outputs.journal import Ledger
+from sdcli.records import Keys, Line
+from sdcli.registry import FORMATS
+from sdcli.run import Run
 from sdcli.settings import Settings
-from sdcli.stages.watermark import Mark
+from sdcli.stages.watermark import Mark, WatermarkStage
 
-_TOGETHER = 200
-"""Batches whose words are counted together, which is faster."""
+_AT_ONCE = 200
+"""Batches whose prompts are tokenized in one call, which is faster."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One image that would be drawn.
+    """One image of the run.
 
-    file: where it would be saved; None if it is not. A number that is free now.
-    there: with --resume, whether it is there already.
-    words: of its prompt.
-    mark: its watermark; None with --no-watermark.
+    Attributes:
+        job: its job.
+        file: where it would be saved, if no other process takes the name; None if it is not saved.
+        exists: with --resume, whether it already exists.
+        words: how the text encoder reads its prompt.
+        mark: its watermark; None with --no-watermark.
     """
 
     job: Job
     file: Path | None
-    there: bool
+    exists: bool
     words: Words
     mark: Mark | None
 
 
 class DryRun:
-    """A run that is not made.
+    """A run that is only planned.
 
     Args:
-        settings: the run.
-        watch: is told of rows that are left out.
+        settings: the settings of the run.
+        progress: receives a note for each skipped row.
 
     Raises:
-        sdcli.errors.SdcliError: as a real run, for all that is known before the model loads.
+        sdcli.errors.SdcliError: as a real run, for everything that is known before the model loads.
     """
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
-        self.run = Planned(settings, watch)
+        self.run = Run(settings, progress)
         if settings.device != "auto":
-            # PyTorch alone knows whether it is there, and is slow to import.
+            # Only PyTorch knows whether the device exists, and importing it is slow.
             from sdcli import devices
 
             devices.choose(settings.device, settings.precision)
         self.weights = self.run.source.weights() if self.run.source.here() else None
-        """Bytes of the model's weights; None if they are still to be fetched."""
+        """Bytes of the model's weights; None if they are not on this machine yet."""
         if self.weights is None:
-            # Which is no matter for a dry run.
+            # A dry run does not fetch the weights, and needs no hash of them.
             self.run.model_hash = ""
-        self.images = self.there = 0
-        """Forecast so far, and those of them that are there already."""
+        self.images = self.existing = 0
+        """Images so far, and those of them that already exist."""
         self.seconds: float | None = 0.0
-        """What those that are to be drawn will take; None if this model never drew on this machine."""
+        """Time of the images that are missing; None if this model has never run on this machine."""
         self.largest: Estimate | None = None
-        """What takes most memory."""
+        """The estimate of the batch that needs the most memory."""
         self._estimates: dict[tuple[int, int, int, str, int], Estimate] = {}
 
     def __iter__(self) -> Iterator[Forecast]:
@@ -78,48 +82,50 @@ class DryRun:
         ledger = Ledger(outdir) if self.settings.resume is not None and self.weights is not None else None
         keys = Keys(self.settings)
         tokenizer = self.run.source.tokenizer()
-        names = self._names()
+        file_of = self._files()
         batches = self.run.batches()
-        while together := list(islice(batches, _TOGETHER)):
+        while together := list(islice(batches, _AT_ONCE)):
             jobs = [job for batch in together for job in batch]
-            entries = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
-            self._reckon(together, entries)
+            lines = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
+            self._add_up(together, lines)
             read = words(tokenizer, [job.prompt for job in jobs])
-            for job, entry, its_words in zip(jobs, entries, read, strict=True):
-                file = names(job) if entry is None else outdir / entry.file if entry.file else None
-                yield Forecast(job, file, entry is not None, its_words, self.run.mark(job.height, job.width))
+            for job, line, its_words in zip(jobs, lines, read, strict=True):
+                file = file_of(job) if line is None else outdir / line.file if line.file else None
+                yield Forecast(job, file, line is not None, its_words, self._mark(job))
 
-    def _names(self) -> Callable[[Job], Path | None]:
-        """Gives each job the name that its file would get, if nobody else takes it."""
+    def _mark(self, job: Job) -> Mark | None:
+        stages = (stage for stage in self.run.stages if isinstance(stage, WatermarkStage))
+        return next((stage.mark(job.height, job.width) for stage in stages), None)
+
+    def _files(self) -> Callable[[Job], Path | None]:
+        """A function from a job to the name that its file would get, if no other process takes it."""
         settings = self.settings
         samples = Path(settings.outdir) / SAMPLES
-        numbers = count(next_numbers(Path(settings.outdir))[0])
-        taken: set[str] = set()
+        next_sample, _ = next_numbers(Path(settings.outdir))
+        unnamed = numbered(samples, f"{{:05}}{FORMATS[settings.format].suffix}", next_sample)
+        taken: set[Path] = set()
 
-        def name(job: Job) -> Path | None:
+        def file_of(job: Job) -> Path | None:
             if settings.output is not None:
                 return Path(settings.output)
             if settings.skip_save:
                 return None
-            asked = self.run.name(job)
-            numbered = (samples / f"{number:05}{FORMATS[settings.format].suffix}" for number in numbers)
-            for path in numbered if asked is None else variants(samples / asked):
-                if str(path) not in taken and not path.exists():
-                    if asked is not None:
-                        taken.add(str(path))
-                    return path
-            return None
+            name = self.run.name(job)
+            paths = unnamed if name is None else variants(samples / name)
+            path = next(path for path in paths if path not in taken and not path.exists())
+            taken.add(path)
+            return path
 
-        return name
+        return file_of
 
-    def _reckon(self, batches: Sequence[Sequence[Job]], entries: Sequence[Entry | None]) -> None:
-        """Add up what the batches will take."""
-        left = iter(entries)
+    def _add_up(self, batches: Sequence[Sequence[Job]], lines: Sequence[Line | None]) -> None:
+        """Add the estimates of the batches."""
+        left = iter(lines)
         for batch in batches:
-            there = sum(next(left) is not None for _ in batch)
+            existing = sum(next(left) is not None for _ in batch)
             self.images += len(batch)
-            self.there += there
-            if there == len(batch):
+            self.existing += existing
+            if existing == len(batch):
                 continue
             estimate = self._estimate(batch[0], len(batch))
             if self.seconds is not None:

@@ -84,6 +84,7 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
             raise UsageError(
                 f"{flag(name)} {given} contradicts the model {spec.name}, which has {true}",
                 fix=f"Leave out {flag(name)}: the model decides.",
+                settings=(name,),
             )
     sides = []
     for name, own in (("height", spec.default_height), ("width", spec.default_width)):
@@ -96,6 +97,7 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
                 f"{flag(name)} {side} is not a size that the model {spec.name} can generate",
                 why=f"It must be a multiple of {spec.size_multiple}.",
                 fix=f"The nearest sizes that work: {', '.join(nearest)}.",
+                settings=(name,),
             )
         sides.append(side)
     return sides[0], sides[1]

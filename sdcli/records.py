@@ -44,6 +44,11 @@ class SafetyRecord(_Part):
     done: Literal["replace", "blur", "skip", "keep"] | None = None
     """The value of `--on-unsafe`, if the image is flagged."""
 
+    @property
+    def withheld(self) -> bool:
+        """Whether the image was not saved as it was generated."""
+        return self.done in ("replace", "blur", "skip")
+
 
 class WatermarkRecord(_Part):
     """The watermark of an image, as it was read back: `wrong_bits` of `bits` differ from the text."""
@@ -84,9 +89,17 @@ class ImageRecord(_FileRecord):
     """Settings beside the job that are needed to generate the image again, see `recorded_settings`."""
     safety: SafetyRecord | None = None
     device: str | None = None
+    """The device that generated it, as PyTorch names it."""
     precision: str | None = None
+    """ "full", "autocast float16" or "autocast bfloat16", and why if it changed on the way."""
     vae: Literal["tiled"] | None = None
     """How the VAE decoded the latents, if not whole."""
+
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the image was unsafe and was not saved as it was generated."""
+        return self.safety is not None and self.safety.withheld
 
 
 class GridRecord(_FileRecord):
@@ -133,7 +146,7 @@ class Line(_Part):
     @property
     def withheld(self) -> bool:
         """Whether the image was unsafe and was not saved as it was generated."""
-        return self.safety is not None and self.safety.done in ("replace", "blur", "skip")
+        return self.safety is not None and self.safety.withheld
 
 
 class UnreadableRecord(ValueError):

@@ -73,6 +73,7 @@ class Option:
         rerun: whether `sdcli rerun --set` may change it. By default, if its scope is "image" or "file".
         journal: whether the header of a journal keeps its value, so that `--resume OUTDIR` restores it.
         always_shown: whether a command names it even at its default.
+        essential: whether an image of another tool cannot be generated again without it.
         contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
         displaces: settings of weaker sources that it makes meaningless.
         stands_for: the settings that a switch sets.
@@ -94,6 +95,7 @@ class Option:
     rerun: bool = False
     journal: bool = True
     always_shown: bool = False
+    essential: bool = False
     contradicts: tuple[str, ...] = ()
     displaces: tuple[str, ...] = ()
     stands_for: Mapping[str, Any] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class ImageSettings(BaseModel):
 
     prompt: str = option(
         "a painting of a virus monster playing guitar", "--prompt",
-        scope="image", panel=PROMPT, metavar="TEXT", varies=True, displaces=("from_file",),
+        scope="image", essential=True, panel=PROMPT, metavar="TEXT", varies=True, displaces=("from_file",),
         help="Text that describes the image.",
     )  # fmt: skip
     negative_prompt: str = option(
@@ -132,7 +134,7 @@ class ImageSettings(BaseModel):
         help="Text that describes what to avoid.",
     )  # fmt: skip
     seed: int = option(
-        42, "--seed", scope="image", panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
+        42, "--seed", scope="image", essential=True, panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
         always_shown=True, help="Seed of the random numbers: the same seed gives the same images.",
     )  # fmt: skip
     rng: Rng = option(
@@ -140,15 +142,15 @@ class ImageSettings(BaseModel):
         help="Random number generator to reproduce: cuda (on any device) or cpu.",
     )  # fmt: skip
     steps: int = option(
-        50, "--ddim_steps", "--steps", scope="image", panel=SAMPLING, metavar="N", least=1,
+        50, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
         help="Number of sampling steps, for every sampler.",
     )  # fmt: skip
     sampler: str = option(
-        "ddim", "--sampler", scope="image", panel=SAMPLING, choices=tuple(SAMPLERS), displaces=("plms", "dpm_solver"),
+        "ddim", "--sampler", scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS), displaces=("plms", "dpm_solver"),
         help="Sampler.",
     )  # fmt: skip
     scale: float | None = option(
-        None, "--scale", "--guidance-scale", scope="image", panel=SAMPLING, metavar="X", parameter="CFG scale",
+        None, "--scale", "--guidance-scale", scope="image", essential=True, panel=SAMPLING, metavar="X", parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
         "model, 7.5 with any other.",
     )  # fmt: skip
@@ -157,11 +159,11 @@ class ImageSettings(BaseModel):
         help="Share of new noise in each DDIM step, 0 to 1.",
     )  # fmt: skip
     height: int | None = option(
-        None, "--H", "--height", scope="image", panel=SIZE, metavar="PIXELS", least=1,
+        None, "--H", "--height", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     width: int | None = option(
-        None, "--W", "--width", scope="image", panel=SIZE, metavar="PIXELS", least=1,
+        None, "--W", "--width", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     precision: Precision = option(
@@ -344,7 +346,10 @@ class Settings(ImageSettings):
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
             shown = flag(name) if name in cls.model_fields else name
-            raise UsageError(f"{shown} {first.get('input')!r} is not valid", why=first["msg"]) from None
+            settings = [name] if name in cls.model_fields else []
+            raise UsageError(
+                f"{shown} {first.get('input')!r} is not valid", why=first["msg"], settings=settings
+            ) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -358,7 +363,9 @@ class Settings(ImageSettings):
         if switch:
             if values.get("sampler", switch) != switch:
                 raise UsageError(
-                    f"--{switch} contradicts --sampler {values['sampler']}", fix=f"Pass --{switch} or --sampler."
+                    f"--{switch} contradicts --sampler {values['sampler']}",
+                    fix=f"Pass --{switch} or --sampler.",
+                    settings=(switch, "sampler"),
                 )
             values |= options()[switch].stands_for
         # The original repeats a prompt or a text file twice. It has none of these.
@@ -372,6 +379,7 @@ class Settings(ImageSettings):
                 raise UsageError(
                     f"--output {values['output']} contradicts --format {values['format']}",
                     fix="Pass one of them, or change the suffix of the file.",
+                    settings=("output", "format"),
                 )
         return values
 
@@ -384,14 +392,18 @@ class Settings(ImageSettings):
                 f"--ddim_eta {self.eta:g} cannot be used with the sampler {self.sampler}",
                 why=f"{SAMPLERS[self.sampler].title} adds no noise.",
                 fix="Leave out --ddim_eta, or pass --sampler ddim.",
+                settings=("eta", "sampler"),
             )
         if self.revision is not None and self.model is None:
-            raise UsageError("--revision needs a Hugging Face model id", fix="Pass the id with --model.")
+            raise UsageError(
+                "--revision needs a Hugging Face model id", fix="Pass the id with --model.", settings=("revision",)
+            )
         one_image = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
         if self.output is not None and not (one_image and self.from_file is None and not self.matrix):
             raise UsageError(
                 f"--output {self.output} takes one image, and this run generates more",
                 fix="Pass --outdir FOLDER instead, or --n_samples 1 --n_iter 1.",
+                settings=("output", "n_samples", "n_iter", "images_per_prompt", "from_file", "matrix", "skip_grid"),
             )
         return self
 
@@ -412,25 +424,31 @@ def _require_no_contradiction(values: Mapping[str, Any]) -> None:
                 one, two = (
                     f"{flag(each)} {values[each]}" if options()[each].choices else flag(each) for each in (name, other)
                 )
-                raise UsageError(f"{one} and {two} contradict each other", fix="Pass one of them.")
+                raise UsageError(
+                    f"{one} and {two} contradict each other", fix="Pass one of them.", settings=(name, other)
+                )
 
 
 def _check_value(name: str, line: Option, value: Any) -> None:
     """Raise `UsageError` if a value is not one of the choices, not in the range, or not text."""
     if isinstance(value, str):
         if line.choices and value not in line.choices:
-            raise UsageError(f"{flag(name)} {value!r} is not valid", fix=f"Pass one of: {', '.join(line.choices)}.")
+            raise UsageError(
+                f"{flag(name)} {value!r} is not valid",
+                fix=f"Pass one of: {', '.join(line.choices)}.",
+                settings=(name,),
+            )
         if not _is_text(value):
-            raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.")
+            raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.", settings=(name,))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.")
+            raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.", settings=(name,))
         low, high = line.least, line.most
         if (low is not None and value < low) or (high is not None and value > high):
             limit = (
                 f"from {low:g} to {'2^64 - 1' if high == 2**64 - 1 else f'{high:g}'}" if high else f"of {low:g} or more"
             )
-            raise UsageError(f"{flag(name)} {value} is out of range", fix=f"Pass a number {limit}.")
+            raise UsageError(f"{flag(name)} {value} is out of range", fix=f"Pass a number {limit}.", settings=(name,))
 
 
 def _is_text(value: str) -> bool:
@@ -474,6 +492,14 @@ def default(name: str) -> Any:
 def flag(name: str) -> str:
     """The first flag of a setting: the original's, if it has one."""
     return options()[name].names[0]
+
+
+def as_choice(name: str, value: Any) -> Any:
+    """The choice of a setting that a value spells; dashes and underscores are the same. Other values stay unchanged."""
+    if not isinstance(value, str):
+        return value
+    plain = value.replace("-", "_")
+    return next((choice for choice in options()[name].choices if choice.replace("-", "_") == plain), value)
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:

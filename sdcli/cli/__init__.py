@@ -1,4 +1,4 @@
-"""The command line: one file a command; `main` turns every error into words and an exit code."""
+"""The command line: one file for each command. `main` turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    # Dashes and underscores are one and the same, in flags and in their fixed choices.
+    # Dashes and underscores are the same, in flags and in their choices.
     context_settings={
         "token_normalize_func": lambda token: token.replace("-", "_"),
         "help_option_names": ["--help", "-h"],
@@ -41,8 +41,8 @@ app.command("rerun", cls=Command)(rerun)
 app.command("config", cls=Command)(config)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         print(f"sdcli {VERSION}")
         raise typer.Exit
 
@@ -50,21 +50,21 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _root(
     _: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Text to images, in a shell.
+    """Generate images from text, in a shell.
 
-    Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] tells all flags of a command.
+    Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] lists the flags of a command.
     """
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with the documented exit code."""
-    if sys.stderr is None:  # closed: what is said to nobody must not go to standard output
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # to the end
+    """Run the command line and exit with the documented exit code."""
+    if sys.stderr is None:  # closed: messages must not go to standard output
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()
-    # Standard error is for what this program says; the libraries' own warnings speak to programmers.
+    # Standard error is for the messages of this program; warnings of the libraries are for programmers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     _turn_signals_into_errors()
@@ -75,46 +75,46 @@ def main() -> NoReturn:
     except _Signalled as signalled:
         code = EXIT_SIGNAL + signalled.number
     except (BrokenPipeError, SystemExit) as left:
-        # Typer leaves where whoever read standard output has gone, with a code that means something else here.
+        # Typer exits when the reader of standard output closes it, with a code that has another meaning here.
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
             raise
         code = EXIT_SIGNAL + signal.SIGPIPE
-        # Python would complain of what is still to be written.
+        # Otherwise Python would report that it cannot flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except SdcliError as error:
-        _traceback_if_asked()
+        _traceback_with_debug()
         console.error(error.what, error.why, error.fix)
         code = error.exit_code
     except TyperException as error:
-        # Typer's list of near names and pydantic's prefix are left out: `_way_out` says the first better.
-        words = error.format_message().split(" (Possible")[0].replace("Value error, ", "")
-        console.error(words, *_way_out(error))
+        # `_advice` names the similar flags, so Typer's own list of them is left out.
+        message = error.message if _is_unknown_flag(error) else error.format_message().replace("Value error, ", "")
+        console.error(message, *_advice(error))
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_SIGNAL + signal.SIGINT
     except Exception as error:
-        _traceback_if_asked()
+        _traceback_with_debug()
         console.error(
             f"a bug in sdcli: {type(error).__name__}: {error}",
-            fix="Run it again with --debug and report what it prints.",
+            fix="Run it again with --debug and report the output.",
         )
         code = EXIT_BUG
     if code in _STOPPED:
-        again = "; the same command with --resume draws the rest" if "txt2img" in sys.argv[1:2] else ""
-        console.error(_STOPPED[code], fix=f"What was saved is kept{again}.")
+        resume = "; the same command with --resume generates the rest" if "txt2img" in sys.argv[1:2] else ""
+        console.error(_STOPPED[code], fix=f"Saved images are kept{resume}.")
     sys.exit(code or 0)
 
 
 _STOPPED = {
     EXIT_SIGNAL + signal.SIGINT: "interrupted",
     EXIT_SIGNAL + signal.SIGTERM: "stopped by SIGTERM",
-    EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal has gone",
+    EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal was closed",
 }
-"""What is said of an exit code that stands for a signal."""
+"""Messages for exit codes that stand for a signal."""
 
 
 class _Signalled(BaseException):
-    """A signal that ends the run; what is open is closed on the way out."""
+    """A signal that ends the run; open files are closed on the way out."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -126,29 +126,33 @@ def _turn_signals_into_errors() -> None:
         raise _Signalled(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup has SIGHUP ignored, and that is to stay so.
+        # nohup makes a process ignore SIGHUP; that stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
 
 
-def _way_out(error: TyperException) -> tuple[str, str]:
-    """Why and what to do for what Typer itself refuses; for a mistyped flag the nearest ones."""
+def _is_unknown_flag(error: TyperException) -> bool:
+    """Whether a flag does not exist. Typer does not export this exception."""
+    return type(error).__name__ == "NoSuchOption"
+
+
+def _advice(error: TyperException) -> tuple[str, str]:
+    """Why and what to do for an error of Typer; for a mistyped flag the similar ones."""
     context: Any = getattr(error, "ctx", None)
-    typed: str | None = getattr(error, "option_name", None)
     if context is None:
         return "", "sdcli --help lists the commands."
-    lists = f"{context.command_path} --help lists all flags."
-    if typed is None or "No such option" not in error.format_message():
-        return "", lists
+    fix = f"{context.command_path} --help lists all flags."
+    if not _is_unknown_flag(error):
+        return "", fix
+    typed = str(getattr(error, "option_name", "")).replace("-", "_")
     names = [name for parameter in context.command.params for name in parameter.opts]
     plain = {name: name.replace("-", "_") for name in names}
-    typed = typed.replace("-", "_")
-    begins = [name for name in names if plain[name].startswith(typed)]
+    completed = [name for name in names if plain[name].startswith(typed)]
     near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
-    nearest = begins or [name for close in near for name in names if plain[name] == close]
-    return (f"Did you mean {' or '.join(nearest[:3])}?" if nearest else ""), lists
+    similar = completed or [name for close in near for name in names if plain[name] == close]
+    return (f"Did you mean {' or '.join(similar[:3])}?" if similar else ""), fix
 
 
-def _traceback_if_asked() -> None:
+def _traceback_with_debug() -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()

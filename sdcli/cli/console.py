@@ -1,4 +1,5 @@
-"""What a person sees: bars on a terminal, plain lines off it, all on standard error. Standard output is data only."""
+"""What the user sees: progress bars on a terminal, plain lines elsewhere, all on standard error. Standard output is for
+data."""
 
 from __future__ import annotations
 
@@ -7,28 +8,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdcli.errors import OutputError
-from sdcli.events import Watch
+from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Output, Saved, Started, StepDone
 from sdcli.terminal import json_line, printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Console:
-    """Words for people, on standard error; rich where it is a terminal, plain lines where it is not."""
+    """Messages on standard error: with colors on a terminal, plain elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
 
     def error(self, what: str, why: str = "", fix: str = "") -> None:
-        """What failed, why, what to do; said even when quiet."""
+        """Print what failed, why, and what to do, also with --quiet."""
         from rich.console import Console as RichConsole
         from rich.text import Text
 
@@ -39,129 +40,142 @@ class Console:
                 rich.print(Text(f"  {printable(line)}"))
 
     def line(self, text: str) -> None:
+        """Print a line, unless quiet."""
         if not self.quiet:
             print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
 
     def indented(self, text: str) -> None:
-        """A line that belongs to what standard output has just said."""
+        """Print a line that belongs to the last line on standard output."""
         if not self.quiet:
             print(f"  {printable(text)}", file=sys.stderr, flush=True)
 
 
-class RunConsole(Watch):
-    """Tells a run: each saved path on standard output at once, the rest on standard error.
+class RunConsole:
+    """A `Progress` that prints each saved path on standard output at once, and the rest on standard error.
 
     Args:
-        quiet: nothing on standard error but errors.
-        as_json: JSON Lines on standard output instead of paths.
+        quiet: print nothing on standard error except errors.
+        as_json: print JSON Lines on standard output instead of paths.
     """
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
         self.console = Console(quiet)
         self.quiet = quiet
         self.as_json = as_json
-        self.bars: Progress | None = None
-        self.steps: TaskID | None = None
-        self.images: TaskID | None = None
-        self.done = self.batch = 0
-        self.total: int | None = None
-        self.evaluation = self.evaluations = 0
-        self.said = 0.0
+        self._bars: Bars | None = None
+        self._steps: TaskID | None = None
+        self._images: TaskID | None = None
+        self._done = self._batch = self._evaluations = 0
+        self._total: int | None = None
+        self._last_line = 0.0
 
     def __enter__(self) -> RunConsole:
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bars = Progress(
+            self._bars = Progress(
                 TextColumn("{task.description:<16}"),
                 BarColumn(),
                 TextColumn("{task.fields[count]:>9}"),
                 TimeRemainingColumn(compact=True),
                 console=RichConsole(stderr=True),
-                # Paths on standard output pass beside the bars, also where both are the same terminal.
+                # Keeps paths on standard output apart from the bars if both are the same terminal.
                 redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
                 redirect_stderr=True,
                 transient=True,
             )
-            self.bars.start()
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bars is not None:
-            self.bars.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
-    def planned(self, images: int | None, model: str, compute: str) -> None:
-        self.total = images
-        count = "images" if images is None else "1 image" if images == 1 else f"{images} images"
-        self.console.line(f"{count} to draw with {model} on {compute}")
-        if self.bars is not None:
-            self.steps = self.bars.add_task("loading", total=None, count="")
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._start(event)
+            case Loading(part):
+                self._show_loading(part)
+            case BatchStarted():
+                self._start_batch(event)
+            case StepDone(index):
+                self._show_step(index + 1)
+            case BatchDone(images):
+                self._finish_batch(images)
+            case Saved():
+                self.saved(event)
+            case Output(data):
+                with standard_output():
+                    if sys.stdout is None:
+                        raise OSError(errno.EBADF, "It is closed")
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
+            case Note(text):
+                self.console.line(text)
 
-    def loading(self, part: str) -> None:
-        if self.bars is not None and self.steps is not None:
-            self.bars.update(self.steps, description=part[:16])
+    def saved(self, event: Saved) -> None:
+        """Print the path or the record of a saved image."""
+        with standard_output():
+            print(json_line({"file": str(event.path), **event.record}) if self.as_json else event.path, flush=True)
+
+    def _start(self, event: Started) -> None:
+        self._total = event.images
+        count = "images" if event.images is None else "1 image" if event.images == 1 else f"{event.images} images"
+        self.console.line(f"generating {count} with {event.model} on {event.device}")
+        if self._bars is not None:
+            self._steps = self._bars.add_task("loading", total=None, count="")
+
+    def _show_loading(self, part: str) -> None:
+        if self._bars is not None and self._steps is not None:
+            self._bars.update(self._steps, description=part[:16])
         else:
-            self._now_and_then(f"loading {part}")
+            self._line_now_and_then(f"loading {part}")
 
-    def drawing(self, images: int, evaluations: int) -> None:
-        self.evaluation, self.evaluations = 0, evaluations
-        self.batch = images
-        if self.bars is not None and self.steps is not None:
-            self.bars.reset(self.steps, total=evaluations, description="steps", count=f"0/{evaluations}")
-            if self.images is None:
-                self.images = self.bars.add_task("images", total=self.total, count=self._count())
+    def _start_batch(self, event: BatchStarted) -> None:
+        self._batch, self._evaluations = event.images, event.evaluations
+        if self._bars is not None and self._steps is not None:
+            count = f"0/{event.evaluations}"
+            self._bars.reset(self._steps, total=event.evaluations, description="steps", count=count)
+            if self._images is None:
+                self._images = self._bars.add_task("images", total=self._total, count=self._count())
 
-    def step(self) -> None:
-        self.evaluation += 1
-        if self.bars is None or self.steps is None or self.images is None:
-            of = "" if self.total is None else f" of {self.total}"
-            self._now_and_then(f"image {self.done + 1}{of}, step {self.evaluation} of {self.evaluations}")
+    def _show_step(self, evaluation: int) -> None:
+        if self._bars is None or self._steps is None or self._images is None:
+            of = "" if self._total is None else f" of {self._total}"
+            self._line_now_and_then(f"image {self._done + 1}{of}, step {evaluation} of {self._evaluations}")
             return
-        self.bars.update(self.steps, advance=1, count=f"{self.evaluation}/{self.evaluations}")
-        # In parts of an image, so that the time left is known from the first step on.
-        part = self.batch * self.evaluation / self.evaluations
-        self.bars.update(self.images, completed=self.done + part)
+        self._bars.update(self._steps, advance=1, count=f"{evaluation}/{self._evaluations}")
+        # In fractions of an image, so that the remaining time is known from the first step.
+        fraction = self._batch * evaluation / self._evaluations
+        self._bars.update(self._images, completed=self._done + fraction)
 
-    def drawn(self, images: int) -> None:
-        self.done += images
-        if self.bars is not None and self.images is not None:
-            self.bars.update(self.images, completed=self.done, count=self._count())
-
-    def saved(self, path: Path, record: dict[str, Any]) -> None:
-        with standard_output():
-            print(json_line({"file": str(path), **record}) if self.as_json else path, flush=True)
-
-    def output(self, data: bytes) -> None:
-        with standard_output():
-            if sys.stdout is None:
-                raise OSError(errno.EBADF, "It is closed")
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-
-    def note(self, text: str) -> None:
-        self.console.line(text)
+    def _finish_batch(self, images: int) -> None:
+        self._done += images
+        if self._bars is not None and self._images is not None:
+            self._bars.update(self._images, completed=self._done, count=self._count())
 
     def _count(self) -> str:
-        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
+        return str(self._done) if self._total is None else f"{self._done}/{self._total}"
 
-    def _now_and_then(self, text: str) -> None:
-        """A plain line every few seconds, so that a log file tells the progress without drowning in it."""
-        if time.monotonic() - self.said >= _SECONDS_BETWEEN_LINES:
-            self.said = time.monotonic()
+    def _line_now_and_then(self, text: str) -> None:
+        """Print a line at most every few seconds, so that a log file shows the progress and stays short."""
+        if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             self.console.line(text)
 
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """A standard output that cannot be written is an error that a person can act on; one that nobody reads is not."""
+    """Turn an error of standard output into an `OutputError`, except that its reader closed it."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise OutputError(
-            "cannot write to standard output", why=f"{error.strerror}.", fix="What was saved is kept."
+            "cannot write to standard output", why=f"{error.strerror}.", fix="Saved images are kept."
         ) from error

@@ -1,4 +1,4 @@
-"""`sdcli txt2img --dry-run`: what would be drawn, as paths or JSON Lines; the rest goes to standard error."""
+"""`sdcli txt2img --dry-run`: what would be generated, as paths or JSON Lines; the rest goes to standard error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
-    """Tell of each image, then of the whole.
+    """Print each image, then a summary.
 
     Raises:
-        sdcli.errors.SdcliError: as drawing, for all that is known before the model loads.
+        sdcli.errors.SdcliError: as a real run, for everything that is known before the model loads.
     """
     from sdcli.dry_run import DryRun
 
@@ -27,10 +27,10 @@ def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
         with standard_output():
             if as_json:
                 print(json_line(_values(forecast)))
-            elif forecast.file is not None and not forecast.there:
+            elif forecast.file is not None and not forecast.exists:
                 print(forecast.file, flush=True)
         if not as_json:
-            console.indented(_words(forecast))
+            console.indented(_in_words(forecast))
     with standard_output():
         print(end="", flush=True)
     for line in _summary(run):
@@ -45,7 +45,7 @@ def _values(forecast: Forecast) -> dict[str, Any]:
     return {
         "index": forecast.job.index,
         "file": None if forecast.file is None else str(forecast.file),
-        "there": forecast.there,
+        "there": forecast.exists,
         "tokens": words.tokens,
         "tokens_read": words.limit,
         "words_cut": words.cut or None,
@@ -54,15 +54,15 @@ def _values(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _words(forecast: Forecast) -> str:
-    """An image in words: its prompt, with what the model does not read in brackets, and how it is drawn."""
+def _in_words(forecast: Forecast) -> str:
+    """The prompt, with its unread end in brackets, and how the image would be generated."""
     job, words = forecast.job, forecast.words
     prompt = job.prompt
     if words.cut:
-        kept = prompt.rstrip().removesuffix(words.cut).rstrip()
-        prompt = f"{kept} [not read: {words.cut}]"
+        read = prompt.rstrip().removesuffix(words.cut).rstrip()
+        prompt = f"{read} [ignored: {words.cut}]"
     facts = [
-        "there already" if forecast.there else "",
+        "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",
         f"{words.tokens} of {words.limit} tokens",
@@ -74,26 +74,26 @@ def _words(forecast: Forecast) -> str:
 def _summary(run: DryRun) -> list[str]:
     """The whole run in a few lines."""
     settings, spec = run.settings, run.run.spec
-    left = run.images - run.there
-    images = "1 image" if left == 1 else f"{left} images"
-    lines = [f"a dry run: {images} would be drawn with {spec.name}, {settings.sampler}"]
-    if run.there:
-        lines[0] += f"; {run.there} are there already"
+    missing = run.images - run.existing
+    images = "1 image" if missing == 1 else f"{missing} images"
+    lines = [f"dry run: {images} would be generated with {spec.name}, {settings.sampler}"]
+    if run.existing:
+        lines[0] += f"; {run.existing} already exist"
     if not (settings.skip_grid or settings.output):
         lines.append(f"then a grid in {settings.outdir}, in pages if it is large")
     if run.weights is None:
-        lines.append(f"the weights of {spec.name} are not on this machine: they would be fetched first")
+        lines.append(f"the weights of {spec.name} are not on this machine: they would be downloaded first")
     if run.largest is not None:
         memory = run.largest.memory
-        how = "as measured" if run.largest.measured else "reckoned from weights and size"
-        lines.append("memory: not known" if memory is None else f"memory: about {memory / 1e9:.1f} GB, {how}")
-        time = "not known, as this model has not drawn on this machine yet"
-        lines.append(f"time: {time if run.seconds is None else _duration(run.seconds) + ', by what earlier runs took'}")
+        how = "as measured in an earlier run" if run.largest.measured else "estimated from weights and size"
+        lines.append("memory: unknown" if memory is None else f"memory: about {memory / 1e9:.1f} GB, {how}")
+        unknown = "unknown, because this model has not run on this machine yet"
+        lines.append(f"time: {unknown if run.seconds is None else _duration(run.seconds) + ', as in earlier runs'}")
     return lines
 
 
 def _duration(seconds: float) -> str:
-    """About how long, in the unit that suits."""
+    """A duration in a suitable unit."""
     if seconds < 90:
         return f"about {seconds:.0f} seconds"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""`sdcli rerun`: draw an image again from what it says of itself."""
+"""`sdcli rerun`: generate an image again from its record."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ import typer
 
 from sdcli import rerun as again
 from sdcli.cli.console import RunConsole
+from sdcli.cli.options import Debug, Quiet
+from sdcli.comparison import Comparison
 from sdcli.configuration import load
 from sdcli.errors import EXIT_NO, UsageError
+from sdcli.events import Note, Saved
+from sdcli.images import GeneratedImage
 from sdcli.settings import DeviceName
 from sdcli.terminal import json_line, printable
-from sdcli.txt2img import GeneratedImage
 
 
-class _LastWord(RunConsole):
-    """Leaves standard output to the command, which has more to say of the image once it is compared."""
+class _ComparingConsole(RunConsole):
+    """Leaves standard output to the command, which prints the image together with the comparison."""
 
-    def saved(self, path: Path, record: dict[str, Any]) -> None:
+    def saved(self, event: Saved) -> None:
         pass
 
 
 def rerun(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image drawn by sdcli.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that sdcli generated.")],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as steps=30; repeatable."),
     ] = None,
-    outdir: Annotated[str | None, typer.Option(metavar="FOLDER", help="The folder to write to.")] = None,
+    outdir: Annotated[str | None, typer.Option(metavar="FOLDER", help="Output folder.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Where the model lies now: a checkpoint, a diffusers folder or a hub id."),
+        typer.Option(metavar="MODEL", help="Where the model is now: a checkpoint, a diffusers folder or a model id."),
     ] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Where to compute.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Draw also with another model than the record's.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on standard error but errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: Annotated[DeviceName | None, typer.Option(help="Device that runs the model.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Use a model that differs from the record's.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on standard output.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
-    """Draw an image again, with the noise it had in its run.
+    """Generate an image again, with the noise that it had in its run.
 
-    The new image goes to the output folder, in the format of the first.
-    If nothing was changed, standard error tells how far apart they are.
+    Saves the new image in the output folder, in the format of the old one.
+    If no setting was changed, standard error shows the difference.
 
-    Exit code 0: the same image, to rounding, or one with changes;
-    1: another image; 3: the file does not say how it was drawn;
+    Exit code 0: the same image, except for rounding, or an image with changes;
+    1: another image; 3: the file does not say how it was generated;
     4: the model is missing, or another one.
 
     [bold]Examples[/]
@@ -57,10 +60,10 @@ def rerun(
 
       [cyan]sdcli rerun --set steps=30 --set sampler=plms 00004.png[/]
     """
-    said = {name: value for name, value in (("outdir", outdir), ("device", device)) if value is not None}
-    where = load(said | ({"offline": True} if offline else {})).settings
+    given = {name: value for name, value in (("outdir", outdir), ("device", device)) if value is not None}
+    where = load(given | ({"offline": True} if offline else {})).settings
     source = again.read(image)
-    with _LastWord(quiet=quiet, as_json=json) as console:
+    with _ComparingConsole(quiet=quiet, as_json=json) as console:
         generated, comparison = again.rerun(
             source,
             console,
@@ -72,32 +75,34 @@ def rerun(
             offline=where.offline,
         )
         if comparison is not None:
-            console.note(_words(comparison, source.path))
+            console(Note(_in_words(comparison, source.path)))
     print(json_line(_values(generated, comparison, image)) if json else printable(str(generated.path)), flush=True)
     raise typer.Exit(EXIT_NO if comparison is not None and not comparison.same else 0)
 
 
 def _pairs(changes: list[str]) -> dict[str, str]:
-    """Raises `UsageError` for what is not of the form NAME=VALUE, or said twice."""
+    """Raise `UsageError` for a change that is not NAME=VALUE, or is given twice."""
     pairs: dict[str, str] = {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {change} is not of the form NAME=VALUE", fix="For example: --set steps=30")
         if name in pairs:
-            raise UsageError(f"--set {name} is there twice", fix="Give one of the two.")
+            raise UsageError(f"--set {name} is given twice", fix="Pass it once.")
         pairs[name] = value
     return pairs
 
 
-def _words(comparison: again.Comparison, first: Path) -> str:
+def _in_words(comparison: Comparison, first: Path) -> str:
     if comparison.identical:
         return f"identical to {first}, pixel by pixel"
-    apart = f"{comparison.psnr:.1f} dB PSNR, largest difference {comparison.largest_difference} of 255"
-    return f"the same as {first}, to rounding: {apart}" if comparison.same else f"not the same as {first}: {apart}"
+    difference = f"{comparison.psnr:.1f} dB PSNR, largest difference {comparison.largest_difference} of 255"
+    if comparison.same:
+        return f"the same as {first}, except for rounding: {difference}"
+    return f"not the same as {first}: {difference}"
 
 
-def _values(generated: GeneratedImage, comparison: again.Comparison | None, first: Path) -> dict[str, Any]:
+def _values(generated: GeneratedImage, comparison: Comparison | None, first: Path) -> dict[str, Any]:
     compared = comparison and {
         "with": str(first),
         "identical": comparison.identical,
@@ -105,4 +110,4 @@ def _values(generated: GeneratedImage, comparison: again.Comparison | None, firs
         "psnr": comparison.psnr if math.isfinite(comparison.psnr) else None,
         "largest_difference": comparison.largest_difference,
     }
-    return {"file": str(generated.path), "comparison": compared, **generated.record}
+    return {"file": str(generated.path), "comparison": compared, **generated.record.values()}

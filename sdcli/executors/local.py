@@ -95,7 +95,7 @@ class LocalExecutor:
     @cached_property
     def _model(self) -> Model:
         """The model, loaded on first use."""
-        with memory_errors(LESS_MEMORY):
+        with memory_errors("out of memory", fix=LESS_MEMORY):
             return self._source.load(self._compute.device, lambda part: self._progress(Loading(part)))
 
     def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
@@ -128,7 +128,7 @@ class LocalExecutor:
         cut = self._cut(model, jobs)
         compute = devices.choose(self._device_name, jobs[0].precision)
         start = time.monotonic()
-        with memory_errors(LESS_MEMORY):
+        with memory_errors("out of memory", fix=LESS_MEMORY):
             pixels, precision, rows = self._pixels(model, jobs, compute)
         seconds = time.monotonic() - start
         self._remember(jobs[0], len(jobs), seconds)
@@ -137,7 +137,7 @@ class LocalExecutor:
         if self._limits.tiled:
             facts["vae"] = "tiled"
         for job, image in zip(jobs, pixels, strict=True):
-            record = ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, **facts)
+            record = ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, safety=None, watermark=None, **facts)
             yield GeneratedImage(job, image, record, effort)
 
     def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:

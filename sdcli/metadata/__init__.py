@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdcli.metadata import record, texts
+from sdcli.metadata import texts
 from sdcli.metadata.provenance import Provenance
+from sdcli.metadata.record import record_in
 from sdcli.registry import METADATA_READERS
 
-__all__ = ["provenance", "record", "texts"]
+__all__ = ["Provenance", "provenance", "record_in", "texts"]
 
 
 def provenance(texts: Mapping[str, str]) -> Provenance | None:

@@ -1,7 +1,7 @@
-"""ComfyUI's graph of nodes: `prompt` as it ran, or `workflow` as it stood in the editor.
+"""Reads ComfyUI's graph of nodes: `prompt`, as it was executed, or `workflow`, as saved by the editor.
 
-No node is the image. The settings are looked for from a sampler's node against the direction of the links: its
-prompts, its checkpoint, the latents that it began with.
+The graph has no node for the image as a whole. The reader starts at a sampler node and follows its links upstream to
+the prompts, the checkpoint and the initial latents.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sdcli.metadata.provenance import Provenance, known, own_sampler, parsed
+from sdcli.json_text import read_object
+from sdcli.metadata.provenance import Provenance, known, own_sampler
 
 TOOL = "ComfyUI"
-# Values by their place among a node's widgets, which is all that a `workflow` has. The second of a sampler's says what
-# becomes of the seed after a run.
+# Names of a node's widgets by position; a `workflow` has only the values. "" is the widget that changes the seed after
+# each run.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
@@ -29,16 +30,16 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "CFGGuider": ("cfg",),
 }
 LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images")
-# From a prompt's conditioning these lead away from its words.
-NOT_WORDS = ("clip", "model", "vae", "control_net", "clip_vision", "style_model", *LATENTS)
-# ComfyUI's usual schedule of DDIM and DPM++ 2M is the one sdcli has; karras, exponential and others are not.
+# Links of a conditioning node that do not lead to the text of the prompt.
+NOT_TEXT = ("clip", "model", "vae", "control_net", "clip_vision", "style_model", *LATENTS)
+# The schedules with which ComfyUI's DDIM and DPM++ 2M are the same samplers as sdcli's.
 OWN_SCHEDULES = ("normal", "ddim_uniform")
 
 Graph = Mapping[str, "Node"]
 
 
 class Node:
-    """A node of the graph: its class, its plain values, and its links to other nodes by input."""
+    """A node of the graph: its class, and for each input either a value or a link to another node."""
 
     def __init__(self, kind: str, inputs: Mapping[str, Any]) -> None:
         self.kind = kind
@@ -46,32 +47,32 @@ class Node:
         self.values = {name: value for name, value in inputs.items() if not _is_link(value)}
 
     @property
-    def samples(self) -> bool:
-        """Whether this is where noise becomes latents."""
+    def is_sampler(self) -> bool:
+        """True if the node denoises latents."""
         return "Sampler" in self.kind and bool({"latent_image", "positive", "guider"} & self.links.keys())
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
-    """What the graph says; None if there is none."""
-    graph = _prompt(parsed(texts.get("prompt"))) or _workflow(parsed(texts.get("workflow")))
+    """Reads the settings from the graph; returns None if the file has none."""
+    graph = _prompt(read_object(texts.get("prompt", ""))) or _workflow(read_object(texts.get("workflow", "")))
     if not graph:
         return None
-    samplers = [node for node in graph.values() if node.samples]
-    # The one that began with empty latents drew the image; others, as after enlarging, went over it.
-    first = [node for node in samplers if not any(other.samples for other in _latents(graph, node))]
+    samplers = [node for node in graph.values() if node.is_sampler]
+    # The sampler without another one upstream generated the image; the others changed it, for example after upscaling.
+    first = [node for node in samplers if not any(other.is_sampler for other in _latents(graph, node))]
     if not samplers:
-        return Provenance(TOOL, notes=("there is no sampler among the nodes that are known",))
+        return Provenance(TOOL, notes=("the graph has no known sampler node",))
     settings, other = _settings(graph, (first or samplers)[0])
     notes = []
     if len(samplers) > 1:
-        notes.append(f"{len(samplers)} samplers were at work; the settings are those of the first")
+        notes.append(f"the graph has {len(samplers)} samplers; the settings are those of the first")
     if "width" not in settings:
-        notes.append("it did not begin with empty latents: perhaps it was drawn over another image")
+        notes.append("the initial latents are not empty; the image may have been generated from another image")
     return Provenance(TOOL, "", settings, other, tuple(notes))
 
 
 def _settings(graph: Graph, sampler: Node) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings by sdcli's names, and what else is of interest by ComfyUI's."""
+    """Returns the settings with sdcli's names, and other values of interest with ComfyUI's."""
 
     def value(*names: str) -> Any:
         return _value(graph, sampler, names, [*LATENTS, "model", "positive", "negative", "conditioning"])
@@ -81,7 +82,7 @@ def _settings(graph: Graph, sampler: Node) -> tuple[dict[str, Any], dict[str, An
         name = own_sampler(name) if schedule in (None, *OWN_SCHEDULES) else f"{name} {schedule}"
     latents = list(_latents(graph, sampler))
     size = next((node.values for node in latents if {"width", "height"} <= node.values.keys()), {})
-    # A guider stands between a sampler and its prompts in some graphs.
+    # In some graphs, a guider node is between the sampler and the prompts.
     guider = graph.get(sampler.links.get("guider", ""), sampler)
     models = list(_upstream(graph, guider, only=("model",)))
     checkpoint = next(
@@ -89,13 +90,13 @@ def _settings(graph: Graph, sampler: Node) -> tuple[dict[str, Any], dict[str, An
     )
     loras = [node.values["lora_name"] for node in models if isinstance(node.values.get("lora_name"), str)]
     settings = known(
-        prompt=_words(graph, guider, "positive" if "positive" in guider.links else "conditioning"),
-        negative_prompt=_words(graph, guider, "negative"),
+        prompt=_text(graph, guider, "positive" if "positive" in guider.links else "conditioning"),
+        negative_prompt=_text(graph, guider, "negative"),
         seed=value("seed", "noise_seed"),
         rng="cpu",
         steps=value("steps"),
         sampler=name,
-        scale=_value(graph, guider, ("cfg",), NOT_WORDS),
+        scale=_value(graph, guider, ("cfg",), NOT_TEXT),
         width=size.get("width"),
         height=size.get("height"),
         model=str(checkpoint).replace("\\", "/").rpartition("/")[2] or None,
@@ -105,17 +106,17 @@ def _settings(graph: Graph, sampler: Node) -> tuple[dict[str, Any], dict[str, An
 
 
 def _latents(graph: Graph, sampler: Node) -> Iterator[Node]:
-    """The nodes that gave a sampler its latents, nearest first."""
+    """Yields the nodes upstream of a sampler's latents, nearest first."""
     return _upstream(graph, sampler, only=LATENTS)
 
 
-def _words(graph: Graph, node: Node, link: str) -> str | None:
-    """All texts behind one of a node's links, in order, each once; None if there are none."""
+def _text(graph: Graph, node: Node, link: str) -> str | None:
+    """Joins all different texts upstream of one link of a node, in order; returns None if there are none."""
     start = graph.get(node.links.get(link, ""))
     if start is None:
         return None
     found: list[str] = []
-    for each in [start, *_upstream(graph, start, but=NOT_WORDS)]:
+    for each in [start, *_upstream(graph, start, but=NOT_TEXT)]:
         names = ("text", "text_g", "text_l", "string", "value")
         texts = [text for name in names if isinstance(text := each.values.get(name), str)]
         found += [text for text in texts if text not in found]
@@ -123,14 +124,14 @@ def _words(graph: Graph, node: Node, link: str) -> str | None:
 
 
 def _value(graph: Graph, node: Node, names: Collection[str], but: Collection[str]) -> Any:
-    """The first plain value of one of these names, at the node or behind its links; a link may lead to a bare value."""
+    """Returns the first value with one of these names at the node or upstream; a link may lead to a primitive value."""
     for each in [node, *_upstream(graph, node, but=but)]:
         for name in names:
             if name in each.values:
                 return each.values[name]
-            behind = graph.get(each.links.get(name, ""))
-            if behind is not None and (
-                plain := [v for v in behind.values.values() if isinstance(v, (str, int, float))]
+            target = graph.get(each.links.get(name, ""))
+            if target is not None and (
+                plain := [v for v in target.values.values() if isinstance(v, (str, int, float))]
             ):
                 return plain[0]
     return None
@@ -139,17 +140,24 @@ def _value(graph: Graph, node: Node, names: Collection[str], but: Collection[str
 def _upstream(
     graph: Graph, node: Node, *, only: Collection[str] | None = None, but: Collection[str] = ()
 ) -> Iterator[Node]:
-    """The nodes behind a node's links, each once, nearest first: a graph from a file may go in circles."""
+    """Yields the nodes upstream of a node, nearest first, each once, since a graph from a file can contain cycles.
+
+    Args:
+        graph: all nodes.
+        node: where to start.
+        only: names of the links to follow; None for all.
+        but: names of links not to follow.
+    """
     seen = {id(node)}
     queue = [node]
     for each in queue:
-        for name, target in each.links.items():
-            behind = graph.get(target)
-            if behind is None or id(behind) in seen or name in but or (only is not None and name not in only):
+        for name, key in each.links.items():
+            target = graph.get(key)
+            if target is None or id(target) in seen or name in but or (only is not None and name not in only):
                 continue
-            seen.add(id(behind))
-            queue.append(behind)
-            yield behind
+            seen.add(id(target))
+            queue.append(target)
+            yield target
 
 
 def _is_link(value: Any) -> bool:
@@ -166,9 +174,9 @@ def _prompt(content: dict[str, Any] | None) -> Graph:
 
 
 def _workflow(content: dict[str, Any] | None) -> Graph:
-    """The editor's form, with values by their place, made into the other."""
+    """Converts the format of the editor, in which widget values have positions instead of names."""
     lists = {key: value for key, value in (content or {}).items() if isinstance(value, list)}
-    links = {link[0]: link[1] for link in lists.get("links", []) if _plain(link)}
+    links = {link[0]: link[1] for link in lists.get("links", []) if _is_numbered(link)}
     graph = {}
     for node in lists.get("nodes", []):
         if not isinstance(node, dict) or not isinstance(node.get("id"), (str, int)):
@@ -183,5 +191,5 @@ def _workflow(content: dict[str, Any] | None) -> Graph:
     return graph
 
 
-def _plain(link: Any) -> bool:
+def _is_numbered(link: Any) -> bool:
     return isinstance(link, list) and len(link) >= 2 and all(isinstance(part, (str, int)) for part in link[:2])

@@ -1,4 +1,4 @@
-"""What InvokeAI writes: `invokeai_metadata` since version 3, `sd-metadata` in 2, before it a command line, `Dream`."""
+"""Reads InvokeAI's metadata: `invokeai_metadata` of version 3 and later, `sd-metadata` of 2, `Dream` of older ones."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from sdcli.metadata.provenance import Provenance, known, own_sampler, parsed
+from sdcli.json_text import read_object
+from sdcli.metadata.provenance import Provenance, known, own_sampler
 
 TOOL = "InvokeAI"
-# The switches of a Dream command line; their values stand beside them or stick to them.
+# The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").
 DREAM = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "scale", "A": "sampler"}
 LONG = {"steps": "s", "seed": "S", "width": "W", "height": "H", "cfg_scale": "C", "sampler": "A"}
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
-    """What InvokeAI says; None if it says nothing."""
-    if (metadata := parsed(texts.get("invokeai_metadata"))) is not None:
+    """Reads the settings from InvokeAI's metadata; returns None if the file has none."""
+    if (metadata := read_object(texts.get("invokeai_metadata", ""))) is not None:
         return _metadata(metadata)
-    if (metadata := parsed(texts.get("sd-metadata"))) is not None:
+    if (metadata := read_object(texts.get("sd-metadata", ""))) is not None:
         return _sd_metadata(metadata)
     command = texts.get("Dream") or texts.get("dream")
     return _dream(command) if command else None
@@ -28,7 +29,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
 
 def _metadata(metadata: dict[str, Any]) -> Provenance:
     model = _fields(metadata.get("model"))
-    taken = ("positive_prompt", "negative_prompt", "seed", "rand_device", "steps", "scheduler", "cfg_scale", "width",
+    used = ("positive_prompt", "negative_prompt", "seed", "rand_device", "steps", "scheduler", "cfg_scale", "width",
              "height", "model", "app_version")  # fmt: skip
     return Provenance(
         TOOL,
@@ -46,7 +47,7 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
             model=model.get("name", model.get("model_name")),
             model_hash=model.get("hash"),
         ),
-        {key: value for key, value in metadata.items() if key not in taken and value not in (None, [], "", {}, False)},
+        {key: value for key, value in metadata.items() if key not in used and value not in (None, [], "", {}, False)},
     )
 
 
@@ -54,15 +55,15 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
     image = _fields(metadata.get("image"))
     prompt = image.get("prompt")
     if isinstance(prompt, list):
-        # Several with weights of their own are blended, which no single prompt says.
+        # InvokeAI blends these prompts by their weights, which a single prompt cannot express.
         prompt = ", ".join(str(_fields(part).get("prompt", "")) for part in prompt)
-    words, negative = _split(prompt) if isinstance(prompt, str) else (None, None)
-    taken = ("prompt", "seed", "steps", "sampler", "cfg_scale", "width", "height")
+    positive, negative = _split(prompt) if isinstance(prompt, str) else (None, None)
+    used = ("prompt", "seed", "steps", "sampler", "cfg_scale", "width", "height")
     return Provenance(
         TOOL,
         str(metadata.get("app_version", "")),
         known(
-            prompt=words,
+            prompt=positive,
             negative_prompt=negative,
             seed=image.get("seed"),
             steps=image.get("steps"),
@@ -73,12 +74,12 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
             model=metadata.get("model_weights"),
             model_hash=metadata.get("model_hash"),
         ),
-        {key: value for key, value in image.items() if key not in taken and value not in (None, [], "", {}, False)},
+        {key: value for key, value in image.items() if key not in used and value not in (None, [], "", {}, False)},
     )
 
 
 def _dream(command: str) -> Provenance:
-    """A prompt in quotes, then switches: "a cat [dogs]" -s50 -S 7 -W512 -H512 -C7.5 -Ak_lms."""
+    """Reads a command line, a quoted prompt and options: "a cat [dogs]" -s50 -S 7 -W512 -H512 -C7.5 -Ak_lms."""
     prompt, rest = command, ""
     if command.startswith('"'):
         try:
@@ -87,23 +88,23 @@ def _dream(command: str) -> Provenance:
         except ValueError:
             prompt, _, rest = command[1:].rpartition('"')
     try:
-        words = shlex.split(rest)
+        arguments = shlex.split(rest)
     except ValueError:
-        words = rest.split()
+        arguments = rest.split()
     values: dict[str, str] = {}
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        switch = re.fullmatch(r"-(?:-(\w+)=?|([A-Za-z]))(.*)", word, re.DOTALL)
-        letter = switch and (LONG.get(switch[1]) if switch[1] else switch[2])
-        if switch and letter in DREAM:
-            values[DREAM[letter]] = switch[3] or following
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option = re.fullmatch(r"-(?:-(\w+)=?|([A-Za-z]))(.*)", argument, re.DOTALL)
+        letter = option and (LONG.get(option[1]) if option[1] else option[2])
+        if option and letter in DREAM:
+            values[DREAM[letter]] = option[3] or following
     if "sampler" in values:
         values["sampler"] = own_sampler(values["sampler"])
-    text, negative = _split(prompt)
-    return Provenance(TOOL, "", known(prompt=text, negative_prompt=negative, **values), {"Dream": command})
+    positive, negative = _split(prompt)
+    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), {"Dream": command})
 
 
 def _split(prompt: str) -> tuple[str, str]:
-    """The prompt without what stands in square brackets, and that: what it steers away from."""
+    """Splits off the negative prompt, which is in square brackets; returns the prompt and the negative prompt."""
     negative = re.findall(r"\[([^][]*)\]", prompt)
     return re.sub(r"\[[^][]*\]", "", prompt).strip(), ", ".join(negative)
 

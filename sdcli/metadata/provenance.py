@@ -1,43 +1,47 @@
-"""Where an image comes from, told with sdcli's own names."""
+"""How an image was generated, with the names of sdcli's settings."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.records import GridRecord, ImageRecord
+from sdcli.registry import SAMPLERS
+from sdcli.settings import ImageSettings, names
 
-KINDS: Mapping[str, type] = {
-    "prompt": str,
-    "negative_prompt": str,
-    "seed": int,
-    "rng": str,
-    "steps": int,
-    "sampler": str,
-    "scale": float,
-    "eta": float,
-    "width": int,
-    "height": int,
-    "precision": str,
-    "model": str,
-    "model_hash": str,
-}
-"""What is asked of every image, by the names of settings and jobs, in the order in which it is shown."""
-NEEDED = ("prompt", "seed", "steps", "sampler", "scale", "width", "height", "model")
-"""Without these an image cannot be drawn again."""
+
+
+@cache
+def kinds() -> dict[str, type]:
+    """The types of the values that are read from metadata: the settings of an image, and its model."""
+    found = {}
+    for name in names("image"):
+        annotation = ImageSettings.model_fields[name].annotation
+        types = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
+        found[name] = types[0] if isinstance(types[0], type) else str
+    return found | {"model": str, "model_hash": str}
+
+
+def needed() -> list[str]:
+    """The settings that are required to generate an image again."""
+    return [*names("image", essential=True), "model"]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a file says of how its image was drawn.
+    """How an image was generated, according to the metadata in its file.
 
-    settings: by the names of `KINDS`, as far as they are known. A sampler that sdcli has not keeps its foreign name.
-    other: what else the tool wrote that a person may want to see, by the tool's own names.
-    notes: what is to be known about the reading, in sentences' parts.
-    record: sdcli's own record, whole.
+    Attributes:
+        tool: the program that wrote the metadata.
+        version: the version of the program; empty if unknown.
+        settings: the known settings, by the names of `kinds`. A sampler that sdcli does not have keeps the tool's name.
+        other: other values that may be of interest, by the tool's names.
+        notes: limits of these values, each a sentence without a capital and full stop.
+        record: the record, if sdcli wrote the file.
+        unreadable: why the record cannot be read, if it cannot.
     """
 
     tool: str
@@ -45,47 +49,43 @@ class Provenance:
     settings: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] | None = None
+    record: ImageRecord | GridRecord | None = None
+    unreadable: str = ""
 
     @property
     def unknown(self) -> list[str]:
-        """Which of `NEEDED` the file does not tell."""
-        return [name for name in NEEDED if name not in self.settings]
+        """The names in `needed` that are missing from `settings`."""
+        return [name for name in needed() if name not in self.settings]
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """The values that are of their kind, numbers in words as numbers; the rest is left out."""
+    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others."""
     kept = {}
     for name, value in values.items():
-        converted = _number(value, KINDS[name]) if KINDS[name] in (int, float) else value
-        if isinstance(converted, KINDS[name]):
+        kind = kinds()[name]
+        converted = _number(value, kind) if kind in (int, float) else _switch(value) if kind is bool else value
+        if isinstance(converted, kind):
             kept[name] = converted
     return kept
+
+
+def _switch(value: Any) -> bool | None:
+    return {"true": True, "false": False}.get(str(value).lower())
 
 
 def _number(value: Any, kind: type) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        # Not by way of float, which has no room for large seeds.
+        # int(float(value)) would round large seeds.
         number = int(value) if isinstance(value, (int, str)) and kind is int else float(value)
         return number if math.isfinite(number) and number == kind(number) else None
     except (ValueError, OverflowError):
         return None
 
 
-def parsed(text: str | None) -> dict[str, Any] | None:
-    """A JSON object; None if it is none, broken, or nested too deep."""
-    try:
-        # ComfyUI writes NaN, which is no JSON.
-        value = json.loads(text or "", parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def own_sampler(name: str) -> str:
-    """The name in `SAMPLERS` of what other tools call `name`, where it is the same sampler; else `name`."""
+    """Returns the name in `SAMPLERS` of the sampler that other tools call `name`; `name` if sdcli does not have it."""
     others = {sampler.title.casefold(): own for own, sampler in SAMPLERS.items()}
     others |= {"dpmpp_2m": "dpm_solver", "pndm": "plms", "k_dpmpp_2m": "dpm_solver"}
     return others.get(name.casefold(), name)

@@ -1,7 +1,7 @@
-"""The texts that image files carry, whatever the format.
+"""Texts in image files of all formats.
 
-PNG has text chunks with names. JPEG and WebP have EXIF, whose UserComment holds the `parameters` text, and XMP, which
-holds sdcli's record as one property.
+PNG has named text chunks. JPEG and WebP have EXIF, with the `parameters` text in UserComment, and XMP, with sdcli's
+record as a property.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _UNICODE = b"UNICODE\0"
 
 
 def read(image: Image.Image) -> dict[str, str]:
-    """The texts of a decoded image, by name: PNG's chunks, and of EXIF and XMP what tools leave there."""
+    """Returns the texts of a decoded image by name: PNG text chunks, and texts that tools store in EXIF and XMP."""
     texts = {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
-    # A damaged EXIF raises whatever its parser stumbles over, and says so in warnings.
+    # For damaged EXIF, Pillow's parser raises errors of many types, and warns.
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exif = image.getexif()
         comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
         if isinstance(comment, bytes):
             texts.setdefault(COMMENT_KEY, decode_comment(comment))
-        # ComfyUI's WebP has its two texts where cameras have their maker and model.
+        # ComfyUI writes its two texts into the camera's make and model in WebP files.
         for tag in (_MAKE, _MODEL):
             name, colon, text = str(exif.get(tag, "")).partition(":")
             if colon and name.casefold() in ("prompt", "workflow"):
@@ -46,32 +46,32 @@ def read(image: Image.Image) -> dict[str, str]:
 
 
 def exif(software: str, comment: str) -> bytes:
-    """EXIF that names the software and holds the comment."""
+    """Returns EXIF data with the name of the software and a comment."""
     from PIL import Image
 
     tags = Image.Exif()
     tags[_SOFTWARE] = software
-    # UTF-16 in the order of the bytes that the rest has, which is what other tools write and read.
+    # Other tools use UTF-16 with the byte order of the EXIF data, which is big-endian here.
     tags.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + comment.encode("utf-16-be")
     return tags.tobytes()
 
 
 def decode_comment(data: bytes) -> str:
-    """EXIF's UserComment: 8 bytes that name the encoding, and the text.
+    """Decodes UserComment of EXIF: 8 bytes with the name of the encoding, then the text.
 
     Raises:
-        UnicodeError: it is not in the encoding that it names.
+        UnicodeError: the text does not have that encoding.
     """
     code, text = data[:8], data[8:]
     if code != _UNICODE:
         return text.decode(_CODES[code]) if code in _CODES else data.decode()
-    # Which byte comes first is written nowhere, and tools do both. A `parameters` text always has this in it.
+    # The comment does not state its byte order, and tools use both. Every `parameters` text contains "Steps: ".
     swapped = text.decode("utf-16-le", "replace")
     return swapped if "Steps: " in swapped else text.decode("utf-16-be")
 
 
 def xmp(record: str) -> bytes:
-    """An XMP packet with sdcli's record, which is JSON in ASCII, as its one property."""
+    """Returns an XMP packet with sdcli's record, which is JSON in ASCII, as its only property."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -81,7 +81,7 @@ def xmp(record: str) -> bytes:
 
 
 def _record_of_xmp(data: bytes | str) -> str | None:
-    """The record in an XMP packet, as an element or, where another program wrote it anew, as an attribute."""
+    """Returns the record in an XMP packet: an element, or an attribute if another program has rewritten the packet."""
     name = f"{NAMESPACE} record"
     depth = 0
     found: list[str] = []
@@ -96,13 +96,13 @@ def _record_of_xmp(data: bytes | str) -> str | None:
         nonlocal depth
         depth -= element == name
 
-    def text(words: str) -> None:
+    def text(data: str) -> None:
         if depth:
-            found.append(words)
+            found.append(data)
 
     def refuse(*_: object) -> None:
-        # Entities are how a small file becomes a large one.
-        raise ValueError("XMP has no document type")
+        # Entities, which a document type defines, can expand a small file to gigabytes.
+        raise ValueError("XMP must not have a document type")
 
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdcli.cache import Remembered
+from sdcli.cache import Cache
 
-_known = Remembered("hashes")
+_known = Cache("hashes")
 
 
 def of_file(path: Path) -> str:

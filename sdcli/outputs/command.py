@@ -1,4 +1,4 @@
-"""An image as the shell command that draws it again."""
+"""The shell command that generates an image again."""
 
 from __future__ import annotations
 
@@ -8,70 +8,71 @@ from typing import Any
 
 from sdcli.jobs import Job
 from sdcli.records import at_home
-from sdcli.settings import MODEL, PROMPT, SIZE, STAGES, Settings, flags
+from sdcli.settings import Settings, flags, names
 from sdcli.terminal import printable
-
-_ALWAYS = {"seed", "height", "width", "n_iter"}
-_PATHS = {"from_file", "wildcards", "model", "ckpt", "config", "safety_model"}
 
 
 def command_line(job: Job, settings: Settings | None = None) -> str:
-    """The `sdcli txt2img` command that draws the job's image, quoted for a POSIX shell.
+    """The `sdcli txt2img` command that generates the job's image, quoted for a POSIX shell.
 
-    It says seed, size and guidance scale, and of the rest what differs from the defaults. An image's noise comes after
-    that of the images before it in its run, so the command may have to draw these too; a second line, a comment, then
-    tells which of them is the image, or that flags do not lead to it. The comment has a line of its own because zsh
-    takes none behind a command that is typed in.
+    It names seed, size and guidance scale, and every other setting that differs from its default. The noise of an image
+    follows that of the images before it in its run, so the command may have to generate these, too. Then a second line,
+    a comment, says which image it is, or that no command generates it. The comment is on its own line because zsh takes
+    no comment after a command that is typed in.
 
     Args:
         job: the image.
-        settings: those of its run, for what a job does not hold: where its model lies, device, safety, watermark.
-            Without them the model is named as the job names it: a checkpoint by its file name alone.
+        settings: those of its run, for what the job does not contain: where the model is, device, safety, watermark.
+            Without them the model has the name that the job has: for a checkpoint its file name.
     """
-    values = job.model_dump(include=set(Settings.model_fields) - {"model"})
+    values = job.model_dump(include=set(names("image")))
     if settings is None:
         values |= _model(job)
     else:
-        values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (MODEL, STAGES)}
+        beside = {*names(rerun=True), *names(recorded=True)} - values.keys()
+        values |= {name: getattr(settings, name) for name in beside}
     samples, iterations, exact = _batches(job)
-    comment = f"# image {(iterations - 1) * samples + job.noise.row + 1} of those that this draws"
+    comment = f"# image {(iterations - 1) * samples + job.noise.row + 1} of those that this command generates"
     if samples == iterations == 1:
         comment = ""
     if not exact and settings is not None and settings.from_file not in (None, "-"):
-        # The whole run, less where its files go: what a row says stays in the prompt file.
-        values |= {name: getattr(settings, name) for name, flag, *_ in flags() if flag.panel in (PROMPT, SIZE)}
-        values |= {"seed_mode": settings.seed_mode}
+        # The whole run: the settings of a row are in the prompt file.
+        values |= {name: getattr(settings, name) for name in names("image", "run")}
         samples, iterations = settings.n_samples, settings.n_iter
-        comment = f"# image {job.index + 1} of those that this draws"
+        comment = f"# image {job.index + 1} of those that this command generates"
     else:
-        # The choices in the prompt are made; what looks like one is not to be made again.
-        values["compat"] = any(sign in job.prompt for sign in ("{", "__", "\\"))
+        # The choices of the template are made; characters that look like a choice are not to be read as one.
+        values["compat"] = any(character in job.prompt for character in ("{", "__", "\\"))
         if not exact:
-            comment = "# not the same image, which comes after batches of several sizes: sdcli rerun draws that"
+            comment = "# not the same image, which follows batches of several sizes: use sdcli rerun for that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
     return "\n".join(filter(None, (command_of(values), comment)))
 
 
 def command_of(values: Mapping[str, Any]) -> str:
-    """The `sdcli txt2img` command with these settings, by their names; those that are defaults are left out."""
+    """The `sdcli txt2img` command with these settings, by name, without those at their defaults."""
     words = ["sdcli", "txt2img"]
-    for name, flag, default, _ in flags():
+    for name, line, default, _ in flags():
         value = values.get(name, default)
-        if value is not None and (value != default or (name in _ALWAYS and name in values)):
-            words.append(flag.names[0] if value is True else _with_value(name, flag.names[0], str(value)))
+        # A switch that stands for other settings is not needed beside them.
+        if value is None or (line.stands_for and line.stands_for.keys() <= values.keys()):
+            continue
+        if value != default or (line.always_shown and name in values):
+            shown = line.names[0]
+            words.append(shown if value is True else _with_value(bool(line.path), shown, str(value)))
     return " ".join(words)
 
 
-def _with_value(name: str, flag: str, value: str) -> str:
-    # Others may see the command, and the home folder's name is nobody's business.
-    if name in _PATHS and (path := at_home(value)).startswith("~/"):
+def _with_value(is_path: bool, flag: str, value: str) -> str:
+    # Others may read the command, and the name of the home folder may name a person.
+    if is_path and (path := at_home(value)).startswith("~/"):
         return f"{flag} ~/{_quoted(path.removeprefix('~/'))}"
-    # A value that begins like a flag must not be taken for one.
+    # A value that begins with a dash must not be read as a flag.
     return f"{flag}={_quoted(value)}" if value.startswith("-") else f"{flag} {_quoted(value)}"
 
 
 def _quoted(word: str) -> str:
-    """A word for the shell. Control characters become escapes: the terminal that shows the command would obey them."""
+    """A word for the shell. Control characters become escapes, because a terminal would obey them."""
     if printable(word) == word:
         return shlex.quote(word)
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
@@ -79,16 +80,16 @@ def _quoted(word: str) -> str:
 
 
 def _model(job: Job) -> dict[str, Any]:
-    """The model's flag, as far as its name in records tells."""
+    """The setting that names the model, as far as the job's name for it says."""
     if job.model == "builtin":
         return {}
     return {"ckpt" if job.model.endswith((".ckpt", ".safetensors")) else "model": job.model}
 
 
 def _batches(job: Job) -> tuple[int, int, bool]:
-    """The fewest `n_samples` and `n_iter` that come to the image's noise, and whether they do."""
+    """The smallest `n_samples` and `n_iter` that reach the image's noise, and whether they reach it exactly."""
     noise = job.noise
-    # The numbers that a CUDA card draws for a row do not depend on the rows after it.
+    # The numbers that a CUDA device draws for a row do not depend on the rows after it.
     samples = noise.row + 1 if job.rng == "cuda" else noise.rows
     first = noise.before == (((noise.fixed_rows, 1),) if noise.fixed_rows else ())
     one_size = len({rows for rows, _ in noise.before} | {noise.rows}) == 1

@@ -1,4 +1,4 @@
-"""All images of a run side by side, as the original lays them out; long runs in pages."""
+"""Grid of all images of a run, with the layout of the original script; a long run has several pages."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from numpy.typing import NDArray
 from sdcli.jobs import Job
 
 PIXELS = 2**24
-"""The most that a page holds, 4096 x 4096: its mark is written in up to 100 bytes a pixel."""
+"""The most pixels of a page, 4096 x 4096, since writing its watermark takes up to 100 bytes of memory per pixel."""
 HEIGHT = 16_383
-"""The highest page, in pixels; past it viewers, and WebP, fail."""
+"""The greatest height of a page in pixels, the limit of WebP; image viewers have similar limits."""
 _PADDING = 2
 
 
 @dataclass(frozen=True)
 class Page:
-    """A finished sheet of images."""
+    """A finished page of a grid.
+
+    Attributes:
+        number: the index of the page in the run, from 0.
+        first: the job of the first image on the page.
+        pixels: (height, width, 3), RGB.
+    """
 
     number: int
-    """Its place among the run's pages, from 0."""
     first: Job
-    """The job of its first image."""
     pixels: NDArray[np.uint8]
-    """(height, width, 3)."""
 
 
 class Grid:
-    """Images in rows, with 2 black pixels around and between, cut into pages of whole rows.
+    """Lays images out in rows, with 2 black pixels around and between them, on pages of whole rows.
 
-    Only the page being filled is kept. A run that fits on one page gives the original's grid.
+    Only the current page is kept in memory. If all images fit on one page, it equals the grid of the original script.
 
     Args:
-        per_row: images in a row; fewer where a row of so many would be more than a page.
-        total: the most images there will be.
+        per_row: images in a row; a row has fewer if this many exceed a page.
+        total: the greatest number of images that are added.
     """
 
     def __init__(self, per_row: int, total: int) -> None:
@@ -47,27 +50,33 @@ class Grid:
         self.first: Job | None = None
 
     def add(self, job: Job, image: NDArray[np.uint8]) -> Page | None:
-        """Put the next image, (height, width, 3), in its place; the page, if that fills it.
+        """Adds the next image.
 
-        One of another size than the page's first is made to fit, with black where it leaves room.
+        Args:
+            job: the job of the image.
+            image: (height, width, 3). If its size differs from that of the page's first image, it is scaled to fit and
+                padded with black.
+
+        Returns:
+            The page if it is now full, else None.
         """
         if self.first is None:
             self._begin(job, *image.shape[:2])
         image = _fitted(image, self.cell_height - _PADDING, self.cell_width - _PADDING)
         row, column = divmod(self.filled, self.columns)
         top, left = row * self.cell_height + _PADDING, column * self.cell_width + _PADDING
-        self.sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+        self.pixels[top : top + image.shape[0], left : left + image.shape[1]] = image
         self.filled += 1
         return self.rest() if self.filled == self.rows * self.columns else None
 
     def rest(self) -> Page | None:
-        """The page begun and not yet full, cut to what it holds; None if there is no such page."""
+        """Returns the current page, cropped to its images; None if it has none."""
         if self.first is None:
             return None
         height = math.ceil(self.filled / self.columns) * self.cell_height + _PADDING
         width = min(self.filled, self.columns) * self.cell_width + _PADDING
-        page = Page(self.pages, self.first, np.ascontiguousarray(self.sheet[:height, :width]))
-        del self.sheet
+        page = Page(self.pages, self.first, np.ascontiguousarray(self.pixels[:height, :width]))
+        del self.pixels
         self.first = None
         self.pages += 1
         self.total -= self.filled
@@ -78,14 +87,14 @@ class Grid:
         self.cell_height, self.cell_width = height + _PADDING, width + _PADDING
         cell = self.cell_height * self.cell_width
         self.columns = max(1, min(self.per_row, self.total, PIXELS // cell))
-        at_most = max(1, min(PIXELS // (cell * self.columns), (HEIGHT - _PADDING) // self.cell_height))
-        self.rows = min(at_most, math.ceil(self.total / self.columns))
+        most_rows = max(1, min(PIXELS // (cell * self.columns), (HEIGHT - _PADDING) // self.cell_height))
+        self.rows = min(most_rows, math.ceil(self.total / self.columns))
         shape = (self.rows * self.cell_height + _PADDING, self.columns * self.cell_width + _PADDING, 3)
-        self.sheet = np.zeros(shape, dtype=np.uint8)
+        self.pixels = np.zeros(shape, dtype=np.uint8)
 
 
 def _fitted(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The image at its own proportions in the middle of so many black pixels."""
+    """Scales the image to fit, keeps its aspect ratio, and centres it on black."""
     if image.shape[:2] == (height, width):
         return image
     from PIL import Image, ImageOps

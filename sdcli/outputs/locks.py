@@ -1,7 +1,7 @@
-"""Locks on an output folder: who writes now, and who draws which job. The system frees a lock when its owner dies.
+"""Locks on an output folder: one for writing, and one per job. The system releases the locks of a process that exits.
 
-They are byte ranges of one hidden file that stays empty: a byte for the writer, and one for each job or file, at a
-place that its key gives. POSIX locks are a process's own, so a lock of the usual kind keeps threads apart.
+The locks are POSIX byte-range locks on one hidden, empty file: byte 0 for writing, and one byte for each job or file,
+computed from its key. POSIX locks belong to the whole process, so a `threading.RLock` excludes other threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 NAME = ".sdcli-lock"
 _WRITER = 0
-# Closing any descriptor of a file frees all locks that the process has on it, so each file is opened once.
+# Closing any descriptor of a file releases all locks of the process on that file, so each file is opened only once.
 _open: dict[tuple[int, int], int] = {}
 _threads = threading.RLock()
 
@@ -24,8 +24,11 @@ _threads = threading.RLock()
 class FolderLocks:
     """The locks of an output folder.
 
+    Args:
+        folder: an existing folder.
+
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +44,7 @@ class FolderLocks:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The only one to name files and write records in this folder."""
+        """Holds the lock for writing, so that no other process or thread names files or writes to the journal."""
         with _threads:
             self._lock(fcntl.LOCK_EX, _WRITER)
             try:
@@ -50,26 +53,26 @@ class FolderLocks:
                 self._lock(fcntl.LOCK_UN, _WRITER)
 
     def claim(self, key: str) -> bool:
-        """Take a job, or a file, by its key of hexadecimal digits; False where another process has it."""
+        """Claims a job or a file by its key, 16 or more hexadecimal digits; returns False if another process has it."""
         try:
-            self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, _place(key))
+            self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, _offset(key))
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def free(self, key: str) -> None:
-        """Give a job back."""
-        self._lock(fcntl.LOCK_UN, _place(key))
+        """Releases the claim on a job or a file."""
+        self._lock(fcntl.LOCK_UN, _offset(key))
 
-    def _lock(self, how: int, place: int) -> None:
+    def _lock(self, operation: int, offset: int) -> None:
         try:
-            fcntl.lockf(self._file, how, 1, place)
+            fcntl.lockf(self._file, operation, 1, offset)
         except OSError as error:
-            # A file system without locks: one process draws there as well as anywhere.
+            # On a file system without locks, a single process still works.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise
 
 
-def _place(key: str) -> int:
-    """The byte that stands for a job, of 2^62."""
+def _offset(key: str) -> int:
+    """Returns the byte for a key, one of 2^62."""
     return 1 + (int(key[:16], 16) >> 2)

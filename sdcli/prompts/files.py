@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import PromptFormat, names, options, spellings
+from sdcli.settings import PromptFormat, as_choice, names, spellings
 
 STDIN = "-"
 
@@ -44,8 +44,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in values:
             raise InputFileError(f"{name} is set twice", fix="Remove one of them.")
-        choices = options()[name].choices if name != "out" else ()
-        values[name] = value.replace("-", "_") if choices and isinstance(value, str) else value
+        values[name] = value if name == "out" else as_choice(name, value)
     if "prompt" not in values:
         raise InputFileError("the row has no prompt", fix="Every row needs one; a CSV file needs a column prompt.")
     for name in ("prompt", "out"):

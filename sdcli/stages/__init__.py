@@ -102,6 +102,9 @@ class Stages:
         self._progress = progress
         self._stages: list[Stage] = [stage for make in STAGES.values() if (stage := make(context)) is not None]
 
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages)
+
     def check(self, height: int, width: int) -> list[str]:
         """See `Stage.check`."""
         return [note for stage in self._stages if (note := stage.check(height, width))]
@@ -155,7 +158,7 @@ class Stages:
         if not images:
             return []
         try:
-            with memory_errors("Pass a smaller --n_samples, --H or --W, or --device cpu."):
+            with memory_errors("out of memory", fix="Pass a smaller --n_samples, --H or --W, or --device cpu."):
                 outcomes = stage.apply([image.pixels for image in images])
         except (ModelError, DeviceError) as error:
             if self._settings.on_error == "stop":

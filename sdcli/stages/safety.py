@@ -9,18 +9,20 @@ a `SafetyChecker` or None, and add one line to `sdcli.registry.SAFETY_CHECKERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.models.sources.hub import unreachable
+from sdcli.records import SafetyRecord
 from sdcli.registry import SAFETY_CHECKERS
+from sdcli.stages import Outcome, StageContext
 
 if TYPE_CHECKING:
     import torch
@@ -432,3 +434,53 @@ def _download(search: CheckerSearch) -> Path:
             fix=f"Try again with a network ({command}), or {other}.",
         ) from error
     raise no_checker
+
+
+class SafetyStage:
+    """Checks generated images, and replaces, blurs or withholds those that are flagged. See `sdcli.stages.Stage`."""
+
+    name = "safety"
+    works_on: Literal["image"] = "image"
+
+    def __init__(self, context: StageContext) -> None:
+        self._settings = context.settings
+        self._source = context.source
+        self._checker: SafetyChecker | None = None
+
+    def check(self, height: int, width: int) -> str:
+        return ""
+
+    def prepare(self, device: str) -> str:
+        """Finds the checker, and downloads it if it is named and missing."""
+        settings = self._settings
+        self._checker = find_checker(
+            settings.safety_checker,
+            model_folder=self._source.safety_checker(download=settings.safety_checker == "clip"),
+            safety_model=settings.safety_model,
+            offline=settings.offline,
+            device=device,
+            nsfw_threshold=settings.nsfw_threshold,
+        )
+        return "" if self._checker else "the safety checker is off"
+
+    def load(self) -> None:
+        if self._checker:
+            self._checker.load()
+
+    def apply(self, images: Sequence[Pixels]) -> list[Outcome]:
+        if self._checker is None:
+            return [Outcome(image) for image in images]
+        verdicts = self._checker.check(images)
+        return [self._outcome(image, verdict) for image, verdict in zip(images, verdicts, strict=True)]
+
+    def _outcome(self, image: Pixels, verdict: SafetyVerdict) -> Outcome:
+        action = self._settings.on_unsafe
+        record = SafetyRecord(
+            **asdict(verdict), source=self._checker.source if self._checker else "", done=action if verdict.flagged else None
+        )
+        if not verdict.flagged:
+            return Outcome(image, record)
+        return Outcome(withhold(image, action), record, f"unsafe by {verdict.checker}: --on-unsafe {action}")
+
+
+stage = SafetyStage

@@ -14,15 +14,17 @@ To add a method, write one file with a `Method`, and add one line to `sdcli.regi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, UsageError
+from sdcli.records import WatermarkRecord
 from sdcli.registry import WATERMARK_METHODS
+from sdcli.stages import Outcome, StageContext
 
 Pixels = NDArray[np.uint8]
 """A finished image: (height, width, 3), RGB, 0 to 255."""
@@ -324,3 +326,59 @@ DWT_DCT_SVD = Method(smallest=256 * 256, write=_encoder("dwtDctSvd"), read=_read
 ROBUST = Method(smallest=0, write=_write_robust, read=_read_svd, reads_like="dwtDctSvd")
 
 METHODS = WATERMARK_METHODS
+
+
+class WatermarkStage:
+    """Writes the watermark into files, and reads it back. See `sdcli.stages.Stage`."""
+
+    name = "watermark"
+    works_on: Literal["file"] = "file"
+
+    def __init__(self, context: StageContext) -> None:
+        self._settings = context.settings
+        self._default = context.spec.watermark_method
+        self._as_saved = context.as_saved
+        self._marks: dict[tuple[int, int], Mark] = {}
+
+    def mark(self, height: int, width: int) -> Mark | None:
+        """The watermark of an image of this size, in pixels; None with --no-watermark.
+
+        Raises:
+            UsageError: the text does not fit.
+        """
+        settings = self._settings
+        if settings.no_watermark:
+            return None
+        if (height, width) not in self._marks:
+            self._marks[height, width] = choose(
+                settings.watermark_method, self._default, height, width, settings.watermark
+            )
+        return self._marks[height, width]
+
+    def check(self, height: int, width: int) -> str:
+        mark = self.mark(height, width)
+        if mark is None:
+            return ""
+        require_library()
+        return mark.note
+
+    def prepare(self, device: str) -> str:
+        return ""
+
+    def load(self) -> None:
+        """Nothing: the libraries load with the first image."""
+
+    def apply(self, images: Sequence[Pixels]) -> list[Outcome]:
+        return [self._outcome(image) for image in images]
+
+    def _outcome(self, image: Pixels) -> Outcome:
+        mark = self.mark(*image.shape[:2])
+        if mark is None:
+            return Outcome(image)
+        marked = write(image, mark)
+        read = check(self._as_saved(marked), mark)
+        note = "" if read.found else f"the watermark cannot be read back: {read.wrong_bits} of {read.bits} bits are wrong"
+        return Outcome(marked, WatermarkRecord(**asdict(read)), note)
+
+
+stage = WatermarkStage

@@ -1,4 +1,4 @@
-"""Words from strangers on a terminal."""
+"""Text from files on a terminal."""
 
 import json
 
@@ -10,7 +10,7 @@ from sdcli.terminal import json_line, printable
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("plain 猫 👩‍🚀 e\u0301\u00a0\u3000\n\t", "plain 猫 👩‍🚀 e\u0301\u00a0\u3000\n\t"),
         ("\x1b]0;title\x07\x1b[2J\r", r"\x1b]0;title\x07\x1b[2J\x0d"),
@@ -18,12 +18,12 @@ from sdcli.terminal import json_line, printable
         ("\udcff\0", r"\udcff\x00"),
     ],
 )
-def test_what_steers_is_escaped_and_the_rest_is_not(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_only_unsafe_characters_are_escaped(text: str, escaped: str) -> None:
+    assert printable(text) == escaped
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_json_says_the_same(text: str) -> None:
+def test_an_escaped_json_line_has_the_same_value(text: str) -> None:
     line = json_line({"a": text})
     assert json.loads(line) == {"a": text}
     assert printable(line) == line

@@ -23,7 +23,9 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
     valid = [number for number in range(1, total + 1) if not exceeds_training(number, schedule)]
     if steps > total:
         raise UsageError(
-            f"--ddim_steps {steps} is more than the model's {total} timesteps", fix=f"Pass at most {max(valid)}."
+            f"--ddim_steps {steps} is more than the model's {total} timesteps",
+            fix=f"Pass at most {max(valid)}.",
+            settings=("steps", "sampler"),
         )
     below = max((number for number in valid if number < steps), default=None)
     above = min((number for number in valid if number > steps), default=None)
@@ -32,6 +34,7 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
         f"--ddim_steps {steps} does not work with DDIM and PLMS",
         why=f"The timesteps would reach {timesteps(steps, schedule)[0]}; the model's last one is {total - 1}.",
         fix=f"The nearest that work: {nearest}. --sampler dpm_solver takes any number from 2.",
+        settings=("steps", "sampler"),
     )
 
 

@@ -22,11 +22,13 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
             f"--ddim_steps {steps} does not work with DPM-Solver",
             why="It needs at least two steps.",
             fix="Pass 2 or more, or another sampler.",
+            settings=("steps", "sampler"),
         )
     if steps > schedule.num_train_timesteps:
         raise UsageError(
             f"--ddim_steps {steps} is more than the model's {schedule.num_train_timesteps} timesteps",
             fix=f"Pass at most {schedule.num_train_timesteps}.",
+            settings=("steps", "sampler"),
         )
 
 

@@ -22,6 +22,7 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
             "--sampler plms does not work with this model",
             why="The model was trained with a zero terminal SNR, and PLMS divides by the signal.",
             fix="Pass --sampler ddim.",
+            settings=("steps", "sampler"),
         )
     ddim.check(steps, schedule)
 

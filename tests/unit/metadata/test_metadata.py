@@ -1,4 +1,4 @@
-"""What files say of how their images were drawn, in the words of sdcli, of other tools, and of strangers."""
+"""Reading how an image was generated from the metadata of sdcli, of other tools, and of damaged files."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from sdcli.metadata import a1111, provenance, texts
 from sdcli.metadata.provenance import Provenance
 from tests.jobs import job
 
-WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
 
 
 def found(**read: str) -> Provenance:
-    told = provenance(read)
-    assert told is not None
-    return told
+    result = provenance(read)
+    assert result is not None
+    return result
 
 
 class TestRecord:
-    def test_it_goes_before_all_else(self) -> None:
+    def test_it_has_priority_over_other_metadata(self) -> None:
         record = {"sdcli": "9", "job": job(prompt="a dog").model_dump(mode="json")}
-        told = found(sdcli=json.dumps(record), parameters=a1111.write(job()), prompt="{}")
-        assert (told.tool, told.version, told.record) == ("sdcli", "9", record)
-        assert told.settings["prompt"] == "a dog"
-        assert told.unknown == []
+        result = found(sdcli=json.dumps(record), parameters=a1111.write(job()), prompt="{}")
+        assert (result.tool, result.version, result.record) == ("sdcli", "9", record)
+        assert result.settings["prompt"] == "a dog"
+        assert result.unknown == []
 
     @pytest.mark.parametrize("record", ["", "{", "[]", "null", "7", '{"job": 7}', '{"sdcli": "1"}', "[" * 100_000])
-    def test_a_damaged_one_counts_as_none(self, record: str) -> None:
+    def test_a_damaged_record_is_ignored(self, record: str) -> None:
         assert provenance({"sdcli": record}) is None
         assert found(sdcli=record, parameters=a1111.write(job())).record is None
 
-    def test_values_of_another_kind_are_left_out(self) -> None:
+    def test_values_of_the_wrong_type_are_left_out(self) -> None:
         values = {"prompt": 7, "steps": "many", "seed": True, "scale": float("inf"), "width": 1.5, "height": "64"}
         assert found(sdcli=json.dumps({"job": values})).settings == {"height": 64}
 
@@ -60,31 +60,31 @@ class TestA1111:
             ),
         ],
     )
-    def test_how_it_is_written(self, changes: dict[str, object], text: str) -> None:
+    def test_text_of_a_job(self, changes: dict[str, object], text: str) -> None:
         assert a1111.write(job(**changes), "9") == text
 
-    @given(WORDS, WORDS, WORDS, st.integers(0, 2**64 - 1), st.sampled_from(["ddim", "plms", "dpm_solver"]))
-    def test_what_is_written_is_read(self, prompt: str, negative: str, model: str, seed: int, sampler: str) -> None:
+    @given(TEXTS, TEXTS, TEXTS, st.integers(0, 2**64 - 1), st.sampled_from(["ddim", "plms", "dpm_solver"]))
+    def test_a_written_text_is_read_back(self, prompt: str, negative: str, model: str, seed: int, sampler: str) -> None:
         one = job(prompt=prompt, negative_prompt=negative, model=model, seed=seed, sampler=sampler)
-        told = found(parameters=a1111.write(one, "9"))
+        result = found(parameters=a1111.write(one, "9"))
         same = ("prompt", "negative_prompt", "model", "seed", "sampler", "steps", "scale", "width", "height", "rng")
-        assert {name: told.settings[name] for name in same} == one.model_dump(include=set(same))
-        assert (told.tool, told.version) == ("sdcli", "9")
+        assert {name: result.settings[name] for name in same} == one.model_dump(include=set(same))
+        assert (result.tool, result.version) == ("sdcli", "9")
 
-    def test_the_web_uis_own(self) -> None:
-        told = found(
+    def test_a_text_of_the_web_ui(self) -> None:
+        result = found(
             parameters="a castle, (dusk:1.2)\nby the sea <lora:mist:0.6>\nNegative prompt: people,\ncars\n"
             "Steps: 28, Sampler: Euler a, Schedule type: Automatic, CFG scale: 6.5, Seed: 3141592653, Size: 512x768, "
             'Model hash: a1b2c3d4e5, Model: coast_v2, Denoising strength: 0.4, Lora hashes: "mist: 0f0f, fog: 1e1e", '
             "Clip skip: 2, Version: v1.9.4"
         )
-        assert (told.tool, told.version) == ("AUTOMATIC1111's web UI", "v1.9.4")
-        assert told.settings == {
+        assert (result.tool, result.version) == ("AUTOMATIC1111's web UI", "v1.9.4")
+        assert result.settings == {
             "prompt": "a castle, (dusk:1.2)\nby the sea <lora:mist:0.6>", "negative_prompt": "people,\ncars",
             "seed": 3141592653, "rng": "cuda", "steps": 28, "sampler": "Euler a Automatic", "scale": 6.5, "width": 512,
             "height": 768, "model": "coast_v2", "model_hash": "a1b2c3d4e5",
         }  # fmt: skip
-        assert told.other == {
+        assert result.other == {
             "Denoising strength": "0.4", "Lora hashes": "mist: 0f0f, fog: 1e1e", "Clip skip": "2",
         }  # fmt: skip
 
@@ -100,26 +100,26 @@ class TestA1111:
             ("Sampler: Heun", "Heun"),
         ],
     )
-    def test_samplers_are_ours_only_where_they_are_the_same(self, written: str, own: str) -> None:
+    def test_only_equal_samplers_get_the_name_of_sdcli(self, written: str, own: str) -> None:
         assert found(parameters=f"x\nSteps: 4, {written}, Seed: 1").settings["sampler"] == own
 
-    def test_little_is_better_than_nothing(self) -> None:
-        told = found(parameters="Steps: 20, Seed: ?, Size: 512")
-        assert told.settings["prompt"] == ""
-        assert told.unknown == ["seed", "sampler", "scale", "height", "model"]
+    def test_missing_and_invalid_values_are_unknown(self) -> None:
+        result = found(parameters="Steps: 20, Seed: ?, Size: 512")
+        assert result.settings["prompt"] == ""
+        assert result.unknown == ["seed", "sampler", "scale", "height", "model"]
 
-    def test_a_comment_of_a_camera_is_no_prompt(self) -> None:
+    def test_a_comment_of_a_camera_is_not_a_prompt(self) -> None:
         assert provenance({"UserComment": "Holiday, 1999"}) is None
         assert found(UserComment="a cat\nSteps: 2, Seed: 1").settings["prompt"] == "a cat"
 
-    def test_parameters_of_another_form_are_shown(self) -> None:
-        told = found(parameters='{"a": 1}')
-        assert (told.tool, told.settings, told.other) == ("not known", {}, {"parameters": '{"a": 1}'})
+    def test_parameters_of_an_unknown_format_are_kept(self) -> None:
+        result = found(parameters='{"a": 1}')
+        assert (result.tool, result.settings, result.other) == ("not known", {}, {"parameters": '{"a": 1}'})
 
     @pytest.mark.parametrize(
         "text", ["Steps" * 200_000, "Steps: 1, " + 'a:"b, ' * 100_000, ":" * 500_000, '"' * 500_000]
     )
-    def test_long_nonsense_takes_no_time(self, text: str) -> None:
+    def test_long_invalid_text_is_read_fast(self, text: str) -> None:
         provenance({"parameters": text})
 
 
@@ -135,23 +135,23 @@ class TestUserComment:
             TEXT.encode(),
         ],
     )
-    def test_the_encodings_that_tools_use(self, data: bytes) -> None:
+    def test_encodings_that_tools_use(self, data: bytes) -> None:
         assert texts.decode_comment(data) == self.TEXT
 
     def test_ascii(self) -> None:
         assert texts.decode_comment(b"ASCII\0\0\0a cat") == "a cat"
 
     @pytest.mark.parametrize("data", [b"", b"UNICODE\0\xd8", b"ASCII\0\0\0\xff", b"\xff\xfe\xfd" * 9])
-    def test_broken_ones_leave_the_rest_readable(self, data: bytes) -> None:
+    def test_other_texts_are_read_despite_a_damaged_comment(self, data: bytes) -> None:
         exif = Image.Exif()
         exif.get_ifd(0x8769)[0x9286] = data
         buffer = io.BytesIO()
         Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif.tobytes(), xmp=texts.xmp('{"job": {"steps": 3}}'))
         with Image.open(buffer) as image:
             image.load()
-            told = provenance(texts.read(image))
-        assert told is not None
-        assert told.settings == {"steps": 3}
+            result = provenance(texts.read(image))
+        assert result is not None
+        assert result.settings == {"steps": 3}
 
 
 class TestXmp:
@@ -162,12 +162,12 @@ class TestXmp:
             image.load()
             return texts.read(image)
 
-    def test_as_another_program_writes_it_anew(self) -> None:
-        anew = (
+    def test_a_packet_that_another_program_has_rewritten(self) -> None:
+        rewritten = (
             '<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><r:Description xmlns:q="urn:sdcli" '
             "q:record='{&quot;a&quot;: &quot;&lt;&amp;&quot;}'/></r:RDF>"
         )
-        assert self.read(anew.encode()) == {"sdcli": '{"a": "<&"}'}
+        assert self.read(rewritten.encode()) == {"sdcli": '{"a": "<&"}'}
 
     @pytest.mark.parametrize(
         "xmp",
@@ -177,7 +177,7 @@ class TestXmp:
             b'<a xmlns="urn:sdcli">' + b"<b>" * 50_000,
         ],
     )  # fmt: skip
-    def test_broken_and_hostile_ones_say_nothing(self, xmp: bytes) -> None:
+    def test_damaged_and_malicious_packets_are_ignored(self, xmp: bytes) -> None:
         assert self.read(xmp) == {}
 
 
@@ -210,11 +210,11 @@ SETTINGS = {
 
 class TestComfyUI:
     def test_a_plain_graph(self) -> None:
-        told = found(prompt=json.dumps(GRAPH), workflow="{}")
-        assert (told.tool, told.settings, told.notes, told.unknown) == ("ComfyUI", SETTINGS, (), [])
-        assert told.other == {"scheduler": "normal"}
+        result = found(prompt=json.dumps(GRAPH), workflow="{}")
+        assert (result.tool, result.settings, result.notes, result.unknown) == ("ComfyUI", SETTINGS, (), [])
+        assert result.other == {"scheduler": "normal"}
 
-    def test_the_editors_graph_alone(self) -> None:
+    def test_a_graph_of_the_editor(self) -> None:
         def box(number: int, kind: str, widgets: list[Any], **inputs: int) -> dict[str, Any]:
             sockets = [{"name": name, "type": "?", "link": link} for name, link in inputs.items()]
             return {"id": number, "type": kind, "widgets_values": widgets, "inputs": sockets}
@@ -242,22 +242,22 @@ class TestComfyUI:
             "23": node("PrimitiveString", value="at dusk"),
             "24": node("PrimitiveInt", value=5),
         }
-        told = found(prompt=json.dumps(graph))
-        assert told.settings == SETTINGS | {
+        result = found(prompt=json.dumps(graph))
+        assert result.settings == SETTINGS | {
             "prompt": "a lighthouse, 灯台, at dusk",
             "seed": 5,
             "sampler": "euler karras",
         }
-        assert told.other == {"scheduler": "karras", "loras": ["mist.safetensors"]}
+        assert result.other == {"scheduler": "karras", "loras": ["mist.safetensors"]}
 
-    def test_of_two_samplers_the_first_drew_the_image(self) -> None:
+    def test_the_first_of_two_samplers_has_the_settings(self) -> None:
         second = sampler(steps=8, denoise=0.4, latent_image=["11", 0])
         graph = {"10": second, "11": node("LatentUpscale", samples=["3", 0], width=1024, height=1280), **GRAPH}
-        told = found(prompt=json.dumps(graph))
-        assert told.settings == SETTINGS
-        assert "2 samplers" in told.notes[0]
+        result = found(prompt=json.dumps(graph))
+        assert result.settings == SETTINGS
+        assert "2 samplers" in result.notes[0]
 
-    def test_the_sampler_in_parts(self) -> None:
+    def test_a_sampler_with_separate_nodes_for_its_settings(self) -> None:
         graph = GRAPH | {
             "3": node("SamplerCustomAdvanced", noise=["30", 0], guider=["31", 0], sampler=["32", 0], sigmas=["33", 0],
                       latent_image=["5", 0]),
@@ -268,19 +268,19 @@ class TestComfyUI:
         }  # fmt: skip
         assert found(prompt=json.dumps(graph)).settings == SETTINGS
 
-    def test_over_another_image(self) -> None:
+    def test_image_to_image_has_no_size(self) -> None:
         graph = GRAPH | {"5": node("VAEEncode", pixels=["40", 0], vae=["4", 2]), "40": node("LoadImage", image="a.png")}
-        told = found(prompt=json.dumps(graph))
-        assert told.unknown == ["width", "height"]
-        assert "another image" in told.notes[0]
+        result = found(prompt=json.dumps(graph))
+        assert result.unknown == ["width", "height"]
+        assert "another image" in result.notes[0]
 
-    def test_nan_as_comfyui_writes_it(self) -> None:
+    def test_nan_is_accepted(self) -> None:
         text = json.dumps(GRAPH).replace(
             '{"class_type": "SaveImage"', '{"is_changed": [NaN], "class_type": "SaveImage"'
         )
         assert found(prompt=text).settings == SETTINGS
 
-    def test_circles_end(self) -> None:
+    def test_a_graph_with_cycles(self) -> None:
         graph = GRAPH | {
             "3": sampler(seed=["50", 0], positive=["50", 0], latent_image=["50", 0], model=["3", 0]),
             "50": node("A", seed=["51", 0], latent_image=["51", 0], text=["51", 0]),
@@ -289,9 +289,9 @@ class TestComfyUI:
         assert found(prompt=json.dumps(graph)).tool == "ComfyUI"
 
     def test_a_graph_without_a_known_sampler(self) -> None:
-        told = found(prompt=json.dumps({"1": node("SaveImage", images=["2", 0])}))
-        assert (told.tool, told.settings) == ("ComfyUI", {})
-        assert told.notes
+        result = found(prompt=json.dumps({"1": node("SaveImage", images=["2", 0])}))
+        assert (result.tool, result.settings) == ("ComfyUI", {})
+        assert result.notes
 
     json_values = st.recursive(
         st.none()
@@ -314,7 +314,7 @@ class TestComfyUI:
     )
 
     @given(json_values)
-    def test_any_json_is_harmless(self, value: Any) -> None:
+    def test_any_json_is_read_without_an_error(self, value: Any) -> None:
         for key in ("prompt", "workflow", "invokeai_metadata", "sd-metadata", "sdcli"):
             provenance({key: json.dumps(value)})
 
@@ -326,13 +326,13 @@ class TestInvokeAI:
             "width": 512, "height": 448, "seed": 99, "rand_device": "cpu", "cfg_scale": 7.0, "steps": 30,
             "scheduler": "ddim", "model": {"name": "north", "hash": "blake3:00ff", "base": "sd-1"}, "loras": [],
         }  # fmt: skip
-        told = found(invokeai_metadata=json.dumps(metadata))
-        assert (told.tool, told.version, told.unknown) == ("InvokeAI", "5.4.0", [])
-        assert told.settings == {
+        result = found(invokeai_metadata=json.dumps(metadata))
+        assert (result.tool, result.version, result.unknown) == ("InvokeAI", "5.4.0", [])
+        assert result.settings == {
             "prompt": "a fjord", "negative_prompt": "", "seed": 99, "rng": "cpu", "steps": 30, "sampler": "ddim",
             "scale": 7.0, "width": 512, "height": 448, "model": "north", "model_hash": "blake3:00ff",
         }  # fmt: skip
-        assert told.other == {"generation_mode": "txt2img"}
+        assert result.other == {"generation_mode": "txt2img"}
         older = metadata | {"model": {"model_name": "north"}, "scheduler": "dpmpp_2m_k"}
         settings = found(invokeai_metadata=json.dumps(older)).settings
         assert (settings["model"], settings["sampler"]) == ("north", "dpmpp_2m_k")
@@ -343,27 +343,27 @@ class TestInvokeAI:
             "image": {"prompt": [{"prompt": "a [grey] fjord", "weight": 1.0}], "steps": 40, "cfg_scale": 7.5,
                       "seed": 5, "width": 512, "height": 512, "sampler": "plms", "type": "txt2img", "perlin": 0.2},
         }  # fmt: skip
-        told = found(**{"sd-metadata": json.dumps(metadata), "Dream": "ignored"})
-        assert told.settings == {
+        result = found(**{"sd-metadata": json.dumps(metadata), "Dream": "ignored"})
+        assert result.settings == {
             "prompt": "a  fjord", "negative_prompt": "grey", "seed": 5, "steps": 40, "sampler": "plms", "scale": 7.5,
             "width": 512, "height": 512, "model": "sd-1.4", "model_hash": "fe4e",
         }  # fmt: skip
-        assert told.other == {"type": "txt2img", "perlin": 0.2}
+        assert result.other == {"type": "txt2img", "perlin": 0.2}
 
     @pytest.mark.parametrize(
         "switches",
         ["-s50 -S99 -W512 -H448 -C7.5 -Ak_euler -U2 0.75", "-s 50 -S 99 -W 512 -H 448 -C 7.5 -A k_euler --grid"],
     )
     def test_dream(self, switches: str) -> None:
-        told = found(Dream=f'"a fjord, \\"blue\\" [fog]" {switches}')
-        assert told.settings == {
+        result = found(Dream=f'"a fjord, \\"blue\\" [fog]" {switches}')
+        assert result.settings == {
             "prompt": 'a fjord, "blue"', "negative_prompt": "fog", "seed": 99, "steps": 50, "sampler": "k_euler",
             "scale": 7.5, "width": 512, "height": 448,
         }  # fmt: skip
-        assert told.unknown == ["model"]
+        assert result.unknown == ["model"]
 
     @pytest.mark.parametrize("command", ["-", '"', "'", '"a" -s', "a -s x '", "[" * 20_000, '"a" ' + "-s" * 20_000])
-    def test_broken_commands_are_harmless(self, command: str) -> None:
+    def test_damaged_commands_are_read_without_an_error(self, command: str) -> None:
         assert found(Dream=command).tool == "InvokeAI"
 
 
@@ -375,8 +375,8 @@ def png(**chunks: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_compressed_chunk_that_grows_too_large_is_refused() -> None:
-    """Pillow's own limit, which `formats.opened` turns into words."""
+def test_a_compressed_chunk_that_expands_too_much_is_rejected() -> None:
+    """By Pillow's own limit, which `formats.opened` reports."""
     packed = b"parameters\0\0" + zlib.compress(b"x" * 50_000_000)
     chunk = len(packed).to_bytes(4, "big") + b"zTXt" + packed + zlib.crc32(b"zTXt" + packed).to_bytes(4, "big")
     data = png()
@@ -384,7 +384,7 @@ def test_a_compressed_chunk_that_grows_too_large_is_refused() -> None:
         Image.open(io.BytesIO(data[:33] + chunk + data[33:])).load()
 
 
-def test_comfyuis_webp_has_its_texts_in_exif() -> None:
+def test_texts_of_comfyui_in_exif_of_webp() -> None:
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0110] = f"prompt:{json.dumps(GRAPH)}"
     Image.new("RGB", (8, 8)).save(buffer, "WEBP", exif=exif.tobytes())

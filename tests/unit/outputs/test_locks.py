@@ -1,4 +1,4 @@
-"""Locks between processes: who writes, who draws which job, and that the dead hold nothing."""
+"""Locks between processes: writing, claims on jobs, and their release when a process is killed."""
 
 import hashlib
 import signal
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sdcli.outputs import locks
 from sdcli.outputs.locks import FolderLocks
 
-ONE, OTHER = (hashlib.sha256(word).hexdigest() for word in (b"one", b"other"))
+ONE, OTHER = (hashlib.sha256(name).hexdigest() for name in (b"one", b"other"))
 
 PROCESS = """
 import sys
@@ -25,10 +25,10 @@ from sdcli.outputs.locks import FolderLocks
 locks = FolderLocks(Path(sys.argv[1]))
 print("ready", flush=True)
 for line in sys.stdin:
-    what, _, key = line.strip().partition(" ")
-    if what == "claim":
+    command, _, key = line.strip().partition(" ")
+    if command == "claim":
         print(locks.claim(key), flush=True)
-    elif what == "free":
+    elif command == "free":
         print(locks.free(key), flush=True)
     else:
         with locks.writing():
@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 
 class Process:
-    """Another process with its own locks of a folder, which does as it is told."""
+    """Another process that locks the folder on command."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -47,17 +47,17 @@ class Process:
         )
         assert self.answer() == "ready"
 
-    def tell(self, words: str) -> None:
+    def send(self, command: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(words + "\n")
+        self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def ask(self, words: str) -> str:
-        self.tell(words)
+    def run(self, command: str) -> str:
+        self.send(command)
         return self.answer()
 
 
@@ -71,68 +71,68 @@ def another(folder: Path) -> Iterator[Process]:
         process.process.communicate()
 
 
-def test_a_job_is_one_process_s_until_it_is_freed(tmp_path: Path) -> None:
-    ours = FolderLocks(tmp_path)
+def test_a_job_is_claimed_by_one_process_until_it_is_released(tmp_path: Path) -> None:
+    folder_locks = FolderLocks(tmp_path)
     with another(tmp_path) as process:
-        assert ours.claim(ONE)
-        assert process.ask(f"claim {ONE}") == "False"
-        assert process.ask(f"claim {OTHER}") == "True"
-        assert not ours.claim(OTHER)
-        assert ours.claim(ONE), "one's own stays one's own"
-        ours.free(ONE)
-        assert process.ask(f"claim {ONE}") == "True"
-        assert not ours.claim(ONE)
-        process.ask(f"free {ONE}")
-        assert ours.claim(ONE)
-        assert not ours.claim(OTHER)
+        assert folder_locks.claim(ONE)
+        assert process.run(f"claim {ONE}") == "False"
+        assert process.run(f"claim {OTHER}") == "True"
+        assert not folder_locks.claim(OTHER)
+        assert folder_locks.claim(ONE), "a process can claim its job again"
+        folder_locks.free(ONE)
+        assert process.run(f"claim {ONE}") == "True"
+        assert not folder_locks.claim(ONE)
+        process.run(f"free {ONE}")
+        assert folder_locks.claim(ONE)
+        assert not folder_locks.claim(OTHER)
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
-    ours = FolderLocks(tmp_path)
+def test_a_killed_process_releases_its_locks(tmp_path: Path) -> None:
+    folder_locks = FolderLocks(tmp_path)
     with another(tmp_path) as process:
-        assert process.ask(f"claim {ONE}") == "True"
-        assert process.ask("write") == "writing"
-        assert not ours.claim(ONE)
+        assert process.run(f"claim {ONE}") == "True"
+        assert process.run("write") == "writing"
+        assert not folder_locks.claim(ONE)
         process.process.send_signal(signal.SIGKILL)
         process.process.wait()
-        assert ours.claim(ONE)
-        with ours.writing():
+        assert folder_locks.claim(ONE)
+        with folder_locks.writing():
             pass
 
 
-def test_one_process_writes_at_a_time_and_jobs_are_no_matter(tmp_path: Path) -> None:
-    ours = FolderLocks(tmp_path)
+def test_one_process_writes_at_a_time_and_can_still_claim_jobs(tmp_path: Path) -> None:
+    folder_locks = FolderLocks(tmp_path)
     entered = threading.Event()
 
     def write() -> None:
-        with ours.writing():
+        with folder_locks.writing():
             entered.set()
 
     with another(tmp_path) as process:
-        with ours.writing():
-            process.tell("write")
-            assert ours.claim(ONE)
+        with folder_locks.writing():
+            process.send("write")
+            assert folder_locks.claim(ONE)
         assert process.answer() == "writing"
-        assert ours.claim(OTHER), "while another writes"
+        assert folder_locks.claim(OTHER), "while another process writes"
         thread = threading.Thread(target=write)
         thread.start()
         assert not entered.wait(0.3)
-        process.tell("enough")
+        process.send("stop")
         assert process.answer() == "done"
         thread.join(20)
         assert entered.is_set()
 
 
-def test_writing_ends_with_an_error_too(tmp_path: Path) -> None:
-    ours = FolderLocks(tmp_path)
-    with pytest.raises(ValueError, match="no"), ours.writing():
+def test_an_error_releases_the_lock_for_writing(tmp_path: Path) -> None:
+    folder_locks = FolderLocks(tmp_path)
+    with pytest.raises(ValueError, match="no"), folder_locks.writing():
         raise ValueError("no")
     with another(tmp_path) as process:
-        assert process.ask("write") == "writing"
+        assert process.run("write") == "writing"
 
 
-def test_two_of_one_folder_in_one_process_keep_each_other_s_locks(tmp_path: Path) -> None:
-    """Closing a file frees all that its process has locked in it."""
+def test_two_objects_for_one_folder_share_their_locks(tmp_path: Path) -> None:
+    """Closing a file would release all locks of the process on it."""
     first = FolderLocks(tmp_path)
     assert first.claim(ONE)
     (tmp_path / "x").mkdir()
@@ -144,21 +144,21 @@ def test_two_of_one_folder_in_one_process_keep_each_other_s_locks(tmp_path: Path
     del second
     FolderLocks(tmp_path)
     with another(tmp_path) as process:
-        assert process.ask(f"claim {ONE}") == "False"
-        assert process.ask(f"claim {OTHER}") == "False"
+        assert process.run(f"claim {ONE}") == "False"
+        assert process.run(f"claim {OTHER}") == "False"
         first.free(OTHER)
-        assert process.ask(f"claim {OTHER}") == "True"
+        assert process.run(f"claim {OTHER}") == "True"
 
 
-def test_folders_are_no_matter_to_each_other(tmp_path: Path) -> None:
+def test_locks_of_two_folders_are_independent(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     assert FolderLocks(tmp_path / "a").claim(ONE)
     with another(tmp_path / "b") as process:
-        assert process.ask(f"claim {ONE}") == "True"
+        assert process.run(f"claim {ONE}") == "True"
 
 
-def test_a_folder_made_again_has_locks_again(tmp_path: Path) -> None:
+def test_a_folder_that_was_deleted_and_created_again_has_locks(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     assert FolderLocks(folder).claim(ONE)
@@ -167,14 +167,14 @@ def test_a_folder_made_again_has_locks_again(tmp_path: Path) -> None:
     folder.mkdir()
     again = FolderLocks(folder)
     with another(folder) as process:
-        assert process.ask(f"claim {ONE}") == "True"
+        assert process.run(f"claim {ONE}") == "True"
         assert not again.claim(ONE)
 
 
-def test_the_file_is_hidden_and_stays_empty(tmp_path: Path) -> None:
-    ours = FolderLocks(tmp_path)
-    ours.claim(ONE)
-    with ours.writing():
+def test_the_lock_file_is_hidden_and_empty(tmp_path: Path) -> None:
+    folder_locks = FolderLocks(tmp_path)
+    folder_locks.claim(ONE)
+    with folder_locks.writing():
         pass
     (file,) = tmp_path.iterdir()
     assert file.name.startswith(".")
@@ -182,6 +182,6 @@ def test_the_file_is_hidden_and_stays_empty(tmp_path: Path) -> None:
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_any_key_has_a_place_that_files_have_and_that_is_not_the_writer_s(digest: bytes) -> None:
-    place = locks._place(digest.hex())
-    assert locks._WRITER < place < 2**63 - 1
+def test_every_key_has_a_valid_offset_other_than_that_for_writing(digest: bytes) -> None:
+    offset = locks._offset(digest.hex())
+    assert locks._WRITER < offset < 2**63 - 1

@@ -1,4 +1,4 @@
-"""Watermarks: the library's to the byte, our own readable on every ground, and what cannot be refused in time."""
+"""Watermarks: methods equal to those of the library, `robust` on every background, and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BITS = np.unpackbits(np.frombuffer(TEXT.encode(), np.uint8))
 
 
 def scene(height: int, width: int, seed: int = 0) -> watermark.Pixels:
-    """Soft coloured patches with hard edges between some of them, over the whole range."""
+    """Coloured patches over the whole range of values, some with smooth and some with hard edges."""
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     soft = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
@@ -34,12 +34,12 @@ def scene(height: int, width: int, seed: int = 0) -> watermark.Pixels:
     return np.where(half[None, :, None], np.asarray(soft), np.asarray(hard)).astype(np.uint8)
 
 
-def icon(size: int, ground: int) -> watermark.Pixels:
-    """A shaded disc on a light ground, as the builtin model draws."""
+def icon(size: int, background: int) -> watermark.Pixels:
+    """A shaded disc on a flat background, like the images of the builtin model."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     inside = (x**2 + y**2 < 0.12)[..., None]
     shade = np.stack([240 - 60 * y, 120 + 200 * x, 30 + 90 * y], axis=-1).clip(0, 255)
-    return np.where(inside, shade, ground).round().astype(np.uint8)
+    return np.where(inside, shade, background).round().astype(np.uint8)
 
 
 def psnr(one: watermark.Pixels, other: watermark.Pixels) -> float:
@@ -49,7 +49,7 @@ def psnr(one: watermark.Pixels, other: watermark.Pixels) -> float:
 
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (258, 261), (134, 512)])
-def test_library_methods_write_the_originals_bytes(method: str, height: int, width: int) -> None:
+def test_library_methods_write_the_bytes_of_the_original_script(method: str, height: int, width: int) -> None:
     image = scene(height, width)
     encoder = WatermarkEncoder()
     encoder.set_watermark("bytes", TEXT.encode("utf-8"))
@@ -59,26 +59,26 @@ def test_library_methods_write_the_originals_bytes(method: str, height: int, wid
 
 
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
-def test_reading_is_the_librarys(method: str) -> None:
+def test_reading_equals_the_library(method: str) -> None:
     marked = write(scene(256, 320), Mark(TEXT, method))
     text = WatermarkDecoder("bytes", len(BITS)).decode(cv2.cvtColor(marked, cv2.COLOR_RGB2BGR), method)
     wrong = np.unpackbits(np.frombuffer(text, np.uint8)) != BITS
     assert check(marked, Mark(TEXT, method)).wrong_bits == wrong.sum()
 
 
-def test_reading_counts_votes_as_the_library_does() -> None:
-    """Of noise, where each bit's cells disagree; with 256 cells for 128 bits every second vote is a tie."""
+def test_votes_are_counted_as_in_the_library() -> None:
+    """For noise, where the cells of a bit disagree. With 256 cells for 128 bits, half of the votes are ties."""
     for seed in range(4):
         noise = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), dtype=np.uint8)
         for length in (8, 128, 136):
-            theirs = EmbedDwtDctSvd(wmLen=length).decode(np.ascontiguousarray(noise[..., ::-1]))
-            assert np.array_equal(ROBUST.read(noise, length), theirs)
+            by_library = EmbedDwtDctSvd(wmLen=length).decode(np.ascontiguousarray(noise[..., ::-1]))
+            assert np.array_equal(ROBUST.read(noise, length), by_library)
 
 
 @pytest.mark.parametrize("size", [96, 128, 256])
-@pytest.mark.parametrize("ground", [0, 244, 246, 255])
-def test_robust_reads_back_without_a_wrong_bit_and_hardly_shows(size: int, ground: int) -> None:
-    image = icon(size, ground)
+@pytest.mark.parametrize("background", [0, 244, 246, 255])
+def test_robust_reads_back_without_errors_and_is_hardly_visible(size: int, background: int) -> None:
+    image = icon(size, background)
     marked = write(image, Mark(TEXT, "robust"))
     assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
     assert psnr(marked, image) > 42
@@ -87,19 +87,19 @@ def test_robust_reads_back_without_a_wrong_bit_and_hardly_shows(size: int, groun
 
 @pytest.mark.parametrize("colour", list(itertools.product((0, 64, 128, 255), repeat=3)))
 def test_robust_reads_back_from_one_flat_colour(colour: tuple[int, int, int]) -> None:
-    """Where clipping leaves the library no room: white, black, and every corner of the colour cube."""
+    """Including colours that the library clips: white, black, and every corner of the colour cube."""
     marked = write(np.full((96, 96, 3), colour, np.uint8), Mark(TEXT, "robust"))
     assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
 
 
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(96, 160), width=st.integers(96, 160))
 @settings(max_examples=40, deadline=None)
-def test_robust_is_read_by_the_librarys_own_decoder(seed: int, height: int, width: int) -> None:
+def test_robust_is_read_by_the_decoder_of_the_library(seed: int, height: int, width: int) -> None:
     marked = write(scene(height, width, seed), Mark(TEXT, "robust"))
-    ours = check(marked, Mark(TEXT, "robust"))
-    theirs = EmbedDwtDctSvd(wmLen=len(BITS)).decode(np.ascontiguousarray(marked[..., ::-1])) != BITS
-    assert ours.found
-    assert ours.wrong_bits == theirs.sum()
+    back = check(marked, Mark(TEXT, "robust"))
+    by_library = EmbedDwtDctSvd(wmLen=len(BITS)).decode(np.ascontiguousarray(marked[..., ::-1])) != BITS
+    assert back.found
+    assert back.wrong_bits == by_library.sum()
 
 
 def test_robust_survives_jpeg() -> None:
@@ -110,7 +110,7 @@ def test_robust_survives_jpeg() -> None:
 
 @pytest.mark.parametrize("method", WATERMARK_METHODS)
 @pytest.mark.parametrize("image", [icon(256, 245), scene(256, 256), np.full((256, 256, 3), 130, np.uint8)])
-def test_no_mark_is_found_where_none_is(method: str, image: watermark.Pixels) -> None:
+def test_no_watermark_is_found_in_images_without_it(method: str, image: watermark.Pixels) -> None:
     assert not check(image, Mark(TEXT, method)).found
     other = write(image, Mark("another text, too", "robust"))
     assert not check(other, Mark(TEXT, method)).found
@@ -121,7 +121,7 @@ texts = st.text(min_size=1, max_size=30).filter(lambda text: not any(0xD800 <= o
 
 @given(st.sampled_from(list(WATERMARK_METHODS)), st.integers(1, 300), st.integers(1, 300), texts)
 @settings(max_examples=40, deadline=None)
-def test_what_fits_can_be_written_and_what_does_not_is_refused(method: str, height: int, width: int, text: str) -> None:
+def test_a_text_that_fits_is_written_and_any_other_is_rejected(method: str, height: int, width: int, text: str) -> None:
     image = np.full((height, width, 3), 120, np.uint8)
     image[::2, ::3] = 90
     before = image.copy()
@@ -140,7 +140,7 @@ def test_what_fits_can_be_written_and_what_does_not_is_refused(method: str, heig
     assert np.array_equal(image, before)
 
 
-def test_limits() -> None:
+def test_limits_of_size_and_text() -> None:
     assert fits("dwtDct", 256, 256, TEXT) is None
     assert "65,536" in (fits("dwtDct", 255, 256, TEXT) or "")
     assert fits("robust", 96, 96, TEXT) is None  # 144 cells for 136 bits
@@ -149,7 +149,7 @@ def test_limits() -> None:
     assert "144 bits" in (fits("robust", 88, 96, "Ä" * 9) or "")
 
 
-def test_auto_takes_what_suits_the_model_and_else_robust_and_says_so() -> None:
+def test_auto_uses_the_default_or_else_robust_with_a_note() -> None:
     assert choose("auto", "dwtDct", 512, 512, TEXT) == Mark(TEXT, "dwtDct")
     assert choose("auto", "robust", 512, 512, TEXT) == Mark(TEXT, "robust")
     small = choose("auto", "dwtDct", 128, 192, TEXT)
@@ -160,7 +160,7 @@ def test_auto_takes_what_suits_the_model_and_else_robust_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "size", "text", "says"),
+    ("method", "size", "text", "message"),
     [
         ("dwtDct", 128, TEXT, "--watermark-method robust"),
         ("auto", 64, TEXT, "--no-watermark"),
@@ -170,24 +170,24 @@ def test_auto_takes_what_suits_the_model_and_else_robust_and_says_so() -> None:
         ("rivaGan", 512, TEXT, "dwtDct"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_way_out(method: str, size: int, text: str, says: str) -> None:
-    with pytest.raises(UsageError) as refused:
+def test_errors_have_advice(method: str, size: int, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
         choose(method, "dwtDct", size, size, text)
-    assert says in str(refused.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("method", WATERMARK_METHODS)
-def test_search_finds_whatever_was_written(method: str) -> None:
-    # Noise, because dwtDct reads back from little else.
+def test_search_finds_the_watermark_of_every_method(method: str) -> None:
+    # Noise, since dwtDct does not read back from most other images.
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     marked = write(noise, Mark(TEXT, method))
     back = search(marked, TEXT, likely=method)
     assert back is not None
     assert back.found
     assert back.method == method
-    unaided = search(marked, TEXT)
-    assert unaided is not None
-    assert unaided.method == {"robust": "dwtDctSvd"}.get(method, method)
+    without_record = search(marked, TEXT)
+    assert without_record is not None
+    assert without_record.method == {"robust": "dwtDctSvd"}.get(method, method)
 
 
 def test_search_in_small_images() -> None:
@@ -215,7 +215,7 @@ def test_a_method_in_the_table_is_used_like_the_others(monkeypatch: pytest.Monke
     assert (back.method, back.found, back.wrong_bits) == ("rows", True, 0)
 
 
-@pytest.mark.parametrize(("text", "most"), [(TEXT, 27), ("fives", 8)])  # of 136; of 40, a fifth exactly
+@pytest.mark.parametrize(("text", "most"), [(TEXT, 27), ("fives", 8)])  # of 136 bits; of 40 bits, exactly a fifth
 def test_found_means_at_most_a_fifth_wrong(text: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bits = np.unpackbits(np.frombuffer(text.encode(), np.uint8))
     for wrong, found in ((most, True), (most + 1, False)):
@@ -226,7 +226,7 @@ def test_found_means_at_most_a_fifth_wrong(text: str, most: int, monkeypatch: py
         assert (back.wrong_bits, back.found) == (wrong, found)
 
 
-def test_a_missing_system_library_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_system_library_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *rest: object, **more: object) -> object:
@@ -235,7 +235,7 @@ def test_a_missing_system_library_is_said_with_what_to_do(monkeypatch: pytest.Mo
         return real(name, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as raised:
         write(scene(128, 128), Mark(TEXT, "robust"))
-    assert "libGL.so.1" in refused.value.why
-    assert "libgl1" in refused.value.fix
+    assert "libGL.so.1" in raised.value.why
+    assert "libgl1" in raised.value.fix
