@@ -25,8 +25,8 @@ def table() -> str:
         for _, flag, default, choices in group:
             names = ", ".join(f"`{name}`" for name in flag.names)
             shown = "" if default is None or default is False or default == "" else f"`{default}`"
-            help = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
-            lines.append(f"| {names} | {shown} | {_escape(help)} |")
+            text = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
+            lines.append(f"| {names} | {shown} | {_escape(text)} |")
         lines.append("")
     return "\n".join(lines)
 
