@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"`((?:sdcli|tests|training|benchmarks)/[\w./-]+)`")
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-PIP = {"--constraint"}
-"""Flags of pip that the documentation mentions."""
+OTHER_FLAGS = {"--constraint", "--help"}
+"""Flags of pip, and the one that Typer adds to every command."""
 
 
 def test_settings_table_is_up_to_date() -> None:
@@ -68,14 +69,28 @@ def test_flags_exist(page: Path) -> None:
     assert unknown == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_exist(page: Path) -> None:
+    """Paths of the repository in backticks. NAME stands for a file that the reader adds."""
+    paths = [path for path in PATH.findall(page.read_text()) if "NAME" not in path]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_architecture_names_every_module() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    modules = [path for path in (ROOT / "sdcli").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in modules]
+    assert [name for name in names if not name.startswith("__") and f"`{name}`" not in page] == []
+
+
 def _known_flags() -> set[str]:
-    """The flags of all commands, of the scripts in `training/` and `benchmarks/`, and some of pip."""
+    """The flags of all commands, of the scripts in `training/` and `benchmarks/`, and `OTHER_FLAGS`."""
     commands = typer.main.get_command(app)
     flags = {flag for command in [commands, *commands.commands.values()] for p in command.params for flag in p.opts}
     for folder in ("training", "benchmarks"):
         for script in (ROOT / folder).glob("*.py"):
             flags |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
-    return {_plain(flag) for flag in flags | PIP} | set(spellings())
+    return {_plain(flag) for flag in flags | OTHER_FLAGS} | set(spellings())
 
 
 def _plain(flag: str) -> str:
