@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # As many tests at once as there are cores, each on one: cores that are shared make threads wait for one another.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
-.PHONY: demo test check lint readme setup clean
+.PHONY: demo test check lint docs setup clean
 
 demo: setup
 	$(BIN)/sdcli txt2img --prompt "a red apple" --n_samples 4 --n_iter 1 --outdir outputs/demo
@@ -24,8 +24,10 @@ lint: setup
 	cd training && ../$(BIN)/mypy --config-file ../pyproject.toml .
 	$(BIN)/lint-imports
 
-readme: setup
-	$(BIN)/python -m sdcli.cli.reference README.md
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python -m sdcli.cli.reference docs/settings.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 setup: $(READY)
 
