@@ -10,16 +10,18 @@ each with `checkpoint.pt` and `log.jsonl`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from dataset import read_icons
+from arguments import training_parser
+from dataset import load_checkpoint, read_icons
 from icons import GROUNDS, Icon, inked, read_icon
 from numpy.typing import NDArray
 from PIL import Image
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -175,13 +177,13 @@ def load_judges(work: Path, drawings: Drawings, device: torch.device) -> list[Ju
     """The two as they stand."""
     judges = new_judges(drawings)
     for judge in judges:
-        checkpoint = work / "classifier" / judge.name / "checkpoint.pt"
-        judge.network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
+        checkpoint = load_checkpoint(work / "classifier" / judge.name)
+        judge.network.load_state_dict(checkpoint["network"])
         judge.network.to(device).eval().requires_grad_(False)
     return judges
 
 
-def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes: float) -> None:
+def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, share: float) -> None:
     """Train one of them for so many minutes, over all runs since the first."""
     device = torch.device(options.device)
     network = judge.network.to(device)
@@ -195,26 +197,26 @@ def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes
 
     parts = {"network": network, "optimizer": optimizer}
     folder = options.work / "classifier" / judge.name
-    session = Session(folder, minutes, parts, device, save_seconds=120, on_save=measure)
+    session = Session(folder, Budget.of(options, share=share), parts, device, save_seconds=120, on_save=measure)
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
         images = drawings.images(chosen, random).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             scores = network(images).float()
         loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
-        descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=64, lr=2e-3)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, batch=64, lr=2e-3)
+    options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     drawings = Drawings(read_icons(options.work))
     concepts, styles = new_judges(drawings)
-    train(concepts, drawings, options, (1 - STYLE_TIME) * options.minutes)
-    train(styles, drawings, options, STYLE_TIME * options.minutes)
+    train(concepts, drawings, options, 1 - STYLE_TIME)
+    train(styles, drawings, options, STYLE_TIME)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from icons import GROUNDS, Icon, ground_of
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 CELL = 8
@@ -25,6 +25,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     part.replace(path)
 
 
+def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads `checkpoint.pt` of a training's folder, see `session.Session`."""
+    checkpoint: dict[str, Any] = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
+    return checkpoint
+
+
 def latent_folder(work: Path, size: int) -> Path:
     """Where the cached latents of `size`-pixel images lie."""
     return work / f"latents-{size}"
@@ -33,6 +39,11 @@ def latent_folder(work: Path, size: int) -> Path:
 def imagined_file(folder: Path, kind: str) -> Path:
     """The latents that `imagine.py` writes into a latent folder."""
     return folder / f"imagined-{kind}.safetensors"
+
+
+def write_latents(path: Path, latents: Tensor) -> None:
+    """Writes a file of cached latents, in place of an earlier one."""
+    write_atomically(path, lambda part: save_file({"latents": latents}, part))
 
 
 def write_icons(work: Path, icons: list[Icon]) -> None:
@@ -136,8 +147,7 @@ class Redrawn:
     def load(cls, work: Path) -> Redrawn:
         """What `redraw.py` made so far."""
         redrawn = cls()
-        checkpoint: dict[str, Any] = torch.load(work / "redrawn" / "checkpoint.pt", weights_only=True)
-        redrawn.load_state_dict(checkpoint["redrawn"])
+        redrawn.load_state_dict(load_checkpoint(work / "redrawn")["redrawn"])
         return redrawn
 
     def add(self, icons: list[int], variants: list[int], latents: Tensor) -> None:

@@ -9,7 +9,6 @@ which `export.py` puts into the model card, and the contact sheets `singles.png`
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import new_parser
 from classifier import EDGE, Drawings, Judge, load_judges
 from dataset import Latents, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
@@ -33,7 +33,6 @@ from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae, psnr
 
-HERE = Path(__file__).parent
 SHEET_IMAGES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
 STYLE_WORDS = {"3d": "", "flat": ", flat", "outlined": ", outlined"}
 SHOWN = 60
@@ -241,17 +240,12 @@ def evaluate(
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--tokenizer", "--size", "--seed", "--device")
     parser.add_argument("--images", type=int, default=256, help="at most so many of each kind")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
     folder = options.work / "evaluation"

@@ -8,7 +8,6 @@ It reads the newest checkpoints, so it may run while training goes on. The figur
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -19,7 +18,8 @@ from string import Template
 from typing import Any
 
 import torch
-from dataset import read_icons
+from arguments import HERE, new_parser
+from dataset import load_checkpoint, read_icons
 from icons import GROUNDS, Icon
 from model import TEXT_WIDTH, Vocabulary, new_pipeline
 from PIL import Image
@@ -29,7 +29,6 @@ from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae
 
-HERE = Path(__file__).parent
 SHEETS = {
     "singles": "One thing",
     "held-out": "Style and concept never seen together",
@@ -93,10 +92,9 @@ def model_card(
 ) -> str:
     """The filled-in `model_card.md`."""
     evaluation = work / "evaluation" / "figures.json"
-    progress = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
+    unet = load_checkpoint(work / "unet")
     logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "imagined", "text")}
     vae, imagined, text = (json.loads(lines[-1]) for lines in logs.values())
-    size = json.loads((work / "unet" / "last" / "shape.json").read_text("utf-8"))["size"]
     return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
         megabytes=f"{megabytes:.1f}",
         unet_millions=f"{sizes['unet'] / 1e6:.1f}",
@@ -105,17 +103,17 @@ def model_card(
         width=TEXT_WIDTH,
         tokens=f"{len(vocabulary.tokenizer):,}",
         trained_tokens=f"{len(vocabulary):,}",
-        size=size,
-        latent=size // 8,
+        size=unet["size"],
+        latent=unet["size"] // 8,
         concepts=len({icon.label for icon in icons}),
         drawings=f"{len(icons):,}",
         styles=", ".join(f'"{style}"' for style in STYLES),
         grounds=", ".join(GROUNDS),
         sources="\n".join(f"| {style} | `{s.package}` {s.version} | {s.licence} |" for style, s in STYLES.items()),
         labels=" ".join(LABELS),
-        images=f"{progress['images']:,}",
-        steps=f"{progress['step']:,}",
-        minutes=round(progress["seconds"] / 60),
+        images=f"{unet['samples']:,}",
+        steps=f"{unet['step']:,}",
+        minutes=round(unet["seconds"] / 60),
         captions=f"{text['captions']:,}",
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
@@ -131,13 +129,11 @@ def model_card(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--tokenizer")
     parser.add_argument("--before", default="", help="for the card: what earlier training the parts started from")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; files of its parts are replaced")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))

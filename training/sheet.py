@@ -67,7 +67,7 @@ def contact_sheet(images: Sequence[Image.Image], texts: Sequence[str], columns: 
     return sheet
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     pipeline = StableDiffusionPipeline.from_pretrained(
         options.folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True
     )

@@ -21,12 +21,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from arguments import training_parser
 from codes import CODE_SIZE, NOTHING, REGIONS, VIEWS, Codes
-from dataset import Latents, read_icons
+from dataset import Latents, load_checkpoint, read_icons
 from icons import Icon
 from model import CODE, GROUND, REGION, SQUARE, STYLE, TEXT_WIDTH, UNITS, VIEW, Captions, Vocabulary
 from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
@@ -279,14 +280,12 @@ def tell(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tenso
     return states, (states + attended)[:, -REGIONS:]
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=PART, lr=1e-3)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--tokenizer", "--size", batch=PART, lr=1e-3)
     parser.add_argument(
         "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     icons = read_icons(options.work)
@@ -313,14 +312,16 @@ def main() -> None:
         if losses:
             means = np.mean(losses, 0).tolist()
             values = dict(zip(("names", "telling", "loss"), means, strict=False))
-            session.log(captions=session.step * options.batch, **values)
+            session.log(captions=session.samples, **values)
             losses.clear()
 
     parts = {"text_encoder": text_encoder, "optimizer": optimizer}
-    session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
+    session = Session(
+        options.work / "text", Budget.of(options), parts, device, save_seconds=60, samples=options.batch, on_save=log
+    )
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             names_only = done < NAMES_SHARE
             if losses and names_only != (len(losses[-1]) == 1):
                 log()
@@ -346,7 +347,7 @@ def main() -> None:
                 names, telling, squares = torch.stack(wrong).mean(0)
                 loss = 0.5 * names + TELLING_WEIGHT * telling + squares
                 losses.append((names.item(), telling.item(), squares.item()))
-        descend(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
         if session.step % 10 == 0:
             log()
 
@@ -354,8 +355,7 @@ def main() -> None:
 def load_text_encoder(work: Path, vocabulary: Vocabulary) -> CLIPTextModel:
     """The text encoder as it stands, float32 on the CPU."""
     text_encoder = vocabulary.new_text_encoder()
-    state = torch.load(work / "text" / "checkpoint.pt", map_location="cpu", weights_only=True)
-    text_encoder.load_state_dict(state["text_encoder"])
+    text_encoder.load_state_dict(load_checkpoint(work / "text")["text_encoder"])
     return text_encoder
 
 

@@ -1,13 +1,13 @@
-"""Train the UNet on what `prepare.py` cached, with the text encoder as `train_text.py` left it.
+"""Trains the UNet on the latents of `prepare.py`, with the frozen text encoder of `train_text.py`.
 
     python training/train_unet.py --tokenizer CLIP --minutes 120     # the learning rate falls to 0 at the end
-    python training/train_unet.py --tokenizer CLIP --steps 100000    # or over a number of steps, exact about seeds
+    python training/train_unet.py --tokenizer CLIP --steps 100000    # repeatable: depends on the seed only
     python training/train_unet.py --mixed-precision bf16 --batch 256 --workers 8 --compile ...     # on a GPU
-    python training/train_unet.py --start sdcli/models/builtin ...   # from the UNet of a model like ours
-    python training/train_unet.py --copying ...                      # first, to look closely at what the text tells
+    python training/train_unet.py --start sdcli/models/builtin ...   # from the UNet of a similar model
+    python training/train_unet.py --copying ...                      # first phase: rely on the text's layout
 
-Killed, it carries on from the last checkpoint. Writes `unet/last/` (all that training needs, with the averaged weights
-as `ema.safetensors`), `unet/log.jsonl` and, once `train_vae.py` has written its weights, sheets `unet/STEP.png`.
+After an interruption, the same command continues from the last checkpoint. Writes `unet/checkpoint.pt`,
+`unet/log.jsonl` and, once `train_vae.py` has written its weights, contact sheets `unet/STEP.png`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
-from dataset import CELL, Latents, read_icons
+from arguments import add_budget, new_parser
+from dataset import Latents, load_checkpoint, read_icons, write_atomically
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from icons import Icon
 from model import TEXT_WIDTH, Captions, Tensors, Vocabulary, new_pipeline, new_scheduler, new_unet, states_of
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scenes import NAME_END, Painter, Scenes, every_word, sentence_of
-from session import learning_rate
+from session import Budget, Session, learning_rate, optimise
 from sheet import GUIDANCE_SCALE, PROMPTS, contact_sheet, draw
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,7 +42,6 @@ from train_vae import load_vae
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-HERE = Path(__file__).parent
 COOL_DOWN = 0.4
 PAIR_SHARE = 0.4
 """Share of the images that show two things."""
@@ -70,21 +68,6 @@ PLACE_WEIGHT = 0.1
 
 START_SENTENCES = 600
 """From which `start_from` learns how an earlier text encoder's states follow from ours'."""
-
-
-class Progress:
-    """How far training has come; travels with the checkpoint."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.images = 0
-        self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
 
 
 @dataclass(frozen=True)
@@ -234,39 +217,28 @@ class Places(nn.Module):
         return torch.stack(losses).mean()
 
 
-def save_checkpoint(
-    accelerator: Accelerator, unet: UNet2DConditionModel, ema: EMAModel, progress: Progress, folder: Path
-) -> None:
-    """Write everything beside `folder`, then put it in place of the last checkpoint; all processes call it."""
-    part, old = folder.with_name("part"), folder.with_name("old")
-    if accelerator.is_main_process:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(part))
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
+def convert_checkpoint(folder: Path) -> None:
+    """Writes `checkpoint.pt` from a checkpoint of the earlier format, a folder of accelerate's; deletes that."""
+    old = next((path for path in (folder / "last", folder / "old") if path.exists()), None)
+    if old is None:
         return
-    names = [name for name, _ in unet.named_parameters()]
-    averaged = dict(zip(names, (weight.contiguous() for weight in ema.shadow_params), strict=True))
-    save_file(averaged, part / "ema.safetensors")
-    (part / "progress.json").write_text(json.dumps(vars(progress)) + "\n", "utf-8")
-    size = CELL * unet.config["sample_size"]
-    (part / "shape.json").write_text(json.dumps({"size": size}) + "\n", "utf-8")
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    state: dict[str, Any] = {"size": json.loads((old / "shape.json").read_text("utf-8"))["size"]}
+    for name, file in (("unet", "model.safetensors"), ("places", "model_1.safetensors")):
+        state[name] = {key.removeprefix("module."): weight for key, weight in load_file(old / file).items()}
+    for name, file in (("optimizer", "optimizer.bin"), ("ema", "custom_checkpoint_0.pkl")):
+        state[name] = torch.load(old / file, map_location="cpu", weights_only=True)
+    progress = json.loads((old / "progress.json").read_text("utf-8"))
+    state |= {"step": progress["step"], "samples": progress["images"], "seconds": progress["seconds"]}
+    write_atomically(folder / "checkpoint.pt", lambda path: torch.save(state, path))
+    shutil.rmtree(old)
 
 
 def load_averaged(work: Path) -> UNet2DConditionModel:
     """The UNet with the averaged weights of the last checkpoint, float32 on the CPU."""
-    folder = work / "unet" / "last"
-    if not folder.exists():
-        folder = folder.with_name("old")
-    size = json.loads((folder / "shape.json").read_text("utf-8"))["size"]
-    unet = new_unet(size)
-    unet.load_state_dict(load_file(folder / "ema.safetensors"))
+    state = load_checkpoint(work / "unet")
+    unet = new_unet(state["size"])
+    for weight, averaged in zip(unet.parameters(), state["ema"]["shadow_params"], strict=True):
+        weight.data.copy_(averaged)
     return unet.eval().requires_grad_(False)
 
 
@@ -304,44 +276,40 @@ def start_from(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float, help="training time, over all runs since the first")
-    length.add_argument("--steps", type=int)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
-    parser.add_argument("--variants", type=int, help="use only the first so many: less to learn in a short run")
-    parser.add_argument("--batch", type=int, default=32, help="images a step of each process")
-    parser.add_argument("--start", type=Path, help="diffusers folder of a model like ours, from whose UNet it starts")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--tokenizer", "--size", "--seed", "--mixed-precision")
+    add_budget(parser)
+    parser.add_argument("--variants", type=int, help="use only the first N variants: less to learn in a short run")
+    parser.add_argument("--batch", type=int, default=32, help="images per step and process")
+    parser.add_argument("--start", type=Path, help="diffusers folder of a similar model, whose UNet is the start")
     parser.add_argument(
-        "--copying", action="store_true", help="a first course: plain drawings, half of them from noise alone"
+        "--copying", action="store_true", help="first phase: plain images, half of them from pure noise"
     )
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
-    parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-steps", type=int, default=50, help="steps that a line of the log sums up")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the averaged weights")
+    parser.add_argument("--log-steps", type=int, default=50, help="steps that a line of the log averages")
     parser.add_argument("--checkpoint-minutes", type=float, default=5)
     parser.add_argument("--sheet-minutes", type=float, default=20)
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
+    parser.add_argument("--sheet-images", type=int, default=32, help="images on a contact sheet; 0 for no sheets")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches: some for a fast GPU")
     parser.add_argument("--compile", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     accelerator = Accelerator(mixed_precision=options.mixed_precision)
+    device = accelerator.device
     torch.manual_seed(options.seed)
     folder = options.work / "unet"
-    folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
+    if accelerator.is_main_process:
+        convert_checkpoint(folder)
+    accelerator.wait_for_everyone()
 
     unet = new_unet(options.size)
     text_encoder = load_text_encoder(options.work, vocabulary)
     text_encoder.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
-    checkpoint = next((path for path in (folder / "last", folder / "old") if path.exists()), None)
-    if options.start and checkpoint is None:
+    if options.start and not (folder / "checkpoint.pt").exists():
         random, scenes = np.random.default_rng(options.seed), Scenes(icons, PAIR_SHARE)
         sentences = [
             sentence_of(random, scenes.draw(random), icons).replace(NAME_END, "") for _ in range(START_SENTENCES)
@@ -354,73 +322,59 @@ def main() -> None:
     learning = [*unet.parameters(), *places.parameters()]
     optimizer = torch.optim.AdamW(learning, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMAModel(unet.parameters(), decay=options.ema, foreach=True)
-    progress = Progress()
-    text_encoder.to(accelerator.device)
-    prepared, places, optimizer = accelerator.prepare(unet, places, optimizer)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema, progress)
-    if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-    network = torch.compile(prepared) if options.compile else prepared
-    steps = range(progress.step, sys.maxsize)
-    signal = new_scheduler().alphas_cumprod.to(accelerator.device)
-    dataset = Batches(options, vocabulary, icons, accelerator.process_index)
-    batches = iter(DataLoader(dataset, batch_size=None, sampler=steps, num_workers=options.workers))
+    ema.to(device)
+    text_encoder.to(device)
+    parts = {"unet": unet, "places": places, "optimizer": optimizer, "ema": ema}
+    prepared, prepared_places, optimizer = accelerator.prepare(unet, places, optimizer)
+    sheeted = 0.0
 
     def sheet() -> None:
-        if not accelerator.is_main_process or not (options.work / "vae" / "config.json").exists():
+        file = folder / f"{session.step:07}.png"
+        if not session.main or not options.sheet_images or file.exists():
             return
-        averaged = load_averaged(options.work)
-        pipeline = new_pipeline(averaged, text_encoder, vocabulary, load_vae(options.work))
-        images = draw(pipeline, PROMPTS[:32], steps=20, scale=GUIDANCE_SCALE)
-        contact_sheet(images, PROMPTS[:32]).save(folder / f"{progress.step:07}.png")
+        if not (options.work / "vae" / "config.json").exists():
+            return
+        pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, load_vae(options.work))
+        prompts = PROMPTS[: options.sheet_images]
+        images = draw(pipeline, prompts, steps=20, scale=GUIDANCE_SCALE)
+        contact_sheet(images, prompts).save(file)
 
-    started, before = time.monotonic(), progress.seconds
-    saved = sheeted = before
+    def sheet_at_times() -> None:
+        nonlocal sheeted
+        if session.seconds - sheeted > options.sheet_minutes * 60:
+            sheet()
+            sheeted = session.seconds
+
+    session = Session(
+        folder, Budget.of(options), parts, device, save_seconds=options.checkpoint_minutes * 60,
+        samples=options.batch * accelerator.num_processes, extra={"size": options.size}, on_save=sheet_at_times,
+        accelerator=accelerator,
+    )  # fmt: skip
+    sheeted = session.seconds
+    network = torch.compile(prepared) if options.compile else prepared
+    signal = new_scheduler().alphas_cumprod.to(device)
+    dataset = Batches(options, vocabulary, icons, accelerator.process_index)
+    numbers = range(session.step, sys.maxsize)
+    batches = iter(DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=options.workers))
     losses: list[tuple[float, float]] = []
-    while True:
-        done = progress.seconds / 60 / options.minutes if options.minutes else progress.step / options.steps
-        if done >= 1:
-            break
-        batch = next(batches)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options.lr, progress.step, done, warmup=options.warmup, cool_down=COOL_DOWN)
-        device = accelerator.device
-        batch = batch.to(device)
-        # In bfloat16 always: what it tells is exact enough, and a CPU is three times as fast.
+    for step, done in session:
+        batch = next(batches).to(device)
+        # Always in bfloat16: these states are exact enough, and a CPU computes them three times as fast.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             states = batch.captions.spread(batch.captions.encode(text_encoder)).float()
         noisy, target = redrawn(network, batch, states, signal)
         prediction = network(noisy, batch.timesteps, encoder_hidden_states=states).sample
         errors = (prediction.float() - target).square().mean((1, 2, 3))
         loss = (errors * batch.weights).mean()
-        lost = places()
-        accelerator.backward(loss + PLACE_WEIGHT * lost)
-        accelerator.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(prepared.parameters())
+        lost = prepared_places()
+        rate = learning_rate(options.lr, step, done, warmup=options.warmup, cool_down=COOL_DOWN)
+        optimise(optimizer, loss + PLACE_WEIGHT * lost, rate)
+        ema.step(unet.parameters())
         losses.append((loss.item(), lost.item()))
-
-        progress.step += 1
-        progress.images += options.batch * accelerator.num_processes
-        # The main process keeps the time, or the others might stop, or save, one step sooner or later than it.
-        clock = torch.tensor(before + time.monotonic() - started, device=accelerator.device)
-        progress.seconds = float(broadcast(clock))
-        if progress.step % options.log_steps == 0 and accelerator.is_main_process:
+        if session.step % options.log_steps == 0:
             means = dict(zip(("loss", "places"), np.mean(losses, 0).tolist(), strict=True))
-            row = {**vars(progress), **means, "lr": optimizer.param_groups[0]["lr"]}
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            session.log(images=session.samples, **means, lr=rate)
             losses.clear()
-        if progress.seconds - saved > options.checkpoint_minutes * 60:
-            save_checkpoint(accelerator, unet, ema, progress, folder / "last")
-            saved = progress.seconds
-            if progress.seconds - sheeted > options.sheet_minutes * 60:
-                sheet()
-                sheeted = progress.seconds
-    save_checkpoint(accelerator, unet, ema, progress, folder / "last")
     sheet()
 
 

@@ -10,18 +10,20 @@ Writes `vae/` (a diffusers folder with the averaged weights), `vae/checkpoint.pt
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from arguments import training_parser
 from dataset import CELL, Latents, LatentStats, Redrawn, read_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
 from prepare import load_teacher
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -108,14 +110,12 @@ def psnr(vae: AutoencoderTiny, latents: Tensor, images: Tensor) -> tuple[float, 
     return values[0], values[1]
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=16, lr=3e-4)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--teacher", "--size", batch=16, lr=3e-4)
     parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
     parser.add_argument("--redrawn", action="store_true", help="half of the drawings are as the UNet redrew them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -159,7 +159,7 @@ def main() -> None:
         session.log(psnr=taught, psnr_round_trip=own)
 
     parts = {"vae": vae, "optimizer": optimizer, "ema": ema}
-    session = Session(folder, options.minutes, parts, device, save_seconds=180, on_save=measure)
+    session = Session(folder, Budget.of(options), parts, device, save_seconds=180, on_save=measure)
     for step, done in session:
         random = np.random.default_rng([options.seed, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -182,13 +182,13 @@ def main() -> None:
         noisy = (torch.stack(given_list).float() + noise).to(device, memory_format=torch.channels_last)
         wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             loss = image_loss(vae.decode(noisy).sample.float(), wanted)
             if step % ENCODER_EVERY == 0:
                 own = vae.encode(wanted).latents
                 loss = loss + image_loss(vae.decode(own).sample.float(), wanted)
                 loss = loss + functional.mse_loss(own.float(), codes.to(device))
-        descend(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
         ema.step(vae.parameters())
 
 
