@@ -259,7 +259,7 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("model = 'a'\nckpt = 'b'", 2, ["--model and --ckpt contradict", "FILE, line 1", "FILE, line 2"]),
         ("steps = \n", 3, ["FILE", "line 1"]),
         ("steps = 3\nsteps = 4\n", 3, ["FILE", "overwrite", "line 2"]),
-        ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 holds the byte 0xff"]),
+        ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 contains the byte 0xff"]),
         (None, 3, ["FILE", "No such file"]),
     ],
 )  # fmt: skip
