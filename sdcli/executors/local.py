@@ -142,10 +142,10 @@ class LocalExecutor:
 
     def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
-        from sdcli.models.tokenizer import words
+        from sdcli.models.tokenizer import measure
 
         texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
-        cut = {text: read.cut for text, read in zip(texts, words(model.tokenizer, texts), strict=True)}
+        cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))
