@@ -14,7 +14,7 @@ from sdcli.errors import DeviceError, ModelError
 from sdcli.events import BatchDone, BatchStarted, Loading, Note, Progress, StepDone
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
-from sdcli.memory import is_out_of_memory, memory_errors
+from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
 from sdcli.models.model import Model, ModelSource
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from sdcli.devices import Compute
     from sdcli.pipeline.samplers import Step
-
-LESS_MEMORY = "Pass a smaller --n_samples, --H or --W, or --device cpu."
 
 
 @dataclass
