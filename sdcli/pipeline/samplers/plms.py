@@ -58,4 +58,4 @@ def evaluations(steps: int, schedule: NoiseSchedule) -> int:
     return len(timesteps(steps, schedule)) + 1
 
 
-SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True)
+SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True, aliases=("pndm",))
