@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are read: enough to plan and refuse jobs."""
+"""What is known about a model before its weights are read: enough to plan jobs and to refuse them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class NoiseSchedule(BaseModel):
-    """How the model was trained to see noise; the fields and their names are those of diffusers' schedulers.
+    """The noise schedule that the model was trained with. Fields have the names that diffusers' schedulers use.
 
-    `timestep_spacing` "leading" with `steps_offset` 1 stands for the original script's own list of timesteps;
-    "trailing" and "linspace" for diffusers'.
+    `timestep_spacing` "leading" with `steps_offset` 1 gives the timesteps of the original script; "trailing" and
+    "linspace" give those of diffusers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,16 +28,17 @@ class NoiseSchedule(BaseModel):
 
 
 class ModelSpec(BaseModel):
-    """A model as plans see it. Reading it takes configuration files only, never weights."""
+    """The properties of a model that planning needs. They come from configuration files only, never from weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """As records name it: "builtin", a checkpoint's file name, a folder's name or a hub id."""
+    """The name in records: "builtin", the file name of a checkpoint, the name of a folder, or a hub id."""
     kind: Literal["builtin", "original", "diffusers"]
-    text: Literal["clip", "bert"]
+    family: str
+    """A name in `sdcli.registry.FAMILIES`."""
     latent_channels: int
-    """C: channels of the latents."""
+    """C: number of channels of the latents."""
     downscale: int
     """f: image pixels per latent pixel, on each side."""
     size_multiple: int
@@ -45,9 +46,9 @@ class ModelSpec(BaseModel):
     default_height: int
     default_width: int
     default_scale: float
-    """Guidance: the original's 7.5 for every model but the builtin one, which draws more cleanly with less."""
+    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images."""
     schedule: NoiseSchedule
     watermark_method: str
-    """The watermark that suits the model: "dwtDct" as the original, "robust" for the builtin model."""
+    """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin model."""
     has_safety_checker: bool = False
-    """Whether the model's own folder carries a CLIP safety checker."""
+    """Whether the model's folder contains a CLIP safety checker."""

@@ -1,18 +1,17 @@
-"""LAION-400M's text encoder: a transformer with norms first, 8 heads of 64 at any width, and no attention mask."""
+"""The text encoder of LAION-400M: a transformer with normalization first, 8 heads of 64, and no attention mask."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
-from sdcli.models.checkpoint_config import TextParams
+CONFIG: Any = LDMBertConfig  # has no types
 
-CONFIG: Any = LDMBertConfig  # bears no types
-
-# x-transformers' names and diffusers', layer by layer: x-transformers' even layers attend, its odd ones feed forward.
+# Names in x-transformers and in diffusers. In x-transformers, layers with even numbers are attention, odd ones MLPs.
 OUTER = {
     "token_emb.": "model.embed_tokens.",
     "pos_emb.emb.": "model.embed_positions.",
@@ -30,38 +29,32 @@ FEED_FORWARD = {"0.": "final_layer_norm.", "1.net.0.0.": "fc1.", "1.net.2.": "fc
 
 
 class BertTextModel(LDMBertModel):  # type: ignore[no-untyped-call]
-    """diffusers' model, asked for its output in a way that transformers 5 does not warn of."""
+    """diffusers' model, called in a way that does not make transformers 5 warn."""
 
     def forward(self, input_ids: torch.Tensor) -> Any:  # type: ignore[override]
-        """Tokens (batch, tokens) -> an output whose first field is (batch, tokens, width)."""
+        """Token ids (batch, tokens) -> an output whose first field is (batch, tokens, width)."""
         return super().forward(input_ids, return_dict=True)  # type: ignore[no-untyped-call]
 
 
-def build(params: TextParams) -> BertTextModel:
-    """The text encoder in the sizes of an original configuration, with weights still to come."""
-    return BertTextModel(
-        CONFIG(
-            vocab_size=params.vocab_size,
-            max_position_embeddings=params.max_seq_len,
-            encoder_layers=params.n_layer,
-            d_model=params.n_embed,
-            encoder_ffn_dim=4 * params.n_embed,
-            encoder_attention_heads=8,
-            head_dim=64,
-        )
-    )
+def build(config: Mapping[str, Any]) -> BertTextModel:
+    """The text encoder with arbitrary weights.
+
+    Args:
+        config: arguments of `LDMBertConfig`.
+    """
+    return BertTextModel(CONFIG(**config))
 
 
-def name(theirs: str) -> str:
-    """LDMBertModel's name for one of x-transformers'; the name itself if there is none."""
-    layer = re.match(r"attn_layers\.layers\.(\d+)\.", theirs)
+def name(original: str) -> str:
+    """The name in `LDMBertModel` of a tensor that has this name in x-transformers; unknown names are unchanged."""
+    layer = re.match(r"attn_layers\.layers\.(\d+)\.", original)
     if layer:
         number = int(layer[1])
         prefix, names = f"model.layers.{number // 2}.", FEED_FORWARD if number % 2 else ATTENTION
-        theirs = theirs[layer.end() :]
+        original = original[layer.end() :]
     else:
         prefix, names = "", OUTER
     for old, new in names.items():
-        if theirs.startswith(old):
-            return prefix + new + theirs.removeprefix(old)
-    return theirs
+        if original.startswith(old):
+            return prefix + new + original.removeprefix(old)
+    return original

@@ -1,4 +1,4 @@
-"""The YAML configuration beside an original checkpoint: sizes of its parts, and its noise schedule."""
+"""The YAML configuration of an original checkpoint: the sizes of its parts, and its noise schedule."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec, NoiseSchedule
-from sdcli.models import shipped
+from sdcli.models import families, shipped
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 MAX_SIZE = 1_000_000
 
-# The original's names on the left, diffusers' on the right. The original's "linear" is linear in the square roots.
+# Names in the original script, and in diffusers. The original's "linear" is linear in the square roots of the betas.
 BETA_SCHEDULES: dict[str, Literal["linear", "scaled_linear", "squaredcos_cap_v2"]] = {
     "linear": "scaled_linear",
     "sqrt_linear": "linear",
@@ -26,8 +26,8 @@ PREDICTION_TYPES: dict[str, Literal["epsilon", "v_prediction", "sample"]] = {
     "v": "v_prediction",
     "x0": "sample",
 }
-# What a conditioning key or a count of input channels other than v1's means.
-CONDITIONINGS = {"hybrid": "an inpainting or upscaling model", "concat": "a model that starts from an image"}
+# Kinds of models that have another conditioning key than text-to-image models.
+CONDITIONINGS = {"hybrid": "an inpainting or upscaling model", "concat": "an image-to-image model"}
 
 
 class UNetParams(BaseModel):
@@ -60,13 +60,17 @@ class VAEParams(BaseModel):
 
 
 class TextParams(BaseModel):
+    """The parameters of all text encoders; others than those below are kept in `model_extra`, for families to read."""
+
+    model_config = ConfigDict(extra="allow")
+
     version: str = CLIP_LARGE
-    """FrozenCLIPEmbedder: a name on the hub, or a folder with the text model's config.json and its vocabulary."""
+    """FrozenCLIPEmbedder: a hub id, or a folder with the text encoder's config.json and its vocabulary."""
     n_embed: PositiveInt = 1280
     n_layer: PositiveInt = 32
     max_seq_len: PositiveInt = 77
     vocab_size: PositiveInt = 30522
-    """BERTEmbedder: width, layers, tokens, size of the vocabulary."""
+    """BERTEmbedder: width, number of layers, number of tokens, size of the vocabulary."""
 
 
 class UNetConfig(BaseModel):
@@ -93,7 +97,7 @@ class ModelParams(BaseModel):
     image_size: PositiveInt = 64
     scale_factor: float = 1.0
     use_ema: bool = True
-    """Where the YAML does not say, the original draws with the averaged weights, if there are any."""
+    """Use the averaged weights if the checkpoint has them; the original script does so by default."""
     unet_config: UNetConfig
     first_stage_config: VAEConfig
     cond_stage_config: TextConfig
@@ -104,30 +108,40 @@ class ModelSection(BaseModel):
 
 
 class OriginalConfig(BaseModel):
-    """The fields of the YAML that decide what is drawn; all others are ignored, as they concern training."""
+    """The fields of the YAML that affect images; all others are ignored, as they concern training."""
 
     model: ModelSection
 
     @property
-    def text(self) -> Literal["clip", "bert"]:
-        return "bert" if _class(self.model.params.cond_stage_config.target) == "BERTEmbedder" else "clip"
+    def family(self) -> str:
+        """The name of the model's family.
+
+        Raises:
+            LookupError: no family has this text encoder; `read` refuses such configurations.
+        """
+        embedder = _class(self.model.params.cond_stage_config.target)
+        name = families.first(lambda family: family.embedder == embedder)
+        if name is None:
+            raise LookupError(embedder)
+        return name
 
     @property
     def downscale(self) -> int:
-        """f: how many times smaller latents are than images, on each side."""
+        """f: image pixels per latent pixel, on each side."""
         return 1 << (len(self.model.params.first_stage_config.params.ddconfig.ch_mult) - 1)
 
     def spec(self, name: str) -> ModelSpec:
+        """The properties of the model; `name` is the checkpoint's file name."""
         params = self.model.params
         unet = params.unet_config.params
         return ModelSpec(
             name=name,
             kind="original",
-            text=self.text,
+            family=self.family,
             latent_channels=unet.in_channels,
             downscale=self.downscale,
             size_multiple=self.downscale * 2 ** (len(unet.channel_mult) - 1),
-            default_height=512,  # the original's, whatever the model was trained on
+            default_height=512,  # as in the original script, for all models
             default_width=512,
             default_scale=7.5,
             schedule=NoiseSchedule(
@@ -146,31 +160,34 @@ def _class(target: str) -> str:
 
 
 def find(config: str) -> Path:
-    """The file of a configuration: where it says, else among those that ship with sdcli.
+    """The file of a configuration: a path, or one that ships with sdcli.
+
+    Args:
+        config: a path; the path of a shipped configuration, with or without "configs/"; or its file name.
 
     Raises:
-        ModelNotFound: in neither place.
+        ModelNotFound: there is no such file.
     """
     folder = shipped.configs()
-    asked = Path(config)
-    ours = sorted(folder.rglob("*.yaml"))
-    relative = Path(*asked.parts[1:]) if asked.parts[:1] == ("configs",) else asked
-    for path in (asked, folder / relative, *(path for path in ours if path.name == config)):
+    given = Path(config)
+    available = sorted(folder.rglob("*.yaml"))
+    relative = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
+    for path in (given, folder / relative, *(path for path in available if path.name == config)):
         if path.is_file():
             return path
     raise ModelNotFound(
-        f"there is no model configuration {config}",
-        fix="Give --config a file, or one of those that ship with sdcli: "
-        + ", ".join(f"configs/{path.relative_to(folder).as_posix()}" for path in ours)
+        f"the model configuration {config} does not exist",
+        fix="Pass the path of a file with --config, or one of those that ship with sdcli: "
+        + ", ".join(f"configs/{path.relative_to(folder).as_posix()}" for path in available)
         + ".",
     )
 
 
 def read(path: Path) -> OriginalConfig:
-    """A configuration read and checked.
+    """Read and check a configuration.
 
     Raises:
-        ModelError: not YAML, not a model's configuration, or of a model that sdcli does not draw with.
+        ModelError: the file is not YAML, not the configuration of a model, or that of a model that is not supported.
     """
     try:
         if path.stat().st_size > MAX_SIZE:
@@ -183,21 +200,21 @@ def read(path: Path) -> OriginalConfig:
         raise ModelError(
             f"the model configuration {path} is not YAML",
             why=" ".join(str(error).split()) + ".",
-            fix="Give the checkpoint's YAML with --config, the checkpoint itself with --ckpt.",
+            fix="Pass the YAML file of the checkpoint with --config, and the checkpoint with --ckpt.",
         ) from error
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors()[:3]]
+        wrong = [f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg']}" for each in error.errors()[:3]]
         raise ModelError(
             f"{path} is not the configuration of a text-to-image model",
             why="; ".join(wrong) + ".",
-            fix="configs/stable-diffusion/v1-inference.yaml is one that works.",
+            fix="See configs/stable-diffusion/v1-inference.yaml for an example.",
         ) from error
     _check(path, config.model.params)
     return config
 
 
 def _check(path: Path, params: ModelParams) -> None:
-    """Refuse what reads as a configuration but is of another kind of model."""
+    """Refuse valid configurations of models that are not supported."""
     unet = params.unet_config.params
     vae = params.first_stage_config
     text = _class(params.cond_stage_config.target)
@@ -206,22 +223,23 @@ def _check(path: Path, params: ModelParams) -> None:
     if not kind and unet.in_channels != unet.out_channels:
         kind = f"a model that takes {unet.in_channels} channels, as for inpainting,"
     if kind:
-        raise ModelError(f"{path} is the configuration of {kind}, which draws from more than words")
+        raise ModelError(f"{path} is the configuration of {kind}, which needs more inputs than a prompt")
     if text == "FrozenOpenCLIPEmbedder":
         raise ModelError(
             f"{path} is the configuration of a Stable Diffusion 2 model",
-            why="sdcli reads original checkpoints of version 1 only.",
-            fix="Give Stable Diffusion 2 as a diffusers folder or hub id with --model.",
+            why="Of Stable Diffusion, sdcli reads original checkpoints of version 1 only.",
+            fix="Pass a diffusers folder or a hub id of Stable Diffusion 2 with --model.",
         )
-    if text not in ("FrozenCLIPEmbedder", "BERTEmbedder"):
-        raise ModelError(f"{path} asks for the text encoder {text}", why="sdcli has CLIP and BERT.")
+    embedders = families.each("embedder")
+    if text not in embedders:
+        raise ModelError(f"{path} names the text encoder {text}", why=f"Supported: {', '.join(embedders)}.")
     if _class(vae.target) != "AutoencoderKL":
-        raise ModelError(f"{path} asks for the first stage {_class(vae.target)}", why="sdcli has AutoencoderKL.")
+        raise ModelError(f"{path} names the first stage {_class(vae.target)}", why="Supported: AutoencoderKL.")
     if unet.num_heads < 1 and unet.num_head_channels < 1:
-        raise ModelError(f"{path} gives the UNet neither num_heads nor num_head_channels")
+        raise ModelError(f"{path} sets neither num_heads nor num_head_channels of the UNet")
     if vae.params.embed_dim != sizes.z_channels or sizes.z_channels != unet.in_channels:
         raise ModelError(
             f"{path} contradicts itself",
-            why=f"The UNet takes {unet.in_channels} channels, the VAE has {sizes.z_channels} "
-            f"and embeds in {vae.params.embed_dim}.",
+            why=f"The UNet takes {unet.in_channels} channels, but the VAE's z_channels is {sizes.z_channels} "
+            f"and its embed_dim {vae.params.embed_dim}.",
         )

@@ -1,7 +1,7 @@
-"""One file of weights: what it is, the names in it, and its tensors, read without running anything that it holds.
+"""One file of weights: its format, the names in it, and its tensors, read without running any code in it.
 
-A checkpoint is `.safetensors`, or a pickle in one of PyTorch's two containers: a zip archive, or (before PyTorch 1.6)
-a row of pickles. What a file is, is decided by its bytes, not by its name. All but `read_tensors` works without torch.
+A checkpoint is a safetensors file, or a pickle in one of PyTorch's two containers: a zip archive, or (before PyTorch
+1.6) several pickles in a row. The bytes decide the format, not the file's name. Only `read_tensors` needs torch.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdcli.errors import ModelError, ModelNotFound
+from sdcli.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
 
 Container = Literal["zip", "legacy", "safetensors"]
 Shapes = Mapping[str, tuple[int, ...] | None]
-"""The names in a checkpoint and, where they can be told without torch, the shapes of its tensors."""
+"""The names in a checkpoint and, if they can be read without torch, the shapes of its tensors."""
 
-# What torch.save writes first in the container without a zip archive.
+# The number that torch.save writes first in the older container.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_SAFETENSORS_HEADER = MAX_PICKLE = 100_000_000
 
-DOWNLOAD_AGAIN = "Download it again, and compare its size with the one where it came from."
+DOWNLOAD_AGAIN = "Download it again, and compare its size with that of the source."
 
 
 class Inert:
-    """Stands for each object of a class that no checkpoint has need of: takes any arguments and state, does nothing."""
+    """Replaces every class that a checkpoint does not need: takes any arguments and state, and does nothing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Inert:
         return super().__new__(cls)
@@ -47,65 +48,66 @@ class Inert:
 
 
 def container(path: Path) -> Container:
-    """What kind of file `path` is, by its first bytes.
+    """The format of a file, by its first bytes.
 
     Raises:
-        ModelNotFound: there is no such file.
-        ModelError: it cannot be read, or is no checkpoint; says what it is instead.
+        ModelNotFound: the file does not exist.
+        ModelError: it cannot be read, or is not a checkpoint; the error says what it is instead.
     """
     if path.is_dir():
         raise ModelError(
             f"{path} is a folder, not a checkpoint",
-            fix="Give the file in it, or the folder itself with --model if it is a diffusers model.",
+            fix="Pass the file in it with --ckpt, or the folder with --model if it is a diffusers model.",
         )
     if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is not a file", fix="Give the checkpoint's file.")
+        raise ModelError(f"{path} is not a file", fix="Pass the path of a checkpoint with --ckpt.")
     try:
         with path.open("rb") as file:
             head = file.read(1024)
         size = path.stat().st_size
     except FileNotFoundError:
-        raise ModelNotFound(f"there is no checkpoint {path}", fix="Check the path given with --ckpt.") from None
+        raise ModelNotFound(f"the checkpoint {path} does not exist", fix="Check the path that --ckpt has.") from None
     except OSError as error:
         raise ModelError(
             f"the checkpoint {path} cannot be read",
             why=f"{error.strerror or error}.",
             fix="Check the file's permissions and its disk.",
         ) from error
-    # First, as the eight bytes before the brace are a length and may look like anything.
+    # Checked first: the eight bytes before the brace are a length, and may look like the start of another format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head.startswith(b"\x80"):
         return "legacy"
-    raise ModelError(f"{path} is not a checkpoint", why=_what_it_is(head, size), fix=DOWNLOAD_AGAIN)
+    raise ModelError(f"{path} is not a checkpoint", why=_describe(head, size), fix=DOWNLOAD_AGAIN)
 
 
-def _what_it_is(head: bytes, size: int) -> str:
+def _describe(head: bytes, size: int) -> str:
+    """What a file is that is not a checkpoint, from its first bytes and its size in bytes."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not size:
         return "The file is empty."
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "It is a web page: the download was of the page, not of the file."
+        return "It is a web page: the page was downloaded instead of the file."
     if text.startswith(b"version https://git-lfs"):
-        return "It is a Git LFS pointer, which stands for the file; `git lfs pull` in its repository fetches the file."
+        return "It is a Git LFS pointer to the file; `git lfs pull` in its repository downloads the file."
     if text.startswith((b"{", b"[")):
-        return "It is JSON: perhaps a server's answer that the download failed."
+        return "It is JSON: perhaps the error message of a server."
     if not any(head):
-        return "It is filled with zeros: the download did not end."
+        return "It contains zeros only: the download is incomplete."
     if size < 1024:
-        return f"It is {size} bytes of something else."
+        return f"It contains {size} bytes of another format."
     return "It is neither a PyTorch file (.ckpt) nor a .safetensors file."
 
 
 def shapes(path: Path) -> Shapes:
-    """The names in a checkpoint, and the shapes where they can be told without torch (safetensors).
+    """The names in a checkpoint, and the shapes if they can be read without torch (safetensors).
 
-    For a pickle these are all strings in it: the tensors' names and some more.
+    For a pickle the result contains all strings in it: the names of the tensors and others.
 
     Raises:
-        ModelError: the file is cut short, damaged, or not a checkpoint after all.
+        ModelError: the file is cut short, damaged, or not a checkpoint.
     """
     kind = container(path)
     try:
@@ -114,15 +116,15 @@ def shapes(path: Path) -> Shapes:
         return {arg: None for name, arg in _operations(path, kind) if name.endswith(("UNICODE", "UNICODE8", "STRING"))}
     except ModelError:
         raise
-    except Exception as error:  # whatever a damaged file can bring about in json, zipfile and pickletools
+    except Exception as error:  # json, zipfile and pickletools raise many types for damaged files
         raise _damaged(path, error) from error
 
 
 def size(path: Path) -> int:
-    """Bytes that the weights in a file take in float32: reckoned from their shapes, or else the file's own size.
+    """Bytes that the weights take in float32, from their shapes (safetensors); for a pickle, the size of the file.
 
     Raises:
-        ModelError: as `shapes`.
+        ModelError: as for `shapes`.
     """
     if container(path) != "safetensors":
         return path.stat().st_size
@@ -147,12 +149,12 @@ def _safetensors_shapes(path: Path) -> Shapes:
     header.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size < end:
-        raise ValueError(f"It has {size:,} bytes of {end:,}")
+        raise ValueError(f"It contains {size:,} bytes of {end:,}")
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
 def _operations(path: Path, kind: Container) -> Iterator[tuple[str, Any]]:
-    """The operations of the pickle in a checkpoint, (name, argument), taken apart but not run."""
+    """The operations (name, argument) of the pickle in a checkpoint, without running them."""
     if kind == "zip":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -160,11 +162,11 @@ def _operations(path: Path, kind: Container) -> Iterator[tuple[str, Any]]:
             if len(records) != 1 or any(name.endswith("/constants.pkl") for name in names):
                 raise ModelError(
                     f"{path} is not a checkpoint",
-                    why="It is a zip archive, but not one with the weights of a model as torch.save writes them.",
-                    fix="If it is an archive of a model's files, unpack it and give the file inside.",
+                    why="It is a zip archive, but torch.save did not write it.",
+                    fix="If it is an archive of a model's files, unpack it and pass the file in it.",
                 )
             if archive.getinfo(records[0]).file_size > MAX_PICKLE:
-                raise ValueError("Its table of contents is too large to be one")
+                raise ValueError(f"Its table of contents is larger than {MAX_PICKLE:,} bytes")
             data = archive.read(records[0])
         yield from ((operation.name, arg) for operation, arg, _ in pickletools.genops(data))
         return
@@ -175,19 +177,19 @@ def _operations(path: Path, kind: Container) -> Iterator[tuple[str, Any]]:
                 why="It is a Python pickle, but not one that torch.save wrote.",
                 fix="Get the model as .ckpt or .safetensors.",
             )
-        for _ in range(3):  # the version of the layout, sizes of C's integers, the saved object
+        for _ in range(3):  # the version of the format, the sizes of C integers, the saved object
             yield from ((operation.name, arg) for operation, arg, _ in pickletools.genops(file))
 
 
 def _globals(path: Path, kind: Container) -> set[str]:
-    """The full names of all functions and classes that the pickle names, as Python 3 calls them."""
+    """The full names of all functions and classes in the pickle, with the names that they have in Python 3."""
     found = set()
     for operation, arg in _operations(path, kind):
         if operation == "PROTO" and arg > 2:
             raise ModelError(
                 f"the checkpoint {path} is pickled with protocol {arg}",
-                why="PyTorch reads protocol 2, its own, without running what is in the file, and no other.",
-                fix="Get the model as .safetensors, or saved by torch.save as it does by default.",
+                why="PyTorch reads only protocol 2, its default, without running code in the file.",
+                fix="Get the model as .safetensors, or saved by torch.save with its default protocol.",
             )
         if operation == "GLOBAL":
             module, _, name = arg.partition(" ")
@@ -197,38 +199,39 @@ def _globals(path: Path, kind: Container) -> set[str]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, mapped from the file where that can be, else read.
+    """The tensors of a checkpoint by name, memory-mapped if possible.
 
-    Nothing in the file is ever run. PyTorch's own restricted unpickler reads it, which makes tensors and plain
-    containers only; each other class that the file names is taken to be `Inert`.
+    No code in the file is run. PyTorch's restricted unpickler reads it and creates only tensors and plain containers;
+    `Inert` replaces all other classes in the file.
 
     Raises:
-        ModelError: the file is damaged, holds no tensors, or asks for more than a checkpoint may.
-        MemoryError: it does not fit into memory.
+        ModelError: the file is damaged, contains no tensors, or calls functions that a checkpoint must not call.
+        Exception: one that `sdcli.memory.is_out_of_memory` recognizes.
     """
     kind = container(path)
     try:
         tensors = _read_safetensors(path) if kind == "safetensors" else _read_pickle(path, kind)
-    except (ModelError, MemoryError):
+    except ModelError:
         raise
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"the checkpoint {path} was not loaded",
-            why=f"It asks for more than tensors: {_asked_for(error)}. It may hold a program meant to harm.",
-            fix="Get the model as .safetensors, which cannot hold programs.",
+            why=f"It contains more than tensors: {_refused(error)}. It may be malicious.",
+            fix="Get the model as .safetensors, a format that cannot contain code.",
         ) from error
-    except Exception as error:  # whatever a damaged file can bring about in torch
-        if "memory" in str(error):
-            raise MemoryError(str(error)) from error
+    except Exception as error:  # torch raises many types for damaged files
+        if is_out_of_memory(error):
+            raise
         raise _damaged(path, error) from error
     if not tensors:
-        raise ModelError(f"the checkpoint {path} holds no tensors", fix=DOWNLOAD_AGAIN)
+        raise ModelError(f"the checkpoint {path} contains no tensors", fix=DOWNLOAD_AGAIN)
     return tensors
 
 
-def _asked_for(error: Exception) -> str:
+def _refused(error: Exception) -> str:
+    """What PyTorch's unpickler refused, from its message."""
     found = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+|Can only .*?)(?:\n|$)", str(error))
-    return (found[1] or found[2]) if found else "something unknown"
+    return (found[1] or found[2]) if found else "an unknown operation"
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -243,7 +246,7 @@ def _read_pickle(path: Path, kind: Container) -> dict[str, torch.Tensor]:
     from torch.serialization import safe_globals
 
     inert: list[Any] = [(Inert, name) for name in sorted(_globals(path, kind))]
-    with safe_globals(inert):  # what torch knows itself comes first
+    with safe_globals(inert):  # torch's own classes have precedence
         saved = torch.load(path, map_location="cpu", mmap=_mappable(path, kind), weights_only=True)
     if isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict):
         saved = saved["state_dict"]
@@ -263,7 +266,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _mappable(path: Path, kind: Container) -> bool:
-    """Whether the tensors lie in the file as they do in memory: not in old files, nor in archives packed again."""
+    """Whether the file contains the tensors as memory does: not in the older container or in compressed archives."""
     if kind == "legacy":
         return False
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""SHA-256 of weights, remembered between runs by path, size and time of change."""
+"""SHA-256 of weights, cached between runs by path, size and modification time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _known = Remembered("hashes")
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     known = _known.all()
@@ -23,7 +23,12 @@ def of_file(path: Path) -> str:
 
 
 def of_folder(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the names, relative to `folder`, and the hashes of files in it, in the order of the names."""
+    """SHA-256 of the names and hashes of files, 64 hexadecimal digits; the order of `files` does not matter.
+
+    Args:
+        folder: names are relative to it.
+        files: files in the folder.
+    """
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
         digest.update(f"{name} {of_file(path)}\n".encode())

@@ -1,4 +1,4 @@
-"""A loaded model: the parts that draw, and where they come from."""
+"""A loaded model, a request for one, and the protocol of where models come from."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sdcli.model_spec import ModelSpec
 
-if TYPE_CHECKING:  # finding a model must not cost the seconds that importing torch takes
+if TYPE_CHECKING:  # finding a model must not import torch, which takes seconds
     import torch
 
-Progress = Callable[[str], None]
-"""Called with a few words ("UNet", "text encoder") as each part begins to load."""
+PartCallback = Callable[[str], None]
+"""Called with the name of each part ("UNet", "text encoder") when it begins to load."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The loaded parts, in evaluation mode, without gradients, in float32 on `device`.
+    """The parts of a loaded model, in evaluation mode, without gradients, in float32 on `device`.
 
     tokenizer: a transformers tokenizer; `model_max_length` is the number of tokens (77).
-    text_encoder: CLIPTextModel or LDMBertModel; `text_encoder(ids)[0]` is (batch, tokens, width).
+    text_encoder: depends on the family, for example CLIPTextModel; `text_encoder(ids)[0]` is (batch, tokens, width).
     unet: UNet2DConditionModel; latents (batch, C, height/f, width/f) in and out.
     vae: AutoencoderKL, AutoencoderTiny or VQModel; `vae.config.scaling_factor` scales its latents.
     """
@@ -36,45 +36,47 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A model as it was asked for. Neither `model` nor `ckpt`: the builtin one."""
+    """Which model to find: the builtin one if neither `model` nor `ckpt` is given. Not both."""
 
     model: str | None = None
     """A diffusers folder or a hub id."""
     ckpt: str | None = None
-    """A file of the original layout."""
+    """A `.ckpt` or `.safetensors` file of the original layout."""
     config: str | None = None
-    """The YAML that belongs to `ckpt`."""
+    """The YAML configuration that belongs to `ckpt`, or the name of one that ships with sdcli."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    token: str | None = None
-    """For hub ids that need one; by default the one that huggingface_hub knows."""
     offline: bool = False
+    """Open no connection."""
 
 
 class ModelSource(Protocol):
-    """Where a model comes from. Finding one reads configurations only; loading reads weights."""
+    """A model that was found. Finding it reads configuration files only; loading it reads weights."""
 
     @property
     def spec(self) -> ModelSpec: ...
 
     def safety_checker(self, *, download: bool) -> Path | None:
-        """The folder of the model's own CLIP safety checker, if it has one that is here or may be downloaded.
+        """The folder of the model's CLIP safety checker; None if it has none, or none that is local.
 
-        A folder with `config.json` and weights; the image processor's `preprocessor_config.json` lies in it or in
+        The folder contains `config.json` and weights; the image processor's `preprocessor_config.json` is in it or in
         the sibling folder `feature_extractor`.
+
+        Args:
+            download: download it if it is not on this machine.
         """
         ...
 
     def hash(self) -> str:
-        """SHA-256 of the weights, 64 hexadecimal digits; remembered between runs by path, size and time."""
+        """SHA-256 of the weights, 64 hexadecimal digits; cached between runs by path, size and modification time."""
         ...
 
     def here(self) -> bool:
-        """Whether the weights are on this machine; else `hash` and `load` fetch them first."""
+        """Whether the weights are on this machine; if not, `hash` and `load` download them first."""
         ...
 
     def weights(self) -> int:
-        """Bytes that the weights will take in memory, in float32, as far as the files' beginnings tell."""
+        """Bytes that the weights take in memory in float32, estimated from the headers of the files."""
         ...
 
     def tokenizer(self) -> Any:
@@ -85,8 +87,12 @@ class ModelSource(Protocol):
         """
         ...
 
-    def load(self, device: torch.device, progress: Progress) -> Model:
+    def load(self, device: torch.device, progress: PartCallback) -> Model:
         """Read the weights.
+
+        Args:
+            device: the device for all parts.
+            progress: called for each part.
 
         Raises:
             ModelError: weights that are damaged or do not fit.

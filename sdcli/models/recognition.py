@@ -1,4 +1,4 @@
-"""What a file of weights is, told from the names in it."""
+"""Recognition of a checkpoint's kind from the names of its tensors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sdcli.errors import ModelError
+from sdcli.models import families
 from sdcli.models.checkpoint_file import Shapes
 
+# Prefixes of the names of the parts, in the layout of Stable Diffusion 1.
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model."
-BERT = "cond_stage_model.transformer.attn_layers."
 
-WHOLE_V1 = "Give a checkpoint of a whole Stable Diffusion v1 model."
-ORIGINAL_ONLY = "sdcli reads original checkpoints of the Stable Diffusion v1 layout, and of LAION-400M."
+WHOLE_V1 = "Pass a checkpoint of a whole Stable Diffusion 1 model."
 
 
 def _starts(*prefixes: str) -> Callable[[Shapes], bool]:
@@ -25,12 +25,12 @@ def _contains(*parts: str) -> Callable[[Shapes], bool]:
     return lambda shapes: any(part in name for name in shapes for part in parts)
 
 
-# What a file seems to be, most telling first: the first that holds is taken.
+# Files that are not supported, most specific first. The first match wins.
 OTHERS: Mapping[str, Callable[[Shapes], bool]] = {
     "a LoRA: a change to a model, not a model": lambda shapes: (
         _starts("lora_unet_", "lora_te")(shapes) or _contains(".lora_")(shapes)
     ),
-    "a textual inversion: one word for a text encoder": _starts("string_to_param", "string_to_token", "emb_params"),
+    "a textual inversion: the embedding of a new token": _starts("string_to_param", "string_to_token", "emb_params"),
     "a ControlNet": _starts("control_model.", "controlnet_cond_embedding.", "zero_convs."),
     "a Stable Diffusion XL model": _starts("conditioner.embedders.1."),
     "a Stable Diffusion XL refiner": _starts("conditioner.embedders.0.model."),
@@ -40,11 +40,11 @@ OTHERS: Mapping[str, Callable[[Shapes], bool]] = {
     "an upscaler": _starts("model.diffusion_model.label_emb.", "low_scale_model."),
     "a video model": _contains("motion_modules.", "temporal_transformer"),
 }
-# What to do with those that sdcli can draw with in another form.
-WAYS_OUT: Mapping[str, str] = {
-    "a Stable Diffusion 2 model": "Give it as a diffusers folder or hub id, with --model.",
+# Advice for those that sdcli supports in another layout.
+ADVICE: Mapping[str, str] = {
+    "a Stable Diffusion 2 model": "Pass a diffusers folder or a hub id of it with --model.",
 }
-# Parts of a model, by themselves.
+# Single parts of a model.
 PARTS: Mapping[str, Callable[[Shapes], bool]] = {
     "a UNet in diffusers' layout": lambda shapes: _starts("down_blocks.")(shapes) and _starts("time_embed")(shapes),
     "a VAE in diffusers' layout": _starts("decoder.up_blocks."),
@@ -56,23 +56,40 @@ WHOLE = {"UNet": UNET, "VAE": VAE, "text encoder": TEXT}
 
 
 def check(path: Path, shapes: Shapes) -> None:
-    """That a file holds UNet, VAE and text encoder in the layout of Stable Diffusion v1.
+    """Check that a file contains a UNet, a VAE and a text encoder in the layout of Stable Diffusion 1.
+
+    Args:
+        path: the file, for errors.
+        shapes: as `checkpoint_file.shapes` returns them.
 
     Raises:
-        ModelError: it does not; names what it seems to be.
+        ModelError: it does not; the error says what the file seems to be.
     """
-    for name, holds in OTHERS.items():
-        if holds(shapes):
-            raise ModelError(f"{path} seems to be {name}", why=ORIGINAL_ONLY, fix=WAYS_OUT.get(name, WHOLE_V1))
+    for name, matches in OTHERS.items():
+        if matches(shapes):
+            raise ModelError(f"{path} seems to be {name}", why=_supported(), fix=ADVICE.get(name, WHOLE_V1))
     missing = [part for part, prefix in WHOLE.items() if not _starts(prefix)(shapes)]
     if not missing:
         return
-    alone = [name for name, holds in PARTS.items() if holds(shapes)][:1]
+    alone = [name for name, matches in PARTS.items() if matches(shapes)][:1]
     alone = alone or [part for part in WHOLE if part not in missing]
     if not alone:
-        raise ModelError(f"{path} holds no model that sdcli knows", why=ORIGINAL_ONLY)
+        raise ModelError(f"{path} contains no model that sdcli supports", why=_supported(), fix=WHOLE_V1)
     raise ModelError(
         f"{path} seems to be part of a model: {' and '.join(alone)} alone",
-        why="A checkpoint holds the UNet, the VAE and the text encoder together.",
-        fix="Give the whole model's file.",
+        why="A checkpoint contains the UNet, the VAE and the text encoder together.",
+        fix="Pass the file of the whole model.",
     )
+
+
+def family(shapes: Shapes) -> str | None:
+    """The name of the first family whose text encoder a checkpoint contains; None if it is unknown.
+
+    Args:
+        shapes: as `checkpoint_file.shapes` returns them.
+    """
+    return families.first(lambda family: any(name.startswith(family.tensor_prefixes) for name in shapes))
+
+
+def _supported() -> str:
+    return f"Supported original checkpoints: {', '.join(families.each('checkpoint_models'))}."

@@ -1,4 +1,4 @@
-"""A diffusers scheduler's configuration, as the noise schedule that the model was trained with."""
+"""The configuration of a diffusers scheduler, read as the noise schedule that the model was trained with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdcli.model_spec import NoiseSchedule
 FIELDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing",
           "steps_offset", "set_alpha_to_one", "rescale_betas_zero_snr")  # fmt: skip
 
-# What diffusers takes for a field that the file leaves out; the schedulers named below differ from the rest.
+# Defaults of diffusers for fields that are missing in the file. CHANGED_BETAS lists the schedulers with other ones.
 DEFAULTS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -58,28 +58,28 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
     Args:
         config: the file's content.
         path: the file, for errors.
-        pipeline: the model's pipeline class, which has a say of its own in diffusers.
+        pipeline: the class name of the model's pipeline, which overrides one field in diffusers.
 
     Raises:
-        ModelError: a schedule that sdcli has no samplers for.
+        ModelError: no sampler of sdcli supports the schedule.
     """
     name = str(config.get("_class_name", ""))
     if name not in SPACINGS:
         raise ModelError(
-            f"the model's scheduler is {name or 'not named'} in {path}",
-            why="sdcli has samplers for models trained with a schedule of betas, as Stable Diffusion 1 and 2.",
+            f"the scheduler {name or 'without a name'} in {path} is not supported",
+            why="sdcli supports models trained with a schedule of betas, as Stable Diffusion 1 and 2 are.",
         )
     if config.get("trained_betas") is not None:
-        raise ModelError(f"{path} lists betas of its own (trained_betas)", why="sdcli has no samplers for those.")
+        raise ModelError(f"{path} sets trained_betas", why="sdcli has no samplers for custom betas.")
     defaults = {**DEFAULTS, "timestep_spacing": SPACINGS[name], **CHANGED_BETAS.get(name, {})}
     fields = {field: config.get(field, defaults[field]) for field in FIELDS}
     if pipeline.startswith("StableDiffusion"):
-        fields["steps_offset"] = 1  # as diffusers' own pipeline does, whatever the file says
+        fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value
     try:
         return NoiseSchedule.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(
-            f"sdcli has no sampler for the schedule in {path}",
+            f"the noise schedule in {path} is not supported",
             why=f"{first['loc'][0]} is {first['input']!r}: {first['msg']}.",
         ) from error

@@ -1,4 +1,4 @@
-"""Data that ships with sdcli: model configurations, vocabularies, the builtin model."""
+"""Files that ship with sdcli: model configurations, vocabularies, the builtin model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 BUILTIN = PACKAGE / "models" / "builtin"
 VOCABULARIES = PACKAGE / "models" / "vocabularies"
-CLIP = VOCABULARIES / "clip"
-BERT = VOCABULARIES / "bert"
 
 
 def configs() -> Path:
-    """The folder of model configurations: inside an installed package, beside it in a checkout."""
+    """The folder of model configurations: in the package if it is installed, next to it in a checkout."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"

@@ -1,40 +1,32 @@
-"""Tokenizers, from a folder with a vocabulary or from the vocabularies that ship with sdcli."""
+"""Tokenizers, with the vocabulary of a model's folder or the one that ships with sdcli."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers.models.bert.tokenization_bert import BertTokenizer
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from typing import Any
 
 from sdcli.errors import ModelError
-from sdcli.models import shipped
+from sdcli.models.families import Family
 
 
-def load(kind: Literal["clip", "bert"], folder: Path, length: int) -> Any:
-    """The tokenizer in `folder`; with the shipped vocabulary if the folder has none of its own.
+def load(family: Family, folder: Path, length: int) -> Any:
+    """The tokenizer with the vocabulary in `folder`; with the shipped one if the folder has none.
 
     Args:
-        kind: which text encoder it is for.
-        folder: with `vocab.json` and `merges.txt`, `vocab.txt`, or `tokenizer.json`; need not exist.
-        length: how many tokens the text encoder takes, kept as `model_max_length`.
+        family: the model's family, which decides the classes and names of files.
+        folder: with a vocabulary or without; need not exist.
+        length: number of tokens that the text encoder takes, stored as `model_max_length`.
 
     Raises:
-        ModelError: a vocabulary that cannot be read.
+        ModelError: the vocabulary cannot be read, or is for another tokenizer.
     """
-    tokenizer: Any
-    if kind == "clip":
-        tokenizer, vocabularies, ours = CLIPTokenizer, ("vocab.json", "tokenizer.json"), shipped.CLIP
-    else:
-        tokenizer, vocabularies, ours = BertTokenizer, ("vocab.txt", "tokenizer.json"), shipped.BERT
-    own = any((folder / name).is_file() for name in vocabularies)
-    # Only from_pretrained reads vocabularies: given to the class by name, files are ignored and every word is unknown.
+    own = any((folder / name).is_file() for name in family.vocabulary_files)
+    # Not the class itself: called with the names of files, it ignores them, and every word is unknown.
     try:
-        loaded: Any = tokenizer.from_pretrained(folder if own else ours, local_files_only=True)
-    except Exception as error:  # the libraries raise what they please for a broken vocabulary
+        loaded = family.tokenizer_class().from_pretrained(folder if own else family.vocabulary, local_files_only=True)
+    except Exception as error:  # the libraries raise many types for a broken vocabulary
         raise ModelError(f"the vocabulary in {folder} cannot be read", why=f"{error!r}.") from error
     loaded.model_max_length = length
     if len(set(loaded("a red apple").input_ids)) < 4:
@@ -43,12 +35,12 @@ def load(kind: Literal["clip", "bert"], folder: Path, length: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Words:
-    """A prompt as a model reads it.
+class PromptLength:
+    """How much of a prompt a model reads.
 
-    tokens: how many it has, with those for its beginning and end.
-    limit: how many the model reads.
-    cut: the end of the prompt that does not fit, as it was written; "" where all fits.
+    tokens: number of tokens of the prompt, including those for its beginning and end.
+    limit: number of tokens that the model reads.
+    cut: the end of the prompt that exceeds the limit, as written; "" if the model reads all.
     """
 
     tokens: int
@@ -56,13 +48,23 @@ class Words:
     cut: str
 
 
-def words(tokenizer: Any, prompts: Sequence[str]) -> list[Words]:
-    """How a tokenizer as `load` gives it reads prompts."""
+def measure(tokenizer: Any, prompts: Sequence[str]) -> list[PromptLength]:
+    """The length of each prompt.
+
+    Args:
+        tokenizer: as `load` returns it.
+        prompts: one or more.
+    """
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
     limit = tokenizer.model_max_length
-    read = []
+    lengths = []
     for prompt, ids, offsets in zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        # The last place is taken by the end token.
+        # The last token that the model reads is the one for the end.
         cut = prompt[offsets[limit - 1][0] :].strip() if len(ids) > limit else ""
-        read.append(Words(len(ids), limit, cut))
-    return read
+        lengths.append(PromptLength(len(ids), limit, cut))
+    return lengths
+
+
+# Earlier names, for `sdcli.dry_run` and `sdcli.executors.local` until they use those above.
+Words = PromptLength
+words = measure

@@ -1,43 +1,44 @@
-"""Tensors into a model that was built without memory of its own: the tensors become its weights, uncopied."""
+"""Make tensors the weights of a model that has no memory yet, without copying them; and check that they fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from sdcli.errors import DeviceError, ModelError
+from sdcli.errors import ModelError
+from sdcli.memory import memory_errors
 
 
-def give(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
-    """`model`, made on the meta device, with `tensors` as its weights in float32, in evaluation mode.
+def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
+    """Make `tensors` the weights of `model`, in float32, and return the model in evaluation mode, without gradients.
 
     Args:
-        model: a torch module without memory.
-        tensors: by the module's names; uncopied where they are float32 already.
-        what: "UNet", for errors.
+        model: a torch module on the meta device.
+        tensors: by the module's names; not copied if they are float32 already.
+        what: the part's name, for errors: "UNet".
         source: the checkpoint's name, for errors.
         config: the configuration's name, for errors.
 
     Raises:
-        ModelError: a name is missing or left over, or a shape differs.
+        ModelError: a tensor is missing, left over, of another shape, or not in floating point.
     """
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    check(wanted, given, what=what, source=source, config=config)
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check(expected, found, what=what, source=source, config=config)
     odd = next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None)
     if odd:
         raise ModelError(
             f"the {what} in {source} is not in floating point: {odd} is {tensors[odd].dtype}",
-            why="It was made smaller in a way that sdcli does not undo.",
+            why="It is quantized, and sdcli does not read quantized models.",
             fix="Get the model in 16 or 32 bits.",
         )
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta:  # not saved with models, as it is always 0, 1, 2, ...
+            if buffer.is_meta:  # Not saved with models, as it is always 0, 1, 2, ...
                 if name != "position_ids":
                     raise ModelError(f"the {what} of {source} has an unknown buffer {name}")
                 module.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)
@@ -45,24 +46,31 @@ def give(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: 
 
 
 def check(
-    wanted: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
     *,
     what: str,
     source: str,
     config: str,
 ) -> None:
-    """That the same names have the same shapes.
+    """Check that the same names have the same shapes.
+
+    Args:
+        expected: shapes of the model's weights, by name.
+        found: shapes of the tensors, by name.
+        what: as in `assign`.
+        source: as in `assign`.
+        config: as in `assign`.
 
     Raises:
-        ModelError: they do not; names a few that differ.
+        ModelError: they differ; lists up to three names of each kind.
     """
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
     differing = [
-        f"{name} is {given[name]}, by the configuration {wanted[name]}"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
+        f"{name} is {found[name]}, by the configuration {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
     ]
     if not (missing or unexpected or differing):
         return
@@ -83,33 +91,25 @@ def check(
 
 
 def check_width(text_encoder: Any, unet: Any, source: str) -> None:
-    """That the UNet takes the embeddings that the text encoder gives.
+    """Check that the UNet takes embeddings of the width that the text encoder returns.
 
     Raises:
         ModelError: it does not.
     """
-    gives, takes = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    if gives != takes:
+    returned, taken = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if returned != taken:
         raise ModelError(
             f"the parts of {source} do not fit each other",
-            why=f"The text encoder gives embeddings of width {gives}, the UNet takes {takes}.",
+            why=f"The text encoder returns embeddings of width {returned}, the UNet takes {taken}.",
         )
 
 
-@contextmanager
-def enough_memory(name: str) -> Iterator[None]:
-    """Turns running out of memory while a model loads into an error that says what to do.
+def enough_memory(name: str) -> AbstractContextManager[None]:
+    """Turn running out of memory while the model `name` loads into an error that says what to do.
 
     Raises:
-        DeviceError: instead of MemoryError and torch's own errors of that kind.
+        DeviceError: instead of the exception of Python or PyTorch.
     """
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise DeviceError(
-            f"there is not enough memory to load {name}",
-            why=str(error).split("\n", 1)[0],
-            fix="Close other programs, or take a smaller model.",
-        ) from error
+    return memory_errors(
+        f"there is not enough memory to load {name}", fix="Close other programs, or use a smaller model."
+    )

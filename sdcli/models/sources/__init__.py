@@ -1,1 +1,4 @@
-"""Where models come from: the builtin one, checkpoint files, diffusers folders and the Hugging Face hub."""
+"""Where models come from: one file each, listed in `sdcli.registry.MODEL_SOURCES`.
+
+`find(request)` returns a `ModelSource`, or None if the request is for another source.
+"""

@@ -1,4 +1,4 @@
-"""The model that ships with sdcli: small, and always at hand."""
+"""The small model that ships with sdcli."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ NAME = "builtin"
 
 
 def find(request: ModelRequest) -> FolderModel | None:
-    """The builtin model, if no other is asked for.
+    """The builtin model; None if the request names another one.
 
     Raises:
-        ModelNotFound: this installation has none.
+        ModelNotFound: the installation does not contain it.
     """
     if request.ckpt or request.model not in (None, "", NAME):
         return None
     if not (shipped.BUILTIN / "model_index.json").is_file():
         raise ModelNotFound(
-            "the builtin model is missing from this installation",
-            fix="Install sdcli again, or name a model with --model or --ckpt.",
+            "the builtin model is missing in this installation",
+            fix="Install sdcli again, or pass a model with --model or --ckpt.",
         )
     return FolderModel.read(shipped.BUILTIN, name=NAME, kind="builtin")

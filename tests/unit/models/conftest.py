@@ -1,4 +1,4 @@
-"""The small golden models in diffusers' layout."""
+"""Fixtures: the small golden models in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ SCHEDULER: dict[str, Any] = {
 
 
 def _write_folder(folder: Path, small: SmallCheckpoint, index: dict[str, Any]) -> Path:
-    """The small checkpoint in diffusers' layout; its vocabulary is the one that ships with sdcli."""
+    """Write the small checkpoint in diffusers' layout, without a vocabulary, so that the shipped one is used."""
     from sdcli.models import find
+    from sdcli.models.model import ModelRequest
 
-    model = find(ckpt=str(small.ckpt), config=str(small.config)).load(torch.device("cpu"), lambda _: None)
+    model = find(ModelRequest(ckpt=str(small.ckpt), config=str(small.config))).load(torch.device("cpu"), lambda _: None)
     text, vae = ("bert", "vqvae") if "bert" in index else ("text_encoder", "vae")
     for name, part in ((text, model.text_encoder), (vae, model.vae), ("unet", model.unet)):
         part.save_pretrained(folder / name)
@@ -59,11 +60,11 @@ def _write_folder(folder: Path, small: SmallCheckpoint, index: dict[str, Any]) -
 
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory, small_checkpoint: SmallCheckpoint) -> Path:
-    """Stable Diffusion v1, small, in diffusers' layout. Not to be changed: copy it."""
+    """A small Stable Diffusion 1 model in diffusers' layout. Tests that change it must copy it first."""
     return _write_folder(tmp_path_factory.mktemp("folders") / "small", small_checkpoint, V1_INDEX)
 
 
 @pytest.fixture(scope="session")
 def small_laion_folder(tmp_path_factory: pytest.TempPathFactory, small_laion_checkpoint: SmallCheckpoint) -> Path:
-    """LAION-400M, small, in diffusers' layout. Not to be changed: copy it."""
+    """A small LAION-400M model in diffusers' layout. Tests that change it must copy it first."""
     return _write_folder(tmp_path_factory.mktemp("folders") / "small-laion", small_laion_checkpoint, LAION_INDEX)

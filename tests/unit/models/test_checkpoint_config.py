@@ -1,4 +1,4 @@
-"""The YAML beside a checkpoint: where it is found, what it says, and what is refused."""
+"""The YAML configuration of a checkpoint: where it is found, what is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LAION = "configs/latent-diffusion/txt2img-1p4B-eval.yaml"
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -25,33 +25,33 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "name", [V1, "stable-diffusion/v1-inference.yaml", "v1-inference.yaml", LAION, "txt2img-1p4B-eval.yaml"]
 )
-def test_shipped_configurations_are_found_from_anywhere(elsewhere: Path, name: str) -> None:
+def test_shipped_configurations_are_found_from_anywhere(empty_folder: Path, name: str) -> None:
     found = checkpoint_config.find(name)
     assert found.is_relative_to(shipped.configs()) and found.name == Path(name).name
 
 
-def test_one_in_the_working_folder_comes_first(elsewhere: Path) -> None:
-    ours = elsewhere / V1
-    ours.parent.mkdir(parents=True)
-    ours.write_text("model: {}")
+def test_a_file_in_the_working_directory_has_precedence(empty_folder: Path) -> None:
+    local = empty_folder / V1
+    local.parent.mkdir(parents=True)
+    local.write_text("model: {}")
     assert checkpoint_config.find(V1).read_text() == "model: {}"
 
 
-def test_a_missing_one_names_those_that_ship(elsewhere: Path) -> None:
+def test_the_error_for_a_missing_file_lists_the_shipped_ones(empty_folder: Path) -> None:
     with pytest.raises(ModelNotFound) as raised:
         checkpoint_config.find("v2-inference.yaml")
     assert V1 in raised.value.fix and LAION in raised.value.fix
 
 
-def test_an_installed_package_has_them_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the wheel is laid out; in a checkout they lie beside the package."""
+def test_an_installed_package_contains_the_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel contains them in the package; in a checkout they are next to it."""
     monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "sdcli")
     assert shipped.configs() == tmp_path / "configs"
     (tmp_path / "sdcli" / "configs").mkdir(parents=True)
     assert shipped.configs() == tmp_path / "sdcli" / "configs"
 
 
-def test_version_1_has_its_real_sizes() -> None:
+def test_the_sizes_of_stable_diffusion_1() -> None:
     config = checkpoint_config.read(checkpoint_config.find(V1))
     unet, vae = config.model.params.unet_config.params, config.model.params.first_stage_config.params.ddconfig
     assert (unet.model_channels, unet.channel_mult, unet.num_res_blocks, unet.num_heads) == (320, [1, 2, 4, 4], 2, 8)
@@ -59,7 +59,7 @@ def test_version_1_has_its_real_sizes() -> None:
     assert (vae.ch, vae.ch_mult, vae.num_res_blocks, vae.z_channels) == (128, [1, 2, 4, 4], 2, 4)
     assert config.model.params.scale_factor == 0.18215
     spec = config.spec("m.ckpt")
-    assert (spec.text, spec.latent_channels, spec.downscale, spec.size_multiple) == ("clip", 4, 8, 64)
+    assert (spec.family, spec.latent_channels, spec.downscale, spec.size_multiple) == ("sd1", 4, 8, 64)
     assert (spec.default_height, spec.default_width, spec.default_scale) == (512, 512, 7.5)
     assert spec.watermark_method == "dwtDct"
     noise = spec.schedule
@@ -68,16 +68,16 @@ def test_version_1_has_its_real_sizes() -> None:
     assert not noise.set_alpha_to_one
 
 
-def test_laion_has_its_real_sizes() -> None:
+def test_the_sizes_of_laion_400m() -> None:
     config = checkpoint_config.read(checkpoint_config.find(LAION))
     text = config.model.params.cond_stage_config.params
-    assert config.spec("m.ckpt").text == "bert"
+    assert config.spec("m.ckpt").family == "ldm"
     assert (text.n_embed, text.n_layer, text.max_seq_len, text.vocab_size) == (1280, 32, 77, 30522)
     assert config.model.params.unet_config.params.context_dim == 1280
 
 
 def changed(path: Path, **changes: Any) -> Path:
-    """Version 1's YAML with fields of model.params changed, dots for levels; None takes one out."""
+    """The YAML of Stable Diffusion 1 with other fields in model.params; "__" separates levels, None removes a field."""
     content = yaml.safe_load(checkpoint_config.find(V1).read_text())
     for name, value in changes.items():
         *levels, last = name.split("__")
@@ -91,37 +91,37 @@ def changed(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_the_schedule_is_read(tmp_path: Path) -> None:
+def test_the_noise_schedule_is_read(tmp_path: Path) -> None:
     config = changed(tmp_path / "m.yaml", parameterization="v", linear_end=0.02, beta_schedule="cosine", timesteps=500)
     noise = checkpoint_config.read(config).spec("m").schedule
     assert (noise.prediction_type, noise.beta_end, noise.num_train_timesteps) == ("v_prediction", 0.02, 500)
     assert noise.beta_schedule == "squaredcos_cap_v2"
 
 
-def test_numbers_may_be_written_as_yaml_does_not_know_them(tmp_path: Path) -> None:
-    """YAML 1.1 takes 1e-4 for a word."""
+def test_numbers_that_yaml_reads_as_strings_are_accepted(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-4 as a string."""
     assert checkpoint_config.read(changed(tmp_path / "m.yaml", linear_start="1e-4")).model.params.linear_start == 1e-4
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no unet": ({"unet_config": None}, "unet_config: Field required"),
-    "a size that is none": ({"unet_config__params__model_channels": "wide"}, "model_channels"),
-    "a size of nothing": ({"unet_config__params__num_res_blocks": 0}, "num_res_blocks"),
+    "a size that is not a number": ({"unet_config__params__model_channels": "wide"}, "model_channels"),
+    "a size of zero": ({"unet_config__params__num_res_blocks": 0}, "num_res_blocks"),
     "no levels": ({"unet_config__params__channel_mult": []}, "channel_mult"),
     "inpainting": ({"conditioning_key": "hybrid"}, "inpainting"),
     "nine channels": ({"unet_config__params__in_channels": 9}, "9 channels"),
     "version 2": ({"cond_stage_config__target": "ldm.encoders.FrozenOpenCLIPEmbedder"}, "Stable Diffusion 2"),
     "another encoder": ({"cond_stage_config__target": "ldm.encoders.SpatialRescaler"}, "SpatialRescaler"),
     "another first stage": ({"first_stage_config__target": "ldm.VQModelInterface"}, "VQModelInterface"),
-    "no words": ({"unet_config__params__use_spatial_transformer": False}, "use_spatial_transformer"),
-    "no heads": ({"unet_config__params__num_heads": -1}, "num_heads"),
-    "channels that differ": ({"first_stage_config__params__ddconfig__z_channels": 3}, "contradicts itself"),
+    "no cross-attention": ({"unet_config__params__use_spatial_transformer": False}, "use_spatial_transformer"),
+    "no attention heads": ({"unet_config__params__num_heads": -1}, "num_heads"),
+    "different numbers of channels": ({"first_stage_config__params__ddconfig__z_channels": 3}, "contradicts itself"),
     "another schedule": ({"beta_schedule": "sqrt"}, "beta_schedule"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_other_configurations_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_unsupported_configurations_are_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     changes, what = WRONG[name]
     with pytest.raises(ModelError) as raised:
         checkpoint_config.read(changed(tmp_path / "m.yaml", **changes))
@@ -131,14 +131,14 @@ def test_other_configurations_are_refused_by_name(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     "content", [b"a: [", b"\xff\xfe\x00", b"PK\x03\x04" + bytes(2_000_000), b"a: !!python/name:os.system"]
 )
-def test_what_is_not_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_other_than_yaml_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.yaml").write_bytes(content)
     with pytest.raises(ModelError, match="is not YAML"):
         checkpoint_config.read(tmp_path / "m.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "just words", "- a\n- b", "model: 3"])
-def test_yaml_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+def test_other_yaml_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.yaml").write_text(content)
     with pytest.raises(ModelError, match="not the configuration of a text-to-image model"):
         checkpoint_config.read(tmp_path / "m.yaml")

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every container, every way a file can be wrong, and nothing in it ever run."""
+"""Reading checkpoints: every format, damaged and malicious files; no code in a file is run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from sdcli.errors import ModelError, ModelNotFound
+from sdcli.memory import is_out_of_memory
 from sdcli.models import checkpoint_file
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.float16)}
@@ -32,27 +33,27 @@ def save(path: Path, saved: object, *, legacy: bool = False, protocol: int = 2) 
     return path
 
 
-def same(tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
-    return tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
-def test_pickles_read_as_they_were_saved(tmp_path: Path, legacy: bool, nested: bool) -> None:
+def test_pickles_are_read_as_saved(tmp_path: Path, legacy: bool, nested: bool) -> None:
     path = save(tmp_path / "m.ckpt", {"state_dict": WEIGHTS, "global_step": 3} if nested else WEIGHTS, legacy=legacy)
     assert same(checkpoint_file.read_tensors(path), WEIGHTS)
     assert set(WEIGHTS) <= set(checkpoint_file.shapes(path))
 
 
-def test_safetensors_read_as_they_were_saved_with_shapes_known_before(tmp_path: Path) -> None:
-    path = tmp_path / "m.ckpt"  # the name says nothing, the bytes do
+def test_safetensors_are_read_as_saved_and_shapes_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"  # the bytes decide the format, not the name
     save_file(WEIGHTS, path)
     assert checkpoint_file.shapes(path) == {"a.weight": (2, 3), "b.weight": (4,)}
     assert same(checkpoint_file.read_tensors(path), WEIGHTS)
 
 
-def test_an_archive_packed_again_is_read_right(tmp_path: Path) -> None:
-    """Compressed, the tensors do not lie in the file as in memory: mapped, they would be noise."""
+def test_a_compressed_archive_is_read_correctly(tmp_path: Path) -> None:
+    """Its tensors cannot be memory-mapped: they would be garbage."""
     path, again = save(tmp_path / "m.ckpt", WEIGHTS), tmp_path / "again.ckpt"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
@@ -60,12 +61,12 @@ def test_an_archive_packed_again_is_read_right(tmp_path: Path) -> None:
     assert same(checkpoint_file.read_tensors(again), WEIGHTS)
 
 
-# What real checkpoints carry beside their tensors.
+# Objects that real checkpoints contain besides tensors.
 
 
 @pytest.fixture
 def lightning() -> Iterator[type]:
-    """A class that was there when the checkpoint was saved, and is not when it is read."""
+    """A class that exists when the checkpoint is saved and not when it is read."""
     names = ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint")
     for name in names:
         sys.modules[name] = types.ModuleType(name)
@@ -77,7 +78,7 @@ def lightning() -> Iterator[type]:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_lightning_callback_is_passed_over(tmp_path: Path, lightning: Any, legacy: bool) -> None:
+def test_a_lightning_callback_is_ignored(tmp_path: Path, lightning: Any, legacy: bool) -> None:
     callback = lightning()
     callback.monitor, callback.best = "val/loss_simple_ema", torch.tensor(0.5)
     saved = {
@@ -94,11 +95,11 @@ def test_a_lightning_callback_is_passed_over(tmp_path: Path, lightning: Any, leg
     assert not any(name.startswith("pytorch_lightning") for name in sys.modules)
 
 
-# What a checkpoint could do to whoever loads it, if it were let.
+# Malicious checkpoints.
 
 
 class Call:
-    """Pickles as a call of a function, which unpickling makes."""
+    """Pickles as a call of a function; unpickling calls it."""
 
     def __init__(self, function: str | Call, *args: object, state: object = None) -> None:
         self.function = pydoc.locate(function) if isinstance(function, str) else function
@@ -109,7 +110,7 @@ class Call:
         return call if self.state is None else (*call, self.state)
 
     def __call__(self) -> None:
-        """Pickle asks that what is called can be called."""
+        """Pickle requires that the function is callable."""
 
 
 def write(mark: Path) -> str:
@@ -139,8 +140,8 @@ GADGETS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def potent(gadget: object, mark: Path) -> None:
-    """That it would do harm, or else the test shows nothing."""
+def require_harmful(gadget: object, mark: Path) -> None:
+    """Check that plain unpickling runs the code; otherwise the test proves nothing."""
     with suppress(Exception):
         pickle.loads(pickle.dumps(gadget))
     written = [mark, mark.with_name(mark.name + ".npy")]
@@ -152,11 +153,11 @@ def potent(gadget: object, mark: Path) -> None:
 @pytest.mark.parametrize("name", GADGETS)
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, name: str, legacy: bool, protocol: int) -> None:
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, name: str, legacy: bool, protocol: int) -> None:
     folder = tmp_path / "marks"
     folder.mkdir()
     gadget = GADGETS[name](folder / "mark")
-    potent(gadget, folder / "mark")
+    require_harmful(gadget, folder / "mark")
     path = save(tmp_path / "m.ckpt", {"state_dict": WEIGHTS, "x": gadget}, legacy=legacy, protocol=protocol)
     with suppress(ModelError):
         checkpoint_file.shapes(path)
@@ -165,7 +166,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, name: str, legacy: bool,
 
 
 def with_pickle(path: Path, data: bytes) -> Path:
-    """A zip checkpoint with a pickle written by hand in it."""
+    """A zip checkpoint with the given pickle."""
     save(path, WEIGHTS)
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
@@ -194,7 +195,7 @@ HAND_MADE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HAND_MADE)
-def test_pickles_written_by_hand_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_hand_written_pickles_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = with_pickle(tmp_path / "m.ckpt", HAND_MADE[name])
     with pytest.raises(ModelError):
@@ -204,7 +205,7 @@ def test_pickles_written_by_hand_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_source_patch_in_an_old_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old files can name a class and its source; PyTorch writes a patch beside if that has changed."""
+    """Old files can contain the source of a class; PyTorch writes a patch file if that source has changed."""
     monkeypatch.chdir(tmp_path)
 
     class Pickler(pickle.Pickler):
@@ -227,25 +228,25 @@ def test_a_source_patch_in_an_old_file_is_not_written(tmp_path: Path, monkeypatc
 
 
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
-    """torch.load would hand it to torch.jit.load, which runs what is in it."""
+    """torch.load would pass it to torch.jit.load, which runs its code."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.ckpt")  # type: ignore[no-untyped-call]
     with pytest.raises(ModelError, match="not a checkpoint"):
         checkpoint_file.read_tensors(tmp_path / "m.ckpt")
 
 
-def test_tensors_without_data_of_their_own_are_left_out(tmp_path: Path) -> None:
+def test_tensors_without_plain_data_are_ignored(tmp_path: Path) -> None:
     odd = {"meta": torch.empty(2, device="meta"), "sparse": torch.eye(2).to_sparse(), 3: torch.ones(1), "n": 4}
     assert same(checkpoint_file.read_tensors(save(tmp_path / "m.ckpt", WEIGHTS | odd)), WEIGHTS)  # type: ignore[operator]
 
 
-def test_a_checkpoint_without_tensors_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no tensors"):
+def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="contains no tensors"):
         checkpoint_file.read_tensors(save(tmp_path / "m.ckpt", {"state_dict": {}}))
-    with pytest.raises(ModelError, match="holds no tensors"):
+    with pytest.raises(ModelError, match="contains no tensors"):
         checkpoint_file.read_tensors(save(tmp_path / "m.ckpt", [1, 2]))
 
 
-# Files that are no checkpoints: each is told what it is, before torch is there.
+# Files that are not checkpoints. The error says what the file is; torch is not needed for that.
 
 NOT_CHECKPOINTS: dict[str, tuple[bytes, str]] = {
     "web page": (b"\n<!DOCTYPE html><html><head><title>Sign in</title>" + b" " * 2000, "web page"),
@@ -269,7 +270,7 @@ NOT_CHECKPOINTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", NOT_CHECKPOINTS)
-def test_what_is_no_checkpoint_is_told_what_it_is(tmp_path: Path, name: str) -> None:
+def test_the_error_says_what_the_file_is(tmp_path: Path, name: str) -> None:
     content, what = NOT_CHECKPOINTS[name]
     path = tmp_path / "m.ckpt"
     path.write_bytes(content)
@@ -280,7 +281,7 @@ def test_what_is_no_checkpoint_is_told_what_it_is(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
-def test_a_download_cut_short_is_seen(tmp_path: Path, extension: str) -> None:
+def test_an_incomplete_download_is_refused(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"m.{extension}"
     tensors = {"a": torch.zeros(3000)}
     if extension == "ckpt":
@@ -296,14 +297,14 @@ def test_a_download_cut_short_is_seen(tmp_path: Path, extension: str) -> None:
             checkpoint_file.read_tensors(path)
 
 
-def test_an_old_file_cut_short_is_seen(tmp_path: Path) -> None:
+def test_an_incomplete_old_file_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "m.ckpt", {"a": torch.zeros(3000)}, legacy=True)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="cut short or damaged"):
         checkpoint_file.read_tensors(path)
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_archive_of_other_files_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.ckpt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/model.ckpt", b"x" * 2000)
@@ -326,17 +327,17 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="there is no checkpoint"):
+    with pytest.raises(ModelNotFound, match=r"the checkpoint .*m\.ckpt does not exist"):
         checkpoint_file.container(tmp_path / "m.ckpt")
 
 
-def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.ckpt")
     with pytest.raises(ModelError, match="is not a file"):
         checkpoint_file.container(tmp_path / "m.ckpt")
 
 
-def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -346,11 +347,12 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
         checkpoint_file.container(path)
 
 
-def test_a_lack_of_memory_is_passed_on_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_errors_pass_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
     path = save(tmp_path / "m.ckpt", WEIGHTS)
     monkeypatch.setattr(torch, "load", full)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="can't allocate memory") as raised:
         checkpoint_file.read_tensors(path)
+    assert is_out_of_memory(raised.value)

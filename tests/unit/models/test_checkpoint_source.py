@@ -1,4 +1,4 @@
-"""Checkpoints of the original layout become models, every weight in its place."""
+"""Models from checkpoints of the original layout."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from sdcli.errors import DeviceError, ModelError, UsageError
-from sdcli.models import checkpoint_file, find, ldm
+from sdcli.errors import DeviceError, ModelError
+from sdcli.models import checkpoint_file, conversion, families, find, recognition
 from sdcli.models.checkpoint_config import OriginalConfig
-from sdcli.models.model import Model
+from sdcli.models.model import Model, ModelRequest
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
@@ -31,11 +31,11 @@ Tensors = dict[str, torch.Tensor]
 
 
 def load(ckpt: Path, config: Path) -> Model:
-    return find(ckpt=str(ckpt), config=str(config)).load(CPU, lambda _: None)
+    return find(ModelRequest(ckpt=str(ckpt), config=str(config))).load(CPU, lambda _: None)
 
 
 def outputs(model: Model) -> list[torch.Tensor]:
-    """What each part gives for one input."""
+    """The outputs of all parts for one input."""
     ids = torch.tensor(model.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
     with torch.inference_mode():
         embeddings = model.text_encoder(ids)[0]
@@ -55,18 +55,19 @@ def tensors(small_checkpoint: SmallCheckpoint) -> Tensors:
 
 
 def config_with(old: str = "", new: str = "") -> OriginalConfig:
-    """The small model's configuration with a few words changed."""
+    """The small model's configuration with `old` replaced by `new`."""
     text = (GOLDEN / "v1-small.yaml").read_text()
     assert old in text
     return OriginalConfig.model_validate(yaml.safe_load(text.replace(old, new)))
 
 
 def part(which: str, tensors: Tensors, config: OriginalConfig | None = None) -> Any:
-    """One part made from tensors."""
+    """One part, converted from tensors."""
     files = {"source": "m.ckpt", "config_name": "m.yaml"}
     if which == "text encoder":
-        return ldm.clip(tensors, GOLDEN / "clip", **files)
-    return {"UNet": ldm.unet, "VAE": ldm.vae}[which](tensors, config or config_with(), **files)
+        family = families.get("sd1")
+        return family.convert_text_encoder(tensors, config or config_with(), GOLDEN / "clip", **files)
+    return {"UNet": conversion.unet, "VAE": conversion.vae}[which](tensors, config or config_with(), **files)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -77,15 +78,16 @@ def same(one: Any, other: Any) -> bool:
 
 def test_finding_imports_nothing_heavy(small_checkpoint: SmallCheckpoint) -> None:
     code = (
-        f"import sys; from sdcli.models import find; find(ckpt={str(small_checkpoint.ckpt)!r}, "
-        f"config={str(small_checkpoint.config)!r}); "
+        f"import sys; from sdcli.models import find; from sdcli.models.model import ModelRequest; "
+        f"find(ModelRequest(ckpt={str(small_checkpoint.ckpt)!r}, "
+        f"config={str(small_checkpoint.config)!r})); "
         "assert not {'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_weight_is_in_its_place(small_checkpoint: SmallCheckpoint, v1: Model) -> None:
-    """Each tensor of the file is a weight of the model, and each weight of the model comes from the file."""
+def test_every_tensor_of_the_file_is_a_weight_of_the_model(small_checkpoint: SmallCheckpoint, v1: Model) -> None:
+    """And every weight of the model comes from the file."""
     tensors = checkpoint_file.read_tensors(small_checkpoint.ckpt).values()
     theirs = sorted(tensor.double().sum().item() for tensor in tensors)
     parts = (v1.unet, v1.vae, v1.text_encoder)
@@ -97,7 +99,7 @@ def test_every_weight_is_in_its_place(small_checkpoint: SmallCheckpoint, v1: Mod
     assert not any(tensor.is_meta for part in parts for tensor in [*part.parameters(), *part.buffers()])
 
 
-def test_the_model_is_ready_to_draw(v1: Model) -> None:
+def test_the_model_is_ready_for_inference(v1: Model) -> None:
     assert v1.spec.name == "v1-small.ckpt" and v1.spec.kind == "original"
     assert v1.vae.config.scaling_factor == 0.18215
     assert v1.tokenizer.model_max_length == 77
@@ -116,13 +118,14 @@ def test_safetensors_give_the_same_images(
     for part in ("text_encoder", "unet", "vae"):
         weights = getattr(v1, part).state_dict()
         assert all(torch.equal(weight, weights[name]) for name, weight in getattr(model, part).state_dict().items())
-    # Not to the bit: where in memory a file's weights come to lie decides by which kernels some processors compute.
+    # Not bit-identical: on some processors the alignment of the weights in memory decides which kernels are used.
     torch.testing.assert_close(outputs(model), outputs(v1), rtol=1e-3, atol=1e-4)
 
 
-def test_early_names_of_the_text_encoder_are_known(tensors: Tensors, v1: Model) -> None:
+def test_early_names_of_the_text_encoder_are_supported(tensors: Tensors, v1: Model) -> None:
     early = {name.replace("text_model.", ""): tensor for name, tensor in tensors.items()}
     assert same(part("text encoder", early), v1.text_encoder)
+    assert recognition.family(dict.fromkeys(early)) == recognition.family(dict.fromkeys(tensors)) == "sd1"
 
 
 def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
@@ -132,24 +135,24 @@ def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
 
 
 def averaged(old: Tensors) -> Tensors:
-    """With averaged weights beside the others, under the names that training gives them."""
+    """The tensors with averaged weights in addition, under their names in checkpoints."""
     unet = {name: tensor for name, tensor in old.items() if name.startswith("model.")}
     ema = {"model_ema." + name[6:].replace(".", ""): tensor * 0.5 for name, tensor in unet.items()}
     return old | ema | {"model_ema.decay": torch.tensor(0.9999), "betas": torch.ones(1000)}
 
 
-def test_averaged_weights_are_left_alone(tensors: Tensors, v1: Model) -> None:
+def test_averaged_weights_are_ignored_by_default(tensors: Tensors, v1: Model) -> None:
     assert same(part("UNet", averaged(tensors)), v1.unet)
 
 
-def test_averaged_weights_are_taken_if_the_configuration_asks(tensors: Tensors, v1: Model) -> None:
+def test_averaged_weights_are_used_if_the_configuration_enables_them(tensors: Tensors, v1: Model) -> None:
     config = config_with("use_ema: False", "use_ema: True")
     for ours, theirs in zip(part("UNet", averaged(tensors), config).parameters(), v1.unet.parameters(), strict=True):
         assert torch.equal(ours, theirs * 0.5)
-    assert same(part("UNet", tensors, config), v1.unet)  # it has none
+    assert same(part("UNet", tensors, config), v1.unet)  # without averaged weights
 
 
-def test_what_training_leaves_behind_is_passed_over(tensors: Tensors, v1: Model) -> None:
+def test_tensors_of_training_are_ignored(tensors: Tensors, v1: Model) -> None:
     left = {
         "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2),
         "first_stage_model.model_ema.decay": torch.ones(1),
@@ -161,7 +164,7 @@ def test_what_training_leaves_behind_is_passed_over(tensors: Tensors, v1: Model)
 
 
 def x_transformer(tensors: Tensors, ids: torch.Tensor, layers: int) -> torch.Tensor:
-    """What the original text encoder of LAION-400M computes: norms first, 8 heads of 64, no mask, a norm at the end."""
+    """The original text encoder of LAION-400M: normalization first and at the end, 8 heads of 64, no mask."""
     root = "cond_stage_model.transformer."
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -183,29 +186,29 @@ def x_transformer(tensors: Tensors, ids: torch.Tensor, layers: int) -> torch.Ten
     return norm("norm", x)
 
 
-def test_the_laion_text_encoder_computes_what_the_original_does(small_laion_checkpoint: SmallCheckpoint) -> None:
+def test_the_laion_text_encoder_matches_the_original(small_laion_checkpoint: SmallCheckpoint) -> None:
     model = load(small_laion_checkpoint.ckpt, small_laion_checkpoint.config)
     ids = torch.tensor(model.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
-    wanted = x_transformer(checkpoint_file.read_tensors(small_laion_checkpoint.ckpt), ids, layers=2)
+    expected = x_transformer(checkpoint_file.read_tensors(small_laion_checkpoint.ckpt), ids, layers=2)
     with torch.inference_mode():
         ours = model.text_encoder(ids)[0]
-    assert ids.shape == (1, 77) and model.spec.text == "bert"
-    assert (ours - wanted).abs().max() < 1e-5
+    assert ids.shape == (1, 77) and model.spec.family == "ldm"
+    assert (ours - expected).abs().max() < 1e-5
 
 
-def test_the_hash_is_the_files(small_checkpoint: SmallCheckpoint) -> None:
-    source = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
+def test_the_hash_is_that_of_the_file(small_checkpoint: SmallCheckpoint) -> None:
+    source = find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config)))
     assert source.hash() == hashlib.sha256(small_checkpoint.ckpt.read_bytes()).hexdigest()
     assert source.safety_checker(download=True) is None
 
 
 def test_progress_names_the_parts(small_checkpoint: SmallCheckpoint) -> None:
-    said: list[str] = []
-    find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config)).load(CPU, said.append)
-    assert said == ["checkpoint", "text encoder", "UNet", "VAE"]
+    parts: list[str] = []
+    find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))).load(CPU, parts.append)
+    assert parts == ["checkpoint", "text encoder", "UNet", "VAE"]
 
 
-# What does not fit.
+# Weights and configurations that do not fit.
 
 
 def without(end: str) -> Callable[[Tensors], Tensors]:
@@ -238,7 +241,7 @@ MISFITS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_weights_that_do_not_fit_are_named(tensors: Tensors, name: str) -> None:
+def test_weights_that_do_not_fit_are_refused_with_their_names(tensors: Tensors, name: str) -> None:
     change, what = MISFITS[name]
     with pytest.raises(ModelError, match=f"(?s){what}"):
         part(name.split(",")[0], change(tensors))
@@ -261,68 +264,64 @@ def test_a_configuration_of_other_sizes_is_refused(tensors: Tensors, which: str,
 
 
 def copied(tmp_path: Path, old: str, new: str) -> Path:
-    """The small model's YAML and its text encoder's folder, with a few words changed."""
+    """The small model's YAML with `old` replaced by `new`, next to a copy of its text encoder's folder."""
     shutil.copytree(GOLDEN / "clip", tmp_path / "clip")
     (tmp_path / "m.yaml").write_text((GOLDEN / "v1-small.yaml").read_text().replace(old, new))
     return tmp_path / "m.yaml"
 
 
-def test_a_text_encoder_that_the_unet_does_not_take_is_refused(tensors: Tensors, tmp_path: Path) -> None:
+def test_a_text_encoder_of_another_width_than_the_unet_is_refused(tensors: Tensors, tmp_path: Path) -> None:
     wider = {name: t.repeat(1, 2) if "attn2.to_k" in name or "attn2.to_v" in name else t for name, t in tensors.items()}
     torch.save({"state_dict": wider}, tmp_path / "m.ckpt")
-    with pytest.raises(ModelError, match="gives embeddings of width 64, the UNet takes 128"):
+    with pytest.raises(ModelError, match="returns embeddings of width 64, the UNet takes 128"):
         load(tmp_path / "m.ckpt", copied(tmp_path, "context_dim: 64", "context_dim: 128"))
 
 
 def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    """Without a folder of its own the YAML means the real one, with its sizes."""
+    """Without `version` the YAML describes the text encoder of the real size."""
     with pytest.raises(ModelError, match=r"the text encoder in v1-small\.ckpt does not fit m\.yaml"):
         load(small_checkpoint.ckpt, copied(tmp_path, "{version: clip}", "{}"))
 
 
-def test_a_text_encoder_that_is_nowhere_is_said(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="asks for the text encoder nowhere"):
-        find(ckpt=str(small_checkpoint.ckpt), config=str(copied(tmp_path, "{version: clip}", "{version: nowhere}")))
+def test_a_missing_text_encoder_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    config = copied(tmp_path, "{version: clip}", "{version: nowhere}")
+    with pytest.raises(ModelError, match="names the text encoder nowhere"):
+        find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(config)))
 
 
-def test_the_other_text_encoder_is_named_before_anything_loads(
+def test_the_wrong_text_encoder_is_refused_before_anything_loads(
     small_checkpoint: SmallCheckpoint, small_laion_checkpoint: SmallCheckpoint
 ) -> None:
-    with pytest.raises(ModelError, match=r"holds a BERT text encoder.*\n.*txt2img-1p4B-eval.yaml"):
-        find(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_checkpoint.config))
-    with pytest.raises(ModelError, match=r"holds a CLIP text encoder.*\n.*v1-inference.yaml"):
-        find(ckpt=str(small_checkpoint.ckpt), config=str(small_laion_checkpoint.config))
+    with pytest.raises(ModelError, match=r"contains a BERT text encoder.*\n.*txt2img-1p4B-eval.yaml"):
+        find(ModelRequest(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_checkpoint.config)))
+    with pytest.raises(ModelError, match=r"contains a CLIP text encoder.*\n.*v1-inference.yaml"):
+        find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(small_laion_checkpoint.config)))
 
 
 @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
-def test_an_inpainting_model_is_named(tensors: Tensors, tmp_path: Path, extension: str) -> None:
-    """In safetensors, whose shapes are known at once, before anything loads."""
+def test_an_inpainting_model_is_refused(tensors: Tensors, tmp_path: Path, extension: str) -> None:
+    """Before anything loads if it is a safetensors file, as the shapes are in its header."""
     path = tmp_path / f"m.{extension}"
     wide = tensors | {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}
     if extension == "ckpt":
         torch.save(wide, path)
-        source = find(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml"))
+        source = find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
         with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
             source.load(CPU, lambda _: None)
     else:
         save_file({name: tensor.contiguous() for name, tensor in wide.items()}, path)
         with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
-            find(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml"))
+            find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
-def test_a_lack_of_memory_is_told_as_one(
+def test_out_of_memory_becomes_a_device_error(
     small_checkpoint: SmallCheckpoint, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: Any) -> None:
         raise error
 
-    source = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
+    source = find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config)))
     monkeypatch.setattr(checkpoint_file, "read_tensors", full)
     with pytest.raises(DeviceError, match=r"not enough memory to load v1-small\.ckpt"):
         source.load(CPU, lambda _: None)
-
-
-def test_two_models_at_once_are_refused() -> None:
-    with pytest.raises(UsageError, match="two models"):
-        find(model="a/b", ckpt="c.ckpt")

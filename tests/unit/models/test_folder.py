@@ -1,4 +1,4 @@
-"""Folders of diffusers' layout."""
+"""Models in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors.torch import load_file, save_file
 
 from sdcli.errors import ModelError, ModelNotFound
-from sdcli.models import find, shipped
+from sdcli.models import find, shipped, weight_files
+from sdcli.models.model import ModelRequest
 from sdcli.models.sources import builtin
-from sdcli.models.sources.folder import FolderModel, find_weights
+from sdcli.models.sources.folder import FolderModel
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
@@ -34,7 +35,7 @@ def folder(small_folder: Path, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Fields of a JSON file changed; None takes one out."""
+    """Change fields of a JSON file; None removes a field."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
@@ -49,15 +50,15 @@ def same(one: Any, other: Any) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_it_is_the_checkpoint_in_another_layout(small_folder: Path, small_checkpoint: SmallCheckpoint) -> None:
-    source = find(model=str(small_folder))
-    original = find(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config))
-    said: list[str] = []
-    model = source.load(CPU, said.append)
-    assert said == ["text encoder", "UNet", "VAE"]
+def test_a_folder_loads_the_same_model_as_the_checkpoint(small_folder: Path, small_checkpoint: SmallCheckpoint) -> None:
+    source = find(ModelRequest(model=str(small_folder)))
+    original = find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config)))
+    parts: list[str] = []
+    model = source.load(CPU, parts.append)
+    assert parts == ["text encoder", "UNet", "VAE"]
     assert same(model, original.load(CPU, lambda _: None))
     assert source.spec.schedule == original.spec.schedule
-    assert (source.spec.name, source.spec.kind, source.spec.text) == ("small", "diffusers", "clip")
+    assert (source.spec.name, source.spec.kind, source.spec.family) == ("small", "diffusers", "sd1")
     assert (source.spec.downscale, source.spec.size_multiple, source.spec.latent_channels) == (8, 64, 4)
     assert (source.spec.default_height, source.spec.default_width, source.spec.default_scale) == (128, 128, 7.5)
     assert model.vae.config.scaling_factor == 0.18215 and model.tokenizer.model_max_length == 77
@@ -66,10 +67,10 @@ def test_it_is_the_checkpoint_in_another_layout(small_folder: Path, small_checkp
 
 
 def test_laion(small_laion_folder: Path, small_laion_checkpoint: SmallCheckpoint) -> None:
-    source = find(model=str(small_laion_folder))
+    source = find(ModelRequest(model=str(small_laion_folder)))
     model = source.load(CPU, lambda _: None)
-    original = find(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_laion_checkpoint.config))
-    assert source.spec.text == "bert"
+    original = find(ModelRequest(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_laion_checkpoint.config)))
+    assert source.spec.family == "ldm"
     assert same(model, original.load(CPU, lambda _: None))
     assert model.tokenizer("a red apple").input_ids == [101, 1037, 2417, 6207, 102]
     assert model.text_encoder(torch.zeros(1, 77, dtype=torch.long))[0].shape == (1, 77, 64)
@@ -82,8 +83,8 @@ def renamed(path: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.T
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def test_names_of_earlier_versions_are_known(folder: Path, small_folder: Path) -> None:
-    """Models on the hub were saved when the text encoder had a prefix, and the VAE's attention other names."""
+def test_names_of_earlier_versions_are_supported(folder: Path, small_folder: Path) -> None:
+    """Models on the hub have a prefix in the text encoder and other names in the VAE's attention."""
     renamed(folder / "text_encoder/model.safetensors", lambda name, tensor: (f"text_model.{name}", tensor))
 
     def old(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
@@ -93,11 +94,11 @@ def test_names_of_earlier_versions_are_known(folder: Path, small_folder: Path) -
         return name, tensor
 
     renamed(folder / "vae/diffusion_pytorch_model.safetensors", old)
-    loaded = find(model=str(folder)).load(CPU, lambda _: None)
-    assert same(loaded, find(model=str(small_folder)).load(CPU, lambda _: None))
+    loaded = find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
+    assert same(loaded, find(ModelRequest(model=str(small_folder))).load(CPU, lambda _: None))
 
 
-def test_half_precision_becomes_full_and_is_taken_if_there_is_no_other(folder: Path) -> None:
+def test_half_precision_is_used_if_there_is_no_other_and_becomes_full(folder: Path) -> None:
     for part, stem in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
@@ -108,26 +109,26 @@ def test_half_precision_becomes_full_and_is_taken_if_there_is_no_other(folder: P
         save_file(half, folder / part / f"{stem}.fp16.safetensors", {"format": "pt"})
         if part != "vae":
             full.unlink()
-    source = find(model=str(folder))
+    source = find(ModelRequest(model=str(folder)))
     assert isinstance(source, FolderModel)
     assert [part.variant for part in source.parts.values()] == ["fp16", "fp16", None]
     model = source.load(CPU, lambda _: None)
     assert {weight.dtype for weight in weights(model).values()} == {torch.float32}
 
 
-def test_pickled_weights_are_taken_if_there_are_no_others(folder: Path, small_folder: Path) -> None:
+def test_pickled_weights_are_used_if_there_are_no_others(folder: Path, small_folder: Path) -> None:
     for part, old, new in (
         ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
         ("text_encoder", "model.safetensors", "pytorch_model.bin"),
     ):
         torch.save(load_file(folder / part / old), folder / part / new)
         (folder / part / old).unlink()
-    source = find(model=str(folder))
-    assert same(source.load(CPU, lambda _: None), find(model=str(small_folder)).load(CPU, lambda _: None))
+    source = find(ModelRequest(model=str(folder)))
+    assert same(source.load(CPU, lambda _: None), find(ModelRequest(model=str(small_folder))).load(CPU, lambda _: None))
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "expected"),
     [
         (["m.safetensors", "m.bin", "m.fp16.safetensors"], ["m.safetensors"]),
         (["m.bin", "m.fp16.safetensors", "m.fp16.bin"], ["m.bin"]),
@@ -139,16 +140,16 @@ def test_pickled_weights_are_taken_if_there_are_no_others(folder: Path, small_fo
         (["m.non_ema.bin", "m.onnx", "m.msgpack", "config.json"], None),
     ],
 )
-def test_which_weights_are_taken(names: list[str], wanted: list[str] | None) -> None:
-    def there(name: str) -> str:
+def test_which_weights_are_used(names: list[str], expected: list[str] | None) -> None:
+    def in_folder(name: str) -> str:
         return "unet/" + re.sub(r"^m\b", "diffusion_pytorch_model", name)
 
-    found = find_weights([there(name) for name in names], "unet")
-    assert (None if found is None else list(found.files)) == (wanted and [there(name) for name in wanted])
+    found = weight_files.find([in_folder(name) for name in names], "unet")
+    assert (None if found is None else list(found.files)) == (expected and [in_folder(name) for name in expected])
 
 
-def test_other_vaes_give_their_own_sizes(folder: Path) -> None:
-    """TAESD, and the VQ model that some latent diffusion models have."""
+def test_other_vaes_have_other_sizes(folder: Path) -> None:
+    """TAESD, and the VQ model of some latent diffusion models."""
     for vae, blocks in (
         (AutoencoderTiny(encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
                          num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3), 3),
@@ -158,7 +159,7 @@ def test_other_vaes_give_their_own_sizes(folder: Path) -> None:
         shutil.rmtree(folder / "vae")
         vae.save_pretrained(folder / "vae")
         edit(folder / "model_index.json", vae=["diffusers", type(vae).__name__])
-        source = find(model=str(folder))
+        source = find(ModelRequest(model=str(folder)))
         f = 2 ** (blocks - 1)
         assert (source.spec.downscale, source.spec.size_multiple) == (f, f * 8)
         model = source.load(CPU, lambda _: None)
@@ -166,38 +167,38 @@ def test_other_vaes_give_their_own_sizes(folder: Path) -> None:
         assert model.vae.decode(torch.zeros(1, 4, 8, 8)).sample.shape == (1, 3, 8 * f, 8 * f)
 
 
-def test_sizes(folder: Path) -> None:
+def test_the_default_size_is_that_of_the_unet(folder: Path) -> None:
     edit(folder / "unet/config.json", sample_size=[32, 16])
-    spec = find(model=str(folder)).spec
+    spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.default_height, spec.default_width) == (256, 128)
     edit(folder / "unet/config.json", sample_size=None)
-    spec = find(model=str(folder)).spec
+    spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.default_height, spec.default_width) == (512, 512)
 
 
-def test_the_safety_checker_is_found_if_it_is_there(folder: Path) -> None:
-    assert find(model=str(folder)).safety_checker(download=False) is None
+def test_the_safety_checker_is_found_if_the_folder_has_one(folder: Path) -> None:
+    assert find(ModelRequest(model=str(folder))).safety_checker(download=False) is None
     edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
-    assert not find(model=str(folder)).spec.has_safety_checker
+    assert not find(ModelRequest(model=str(folder))).spec.has_safety_checker
     (folder / "safety_checker").mkdir()
     save_file({"a": torch.ones(1)}, folder / "safety_checker/model.safetensors")
-    source = find(model=str(folder))
+    source = find(ModelRequest(model=str(folder)))
     assert source.spec.has_safety_checker and source.safety_checker(download=False) == folder / "safety_checker"
 
 
-def test_the_hash_follows_the_weights_not_the_rest(folder: Path) -> None:
-    before = find(model=str(folder)).hash()
-    (folder / "README.md").write_text("words")
-    assert find(model=str(folder)).hash() == before and len(before) == 64
+def test_the_hash_depends_on_the_weights_only(folder: Path) -> None:
+    before = find(ModelRequest(model=str(folder))).hash()
+    (folder / "README.md").write_text("text")
+    assert find(ModelRequest(model=str(folder))).hash() == before and len(before) == 64
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     renamed(path, lambda name, tensor: (name, tensor + 1))
-    assert find(model=str(folder)).hash() != before
+    assert find(ModelRequest(model=str(folder))).hash() != before
 
 
-# What is refused, before any weights are read.
+# Models that are refused before any weights are read.
 
 
-def take_out(name: str) -> Change:
+def remove(name: str) -> Change:
     def change(folder: Path) -> None:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -225,33 +226,33 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
     "no tokenizer": (index(tokenizer=None), "no tokenizer"),
     "no text encoder": (index(text_encoder=[None, None]), "it has no text encoder"),
-    "inpainting": (config("unet", in_channels=9), "9 channels and its VAE gives 4, as for inpainting"),
-    "more than words": (config("unet", addition_embed_type="text_time"), "addition_embed_type"),
+    "inpainting": (config("unet", in_channels=9), "9 channels and its VAE outputs 4, as for inpainting"),
+    "other inputs": (config("unet", addition_embed_type="text_time"), "addition_embed_type"),
     "shifted latents": (config("vae", shift_factor=0.1), "shifts its latents"),
-    "no UNet weights": (take_out("unet/diffusion_pytorch_model.safetensors"), "folder unet has no weights"),
-    "no VAE": (take_out("vae"), "folder vae has no weights"),
-    "no UNet configuration": (take_out("unet/config.json"), "unet/config.json is missing"),
-    "no scheduler": (take_out("scheduler"), "scheduler_config.json is missing"),
+    "no UNet weights": (remove("unet/diffusion_pytorch_model.safetensors"), "folder unet has no weights"),
+    "no VAE": (remove("vae"), "folder vae has no weights"),
+    "no UNet configuration": (remove("unet/config.json"), "unet/config.json is missing"),
+    "no scheduler": (remove("scheduler"), "scheduler_config.json is missing"),
     "no sizes": (config("unet", block_out_channels=None), "block_out_channels: Field required"),
     "no JSON": (lambda folder: (folder / "model_index.json").write_text("<html>"), "cannot be read as JSON"),
-    "a list": (lambda folder: (folder / "model_index.json").write_text("[]"), "holds no named fields"),
-    "nothing": (take_out("model_index.json"), "has no model_index.json"),
+    "a list": (lambda folder: (folder / "model_index.json").write_text("[]"), "does not contain a JSON object"),
+    "nothing": (remove("model_index.json"), "has no model_index.json"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_models_are_refused_by_name(folder: Path, name: str) -> None:
+def test_unsupported_models_are_refused_with_the_reason(folder: Path, name: str) -> None:
     change, what = REFUSED[name]
     change(folder)
     with pytest.raises(ModelError, match=what) as raised:
-        find(model=str(folder))
+        find(ModelRequest(model=str(folder)))
     assert raised.value.why or raised.value.fix
 
 
 def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
     renamed(folder / "vae/diffusion_pytorch_model.safetensors", lambda name, tensor: (f"x.{name}", tensor))
     with pytest.raises(ModelError, match=r"the VAE of model does not fit its configuration"):
-        find(model=str(folder)).load(CPU, lambda _: None)
+        find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"])
@@ -259,53 +260,51 @@ def test_damaged_weights_are_refused(folder: Path, part: str) -> None:
     path = folder / f"{part}.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"of model cannot be loaded"):
-        find(model=str(folder)).load(CPU, lambda _: None)
+        find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
 
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
     edit(folder / "unet/config.json", cross_attention_dim=128)
     with pytest.raises(ModelError, match=r"the UNet of model"):
-        find(model=str(folder)).load(CPU, lambda _: None)
+        find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
 
 
-def test_a_folder_with_a_checkpoint_points_to_it(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_with_a_checkpoint_suggests_it(tmp_path: Path) -> None:
     (tmp_path / "v1-5-pruned.ckpt").touch()
     with pytest.raises(ModelError, match=r"file v1-5-pruned\.ckpt: .* --ckpt"):
-        find(model=str(tmp_path))
+        find(ModelRequest(model=str(tmp_path)))
 
 
-def test_one_part_of_a_model_points_to_the_whole(small_folder: Path) -> None:
-    with pytest.raises(ModelError, match="give the folder above"):
-        find(model=str(small_folder / "unet"))
+def test_the_error_for_one_part_of_a_model_suggests_the_parent_folder(small_folder: Path) -> None:
+    with pytest.raises(ModelError, match="pass the parent folder"):
+        find(ModelRequest(model=str(small_folder / "unet")))
 
 
-def test_a_file_points_to_the_flag_for_files(small_checkpoint: SmallCheckpoint) -> None:
+def test_the_error_for_a_file_suggests_the_flag_for_files(small_checkpoint: SmallCheckpoint) -> None:
     with pytest.raises(ModelError, match="--ckpt"):
-        find(model=str(small_checkpoint.ckpt))
+        find(ModelRequest(model=str(small_checkpoint.ckpt)))
 
 
 @pytest.mark.parametrize(
     "path", ["nowhere", "./no/where", "/no/where", "a/b/c", "../a", "no where/x", "~/nowhere-at-all"]
 )
-def test_a_path_to_nowhere_is_not_taken_for_a_hub_id(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_folder_is_not_taken_for_a_hub_id(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(ModelNotFound, match=f"there is no folder {re.escape(path)}"):
-        find(model=path)
+    with pytest.raises(ModelNotFound, match=f"folder {re.escape(path)} does not exist"):
+        find(ModelRequest(model=path))
 
 
-# The model that ships.
+# The builtin model.
 
 
 def test_the_builtin_model_is_a_folder_in_the_package(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shipped, "BUILTIN", folder)
-    for source in (find(), find(model="builtin")):
+    for source in (find(ModelRequest()), find(ModelRequest(model="builtin"))):
         assert (source.spec.name, source.spec.kind, source.spec.watermark_method) == ("builtin", "builtin", "robust")
     monkeypatch.setattr(shipped, "BUILTIN", tmp_path / "nowhere")
     with pytest.raises(ModelNotFound, match="builtin model is missing"):
-        find()
+        find(ModelRequest())
     assert builtin.NAME == "builtin"

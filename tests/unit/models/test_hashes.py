@@ -1,4 +1,4 @@
-"""Hashes of weights are remembered, and a cache that cannot be written is no matter."""
+"""Hashes of weights are cached; a cache that cannot be written is not an error."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_a_files_hash_is_remembered(weights: Path, cache: Path) -> None:
+def test_the_hash_of_a_file_is_cached(weights: Path, cache: Path) -> None:
     assert hashes.of_file(weights) == sha256(b"weights")
     (key,) = json.loads(cache.read_text())
-    cache.write_text(json.dumps({key: "remembered"}))
-    assert hashes.of_file(weights) == "remembered"
+    cache.write_text(json.dumps({key: "cached"}))
+    assert hashes.of_file(weights) == "cached"
     assert not list(cache.parent.glob("hashes.json?*"))
 
 
-def test_a_changed_file_is_read_again(weights: Path) -> None:
+def test_a_changed_file_is_hashed_again(weights: Path) -> None:
     hashes.of_file(weights)
     stat = weights.stat()
     weights.write_bytes(b"WEIGHTS")
@@ -46,24 +46,24 @@ def test_a_changed_file_is_read_again(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
-def test_a_broken_cache_is_written_anew(weights: Path, cache: Path, content: str) -> None:
+def test_a_broken_cache_is_replaced(weights: Path, cache: Path, content: str) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text(content)
     assert hashes.of_file(weights) == sha256(b"weights")
     assert len(json.loads(cache.read_text())) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_no_matter(weights: Path, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_an_error(weights: Path, cache: Path) -> None:
     cache.parent.parent.mkdir()
-    cache.parent.write_text("a file where the folder would be")
+    cache.parent.write_text("a file in place of the folder")
     assert hashes.of_file(weights) == sha256(b"weights")
 
 
-def test_a_folders_hash_knows_names_and_contents_not_the_order(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_depends_on_names_and_contents_not_on_the_order(tmp_path: Path) -> None:
     for name in ("a/m.bin", "b/m.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     files = [tmp_path / "a/m.bin", tmp_path / "b/m.bin"]
-    wanted = sha256(f"a/m.bin {sha256(b'a/m.bin')}\nb/m.bin {sha256(b'b/m.bin')}\n".encode())
-    assert hashes.of_folder(tmp_path, files) == hashes.of_folder(tmp_path, files[::-1]) == wanted
-    assert hashes.of_folder(tmp_path, files[:1]) != wanted
+    expected = sha256(f"a/m.bin {sha256(b'a/m.bin')}\nb/m.bin {sha256(b'b/m.bin')}\n".encode())
+    assert hashes.of_folder(tmp_path, files) == hashes.of_folder(tmp_path, files[::-1]) == expected
+    assert hashes.of_folder(tmp_path, files[:1]) != expected

@@ -1,4 +1,4 @@
-"""Models from the hub, on a hub of our own: a small server on this machine that counts who asks."""
+"""Models on the hub, with a small local server that counts requests in place of the hub."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.models import find
+from sdcli.models.model import ModelRequest
 from sdcli.models.sources.hub import HubModel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -29,11 +30,11 @@ ID = "people/small"
 
 
 class Hub:
-    """As much of the hub's interface as huggingface_hub asks for, over the files of one folder."""
+    """The part of the hub's interface that huggingface_hub uses, with the files of one folder."""
 
     def __init__(self, files: Path) -> None:
         self.files = files
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.connections = 0
         self.tokens: set[str | None] = set()
         hub = self
@@ -48,12 +49,12 @@ class Hub:
 
             def do_GET(self) -> None:
                 path = self.path.split("?")[0]
-                hub.asked.append(path)
+                hub.requested.append(path)
                 hub.tokens.add(self.headers.get("authorization"))
                 hub.answer(self, path)
 
             def log_message(self, *_: object) -> None:
-                """Not to standard error."""
+                """Do not write to standard error."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -99,14 +100,14 @@ class Hub:
         if to.command == "GET":
             to.wfile.write(body)
 
-    def fetched(self) -> set[str]:
-        """The files that were asked for."""
-        return {path.split("/", 5)[5] for path in self.asked if "/resolve/" in path}
+    def downloaded(self) -> set[str]:
+        """The files that were requested."""
+        return {path.split("/", 5)[5] for path in self.requested if "/resolve/" in path}
 
 
 @pytest.fixture
 def hub(tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one model, beside much that is not needed, and an empty cache."""
+    """A hub with one model, which has more files than are needed, and an empty cache."""
     files = Path(shutil.copytree(small_folder, tmp_path / "files"))
     unet = load_file(files / "unet/diffusion_pytorch_model.safetensors")
     half = {name: tensor.half() for name, tensor in unet.items()}
@@ -139,8 +140,8 @@ def load(source: Any) -> Any:
     return source.load(torch.device("cpu"), lambda _: None)
 
 
-def test_only_what_is_needed_is_fetched_and_weights_not_before_they_are_used(hub: Hub, small_folder: Path) -> None:
-    source = find(model=ID)
+def test_only_needed_files_are_downloaded_and_weights_when_they_are_used(hub: Hub, small_folder: Path) -> None:
+    source = find(ModelRequest(model=ID))
     configurations = {
         "model_index.json",
         "scheduler/scheduler_config.json",
@@ -149,35 +150,35 @@ def test_only_what_is_needed_is_fetched_and_weights_not_before_they_are_used(hub
         "unet/config.json",
         "vae/config.json",
     }
-    assert hub.fetched() == configurations
+    assert hub.downloaded() == configurations
     assert (source.spec.name, source.spec.kind, source.spec.has_safety_checker) == (ID, "diffusers", True)
-    model, local = load(source), load(find(model=str(small_folder)))
-    assert hub.fetched() - configurations == {
+    model, local = load(source), load(find(ModelRequest(model=str(small_folder))))
+    assert hub.downloaded() - configurations == {
         "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
     for ours, theirs in zip(model.unet.parameters(), local.unet.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert source.hash() == find(model=str(small_folder)).hash()
+    assert source.hash() == find(ModelRequest(model=str(small_folder))).hash()
     assert source.safety_checker(download=False) is None
-    assert "safety_checker/model.safetensors" not in hub.fetched()
+    assert "safety_checker/model.safetensors" not in hub.downloaded()
     checker = source.safety_checker(download=True)
     assert source.safety_checker(download=False) == checker
     assert checker and (checker / "model.safetensors").read_bytes() == b"large too"
 
 
-def test_half_precision_is_fetched_if_there_is_no_other(hub: Hub) -> None:
+def test_half_precision_is_downloaded_if_there_is_no_other(hub: Hub) -> None:
     for name in ("safetensors", "bin"):
         (hub.files / f"unet/diffusion_pytorch_model.{name}").unlink()
-    load(find(model=ID))
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.fetched()
+    load(find(ModelRequest(model=ID)))
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.downloaded()
 
 
-def test_what_is_in_the_cache_works_offline_without_a_connection(
+def test_a_cached_model_works_offline_without_a_connection(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, small_folder: Path
 ) -> None:
-    before = load(find(model=ID))
+    before = load(find(ModelRequest(model=ID)))
     use(monkeypatch, hub.url)
     hub.connections = 0
 
@@ -185,51 +186,51 @@ def test_what_is_in_the_cache_works_offline_without_a_connection(
         raise AssertionError("a connection, offline")
 
     monkeypatch.setattr(socket.socket, "connect", forbidden)
-    source = find(model=ID, offline=True)
+    source = find(ModelRequest(model=ID, offline=True))
     model = load(source)
-    assert source.hash() == find(model=str(small_folder)).hash()
+    assert source.hash() == find(ModelRequest(model=str(small_folder))).hash()
     assert hub.connections == 0
     for ours, theirs in zip(model.vae.parameters(), before.vae.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    use(monkeypatch, hub.url, offline=True)  # as the environment says it
-    assert find(model=ID).spec == source.spec
+    use(monkeypatch, hub.url, offline=True)  # set by the environment
+    assert find(ModelRequest(model=ID)).spec == source.spec
     assert hub.connections == 0
 
 
-def test_what_is_not_in_the_cache_says_so_offline_without_a_connection(hub: Hub) -> None:
+def test_a_model_that_is_not_cached_is_refused_offline_without_a_connection(hub: Hub) -> None:
     with pytest.raises(ModelNotFound, match=r"not in the cache.*\n.*offline.*\n.*without --offline"):
-        find(model=ID, offline=True)
+        find(ModelRequest(model=ID, offline=True))
     assert hub.connections == 0
 
 
-def test_weights_that_are_not_in_the_cache_are_missed_before_anything_loads(hub: Hub) -> None:
-    find(model=ID)
+def test_missing_weights_in_the_cache_are_an_error_before_anything_loads(hub: Hub) -> None:
+    find(ModelRequest(model=ID))
     with pytest.raises(ModelError, match="has no weights"):
-        find(model=ID, offline=True)
+        find(ModelRequest(model=ID, offline=True))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
-def test_without_a_network_what_to_do_is_said_within_three_seconds(
+def test_without_a_network_finding_fails_within_three_seconds(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     use(monkeypatch, url)
     start = time.monotonic()
     with pytest.raises(ModelNotFound, match=r"hub cannot be reached") as raised:
-        find(model=ID)
+        find(ModelRequest(model=ID))
     assert time.monotonic() - start < 3
     assert url in raised.value.why and "--ckpt" in raised.value.fix
 
 
-def test_a_hub_that_never_answers_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_respond_fails_within_three_seconds(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
         with pytest.raises(ModelNotFound, match="hub cannot be reached"):
-            find(model=ID)
+            find(ModelRequest(model=ID))
         assert time.monotonic() - start < 3
 
 
-def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_name_resolution_fails_within_three_seconds(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object, **__: object) -> None:
         time.sleep(8)
         raise socket.gaierror("no answer")
@@ -238,18 +239,19 @@ def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(hub: Hub, monkeypat
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     start = time.monotonic()
     with pytest.raises(ModelNotFound, match="hub cannot be reached"):
-        find(model=ID)
+        find(ModelRequest(model=ID))
     assert time.monotonic() - start < 3
 
 
-def test_what_is_in_the_cache_works_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(find(model=ID))
+def test_a_cached_model_works_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(find(ModelRequest(model=ID)))
     use(monkeypatch, "http://127.0.0.1:9")
-    assert load(find(model=ID)).spec.name == ID
+    assert load(find(ModelRequest(model=ID))).spec.name == ID
 
 
-def test_a_revision_and_a_token_are_passed_on(hub: Hub) -> None:
-    source = find(model=ID, revision="early", token="hf_secret")
+def test_the_revision_and_the_token_of_the_environment_are_used(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    source = find(ModelRequest(model=ID, revision="early"))
     assert isinstance(source, HubModel) and source.folder.path.name == OTHER
     assert "Bearer hf_secret" in hub.tokens
     load(source)
@@ -258,30 +260,33 @@ def test_a_revision_and_a_token_are_passed_on(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("request_", "what"),
     [
-        ({"model": "people/nothing"}, "there is no model people/nothing on the hub, and no such folder here"),
-        ({"model": "people/gated"}, "accept its terms"),
+        (
+            {"model": "people/nothing"},
+            "the model people/nothing does not exist on the hub, and there is no such folder",
+        ),
+        ({"model": "people/gated"}, "requires that you accept its terms"),
         ({"model": ID, "revision": "nowhere"}, "has no revision nowhere"),
         ({"model": "people/bad--name"}, "neither a folder nor a hub id"),
     ],
 )
-def test_what_the_hub_refuses_is_said(hub: Hub, request_: dict[str, str], what: str) -> None:
+def test_requests_that_the_hub_refuses_are_errors_with_advice(hub: Hub, request_: dict[str, str], what: str) -> None:
     with pytest.raises(ModelNotFound, match=what) as raised:
-        find(**request_)
+        find(ModelRequest(**request_))
     assert raised.value.fix or raised.value.why
 
 
-def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub: Hub) -> None:
+def test_an_unsupported_model_is_refused_before_its_weights_are_downloaded(hub: Hub) -> None:
     index = json.loads((hub.files / "model_index.json").read_text())
     index |= {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModel"]}
     (hub.files / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="Stable Diffusion XL"):
-        find(model=ID)
-    assert not any("model.safetensors" in name for name in hub.fetched())
+        find(ModelRequest(model=ID))
+    assert not any("model.safetensors" in name for name in hub.downloaded())
 
 
-def test_a_repository_without_a_diffusers_model_says_so(hub: Hub) -> None:
+def test_a_repository_without_a_diffusers_model_is_refused(hub: Hub) -> None:
     for file in hub.all_files():
         if not file.endswith(".ckpt"):
             (hub.files / file).unlink()
     with pytest.raises(ModelError, match=r"has no model_index\.json\n.*file v1-5-pruned\.ckpt"):
-        find(model=ID)
+        find(ModelRequest(model=ID))

@@ -1,4 +1,4 @@
-"""A file of another kind is named, not failed on."""
+"""Recognition of files that are not supported."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_models_are_named(name: str) -> None:
+def test_the_error_names_the_kind_of_file(name: str) -> None:
     with pytest.raises(ModelError, match=name) as raised:
         recognition.check(Path("m.safetensors"), dict.fromkeys(OTHERS[name]))
     assert raised.value.why and raised.value.fix
 
 
-def test_what_nobody_knows_is_said_to_be_unknown() -> None:
-    with pytest.raises(ModelError, match="no model that sdcli knows"):
+def test_unknown_files_are_refused() -> None:
+    with pytest.raises(ModelError, match="no model that sdcli supports"):
         recognition.check(Path("m.ckpt"), {"weights": None})
 
 
-def test_a_whole_model_is_let_through() -> None:
+def test_a_whole_model_is_accepted() -> None:
     recognition.check(Path("m.ckpt"), dict.fromkeys([UNET, VAE, TEXT, "model_ema.decay", "betas"]))

@@ -1,4 +1,4 @@
-"""A scheduler's configuration, and what diffusers takes for what it leaves out."""
+"""Reading the configuration of a scheduler, with the defaults of diffusers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ V1: dict[str, Any] = {
 }
 
 
-def test_version_1() -> None:
+def test_the_schedule_of_stable_diffusion_1() -> None:
     noise = scheduler_config.schedule(V1, PATH, "StableDiffusionPipeline")
     assert (noise.beta_start, noise.beta_end, noise.beta_schedule) == (0.00085, 0.012, "scaled_linear")
     assert (noise.timestep_spacing, noise.steps_offset, noise.set_alpha_to_one) == ("leading", 1, False)
     assert (noise.prediction_type, noise.num_train_timesteps) == ("epsilon", 1000)
 
 
-def test_fields_are_kept() -> None:
+def test_fields_of_the_file_are_used() -> None:
     given = V1 | {
         "_class_name": "DDIMScheduler",
         "prediction_type": "v_prediction",
@@ -48,7 +48,7 @@ def test_fields_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", scheduler_config.SPACINGS)
-def test_what_is_left_out_is_what_diffusers_takes(name: str) -> None:
+def test_missing_fields_have_the_defaults_of_diffusers(name: str) -> None:
     noise = scheduler_config.schedule({"_class_name": name}, PATH, "LDMTextToImagePipeline")
     ours = noise.model_dump()
     parameters = inspect.signature(getattr(schedulers, name).__init__).parameters
@@ -57,7 +57,7 @@ def test_what_is_left_out_is_what_diffusers_takes(name: str) -> None:
             assert ours[field] == parameters[field].default, field
 
 
-def test_diffusers_pipeline_has_the_last_word_on_the_offset() -> None:
+def test_the_pipeline_overrides_the_offset() -> None:
     given = {name: value for name, value in V1.items() if name != "steps_offset"}
     assert scheduler_config.schedule(given, PATH, "StableDiffusionPipeline").steps_offset == 1
     assert scheduler_config.schedule(given, PATH, "LDMTextToImagePipeline").steps_offset == 0
@@ -74,7 +74,7 @@ def test_diffusers_pipeline_has_the_last_word_on_the_offset() -> None:
         ({"beta_start": "much"}, "beta_start is 'much'"),
     ],
 )
-def test_other_schedules_are_refused_by_name(change: dict[str, Any], what: str) -> None:
+def test_unsupported_schedules_are_refused_with_the_reason(change: dict[str, Any], what: str) -> None:
     with pytest.raises(ModelError) as raised:
         scheduler_config.schedule(V1 | change, PATH, "StableDiffusionPipeline")
     assert what in str(raised.value)

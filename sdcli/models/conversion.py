@@ -1,0 +1,101 @@
+"""Checkpoints of the original layout, converted to the models of diffusers.
+
+UNet and VAE use diffusers' own converters. Each family converts its text encoder (`sdcli.models.families`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.loaders import single_file_utils
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from sdcli.errors import ModelError
+from sdcli.models import weights
+from sdcli.models.checkpoint_config import OriginalConfig
+from sdcli.models.recognition import UNET, VAE
+
+Tensors = Mapping[str, torch.Tensor]
+
+# diffusers' functions have no types.
+unet_config: Any = single_file_utils.create_unet_diffusers_config_from_ldm
+vae_config: Any = single_file_utils.create_vae_diffusers_config_from_ldm
+convert_unet: Any = single_file_utils.convert_ldm_unet_checkpoint
+convert_vae: Any = single_file_utils.convert_ldm_vae_checkpoint
+
+EMA = "model_ema."
+# Tensors among those of the parts that are not their weights: position numbers, and what only training uses.
+NOT_WEIGHTS = re.compile(
+    r"\.position_ids$|^first_stage_model\.(loss|model_ema)\.|^cond_stage_model\.(logit_scale|text_projection)"
+)
+
+
+def part(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights of one part, by their full names.
+
+    Args:
+        tensors: all tensors of the checkpoint.
+        prefix: of the part's names; a constant in `sdcli.models.recognition`.
+    """
+    return {
+        name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and not NOT_WEIGHTS.search(name)
+    }
+
+
+def unet(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: str) -> Any:
+    """The UNet, as `Model.unet`; with averaged (EMA) weights if the configuration enables them and the file has them.
+
+    Args:
+        tensors: all tensors of the checkpoint.
+        config: the checkpoint's YAML configuration.
+        source: the checkpoint's name, for errors.
+        config_name: the configuration's name, for errors.
+
+    Raises:
+        ModelError: tensors are missing, left over or of another shape.
+    """
+    params = config.model.params.unet_config.params
+    original = part(tensors, UNET)
+    if config.model.params.use_ema:
+        original = {name: tensors.get(_ema_name(name), tensor) for name, tensor in original.items()}
+    described: dict[str, Any] = unet_config(config.model_dump(), {})
+    described["sample_size"] = config.model.params.image_size
+    if params.num_head_channels > 0:
+        described["attention_head_dim"] = [
+            params.model_channels * mult // params.num_head_channels for mult in params.channel_mult
+        ]
+    with torch.device("meta"):
+        model = UNet2DConditionModel.from_config(described)
+    return _assign(model, original, convert_unet, described, "UNet", source, config_name)
+
+
+def _ema_name(name: str) -> str:
+    return EMA + name.removeprefix("model.").replace(".", "")
+
+
+def vae(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: str) -> Any:
+    """The VAE, as `Model.vae`; `vae.config.scaling_factor` is the configuration's `scale_factor`.
+
+    Args and errors are those of `unet`.
+    """
+    described: dict[str, Any] = vae_config(config.model_dump(), {})
+    with torch.device("meta"):
+        model = AutoencoderKL.from_config(described)
+    return _assign(model, part(tensors, VAE), convert_vae, described, "VAE", source, config_name)
+
+
+def _assign(
+    model: Any, original: Tensors, convert: Any, described: dict[str, Any], what: str, source: str, config_name: str
+) -> Any:
+    """Convert tensors and make them the model's weights; tensors that the converter ignores count as left over."""
+    try:
+        converted: dict[str, torch.Tensor] = convert(dict(original), described)
+    except (KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"the {what} in {source} does not fit {config_name}", why=f"{error!r}.") from error
+    used = {tensor.data_ptr() for tensor in converted.values()}
+    left = {name: tensor for name, tensor in original.items() if tensor.data_ptr() not in used}
+    return weights.assign(model, converted | left, what=what, source=source, config=config_name)

@@ -1,0 +1,86 @@
+"""The latent diffusion model that was trained on LAION-400M: the text encoder is a BERT, trained with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcli.models import shipped
+from sdcli.models.checkpoint_config import OriginalConfig
+from sdcli.models.families import Family
+from sdcli.models.recognition import TEXT
+
+if TYPE_CHECKING:
+    import torch
+
+PREFIX = f"{TEXT}transformer."
+
+
+class LatentDiffusion(Family):
+    """LAION-400M."""
+
+    label = "BERT"
+
+    folder_models = "LAION-400M"
+    part = "bert"
+    text_encoders = ("LDMBertModel",)
+    tokenizers = ("BertTokenizer", "BertTokenizerFast")
+
+    vocabulary = shipped.VOCABULARIES / "bert"
+    vocabulary_files = ("vocab.txt", "tokenizer.json")
+
+    checkpoint_models = "LAION-400M"
+    embedder = "BERTEmbedder"
+    tensor_prefixes = (f"{PREFIX}attn_layers.",)
+    example_config = "configs/latent-diffusion/txt2img-1p4B-eval.yaml"
+
+    def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
+        """The shipped vocabulary: the original script uses no other, and the YAML contains the sizes."""
+        return self.vocabulary
+
+    def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
+        """The sizes of the YAML configuration, as the arguments of diffusers' `LDMBertConfig`."""
+        params = config.model.params.cond_stage_config.params
+        return {
+            "vocab_size": params.vocab_size,
+            "max_position_embeddings": params.max_seq_len,
+            "encoder_layers": params.n_layer,
+            "d_model": params.n_embed,
+            "encoder_ffn_dim": 4 * params.n_embed,
+            "encoder_attention_heads": 8,
+            "head_dim": 64,
+        }
+
+    def convert_text_encoder(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        config: OriginalConfig,
+        folder: Path,
+        *,
+        source: str,
+        config_name: str,
+    ) -> Any:
+        """The BERT text encoder in the sizes of the YAML configuration."""
+        import torch
+
+        from sdcli.models import bert, weights
+        from sdcli.models.conversion import part
+
+        with torch.device("meta"):
+            model = bert.build(self.text_config(config, folder))
+        renamed = {bert.name(name.removeprefix(PREFIX)): tensor for name, tensor in part(tensors, TEXT).items()}
+        return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
+
+    def text_encoder_class(self) -> Any:
+        from sdcli.models.bert import BertTextModel
+
+        return BertTextModel
+
+    def tokenizer_class(self) -> Any:
+        from transformers.models.bert.tokenization_bert import BertTokenizer
+
+        return BertTokenizer
+
+
+FAMILY = LatentDiffusion()

@@ -1,0 +1,117 @@
+"""Model families: the table, encoding of prompts, and a new family from one file and one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import yaml
+
+from sdcli.errors import ModelError
+from sdcli.models import checkpoint_config, checkpoint_file, families, find
+from sdcli.models.model import ModelRequest
+from sdcli.registry import FAMILIES
+
+if TYPE_CHECKING:
+    from tests.conftest import SmallCheckpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_its_shipped_files(name: str) -> None:
+    family = families.get(name)
+    assert any((family.vocabulary / file).is_file() for file in family.vocabulary_files)
+    config = checkpoint_config.read(checkpoint_config.find(family.example_config))
+    assert config.family == name
+    folder = family.text_folder(config, checkpoint_config.find(family.example_config))
+    assert family.max_length(family.text_config(config, folder)) == 77
+
+
+@pytest.mark.parametrize("field", ["label", "text_encoders", "tokenizers", "embedder", "tensor_prefixes"])
+def test_families_differ_in_every_field_that_identifies_them(field: str) -> None:
+    values = [getattr(family, field) for family in FAMILIES.values()]
+    count = sum(1 if isinstance(value, str) else len(value) for value in values)
+    assert len(families.each(field)) == count
+
+
+def test_encoding_returns_one_row_per_prompt(small_folder: Path) -> None:
+    model = find(ModelRequest(model=str(small_folder))).load(CPU, lambda _: None)
+    family = families.get(model.spec.family)
+    prompts = ["a red apple", "", "a red apple", "a cat " * 100]
+    with torch.inference_mode():
+        embeddings = family.encode(model, prompts)
+        assert embeddings.shape == (4, 77, 64)
+        assert torch.equal(embeddings[0], embeddings[2]) and not torch.equal(embeddings[0], embeddings[1])
+        ids = torch.tensor(model.tokenizer([""], padding="max_length", truncation=True).input_ids)
+        torch.testing.assert_close(embeddings[1:2], model.text_encoder(ids)[0])
+
+
+NEW_FAMILY = """
+from sdcli.models.families.sd1 import StableDiffusion1
+
+
+class Dummy(StableDiffusion1):
+    label = "dummy"
+    folder_models = checkpoint_models = "Dummy Diffusion"
+    text_encoders = ("DummyTextModel",)
+    embedder = "DummyEmbedder"
+    tensor_prefixes = ("cond_stage_model.dummy.",)
+
+    def convert_text_encoder(self, tensors, config, folder, *, source, config_name):
+        renamed = {name.replace(".dummy.", ".transformer."): tensor for name, tensor in tensors.items()}
+        return super().convert_text_encoder(renamed, config, folder, source=source, config_name=config_name)
+
+    def encode(self, model, prompts):
+        return super().encode(model, prompts) * 2
+
+
+FAMILY = Dummy()
+"""
+
+
+@pytest.fixture
+def dummy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new family: one file, one line."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "dummy_family.py").write_text(NEW_FAMILY)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.setitem(FAMILIES.paths, "dummy", "dummy_family:FAMILY")
+
+
+def test_a_new_family_reads_its_folders(dummy: None, small_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_folder, tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["dummy", "DummyTextModel"]}))
+    model = find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
+    assert model.spec.family == "dummy"
+    base = find(ModelRequest(model=str(small_folder))).load(CPU, lambda _: None)
+    with torch.inference_mode():
+        embeddings = families.get("dummy").encode(model, ["a cat"])
+        torch.testing.assert_close(embeddings, families.get("sd1").encode(base, ["a cat"]) * 2)
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["dummy", "Other"]}))
+    with pytest.raises(ModelError, match="Dummy Diffusion") as raised:
+        find(ModelRequest(model=str(folder)))
+    assert "DummyTextModel" in raised.value.what
+
+
+def test_a_new_family_reads_its_checkpoints(dummy: None, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    tensors = checkpoint_file.read_tensors(small_checkpoint.ckpt)
+    renamed = {
+        name.replace("cond_stage_model.transformer.", "cond_stage_model.dummy."): t for name, t in tensors.items()
+    }
+    torch.save({"state_dict": renamed}, tmp_path / "m.ckpt")
+    content = yaml.safe_load(small_checkpoint.config.read_text())
+    content["model"]["params"]["cond_stage_config"]["target"] = "dummy.DummyEmbedder"
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+    shutil.copytree(small_checkpoint.config.parent / "clip", tmp_path / "clip")
+    source = find(ModelRequest(ckpt=str(tmp_path / "m.ckpt"), config=str(tmp_path / "m.yaml")))
+    assert source.spec.family == "dummy"
+    model = source.load(CPU, lambda _: None)
+    assert model.text_encoder.config.hidden_size == 64 and model.tokenizer.model_max_length == 77
+    with pytest.raises(ModelError, match="contains a dummy text encoder, the configuration describes CLIP"):
+        find(ModelRequest(ckpt=str(tmp_path / "m.ckpt"), config=str(small_checkpoint.config)))
