@@ -1,9 +1,9 @@
-# Two commands: `make demo` draws images, `make test` passes the tests. Both set up all they need in .venv.
+# `make demo` generates images, `make test` runs the tests. Both set up everything they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# As many tests at once as there are cores, each on one: cores that are shared make threads wait for one another.
+# One test process for each core, with one thread each: threads that share a core wait for each other.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 .PHONY: demo test check lint docs setup clean
@@ -32,7 +32,7 @@ docs: setup
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdcli needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdcli needs Python 3.11 or later, this is " + sys.version.split()[0] + "; pass another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
