@@ -371,7 +371,7 @@ def test_targets_contain_the_codes_of_the_objects_in_the_caption(vocabulary: Voc
     empty = 0
     for batch in parts:
         assert batch.padding.shape == (PART, REGIONS, TEXT_WIDTH)
-        for row, place, named in zip(batch.rows.tolist(), batch.positions.tolist(), batch.named, strict=True):
+        for row, place, named in zip(batch.rows.tolist(), batch.places.tolist(), batch.named, strict=True):
             concept = int((codes_in_tokens - named).norm(dim=1).argmin())
             words = own[concept][1:-1]
             ids = batch.captions.ids[row].tolist()
