@@ -16,7 +16,7 @@ from sdcli.events import Event, Note, ignore
 from sdcli.jobs import Job, NoisePlace
 from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.journal import Journal
-from sdcli.records import Keys, Line, RunLine
+from sdcli.records import Key, Keys, RunLine
 from sdcli.settings import Settings
 
 
@@ -64,17 +64,33 @@ def test_images_that_are_not_saved_have_no_name() -> None:
     assert [one.file for one in forecasts(prompt="a cat", output="cat.webp")] == [Path("cat.webp")]
 
 
-def test_images_of_a_resumed_run_exist() -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_images_of_a_resumed_run_exist(schema: int) -> None:
+    """Also if sdcli 0.1.0, which wrote keys of schema 1, started the run."""
     settings = Settings.of(prompt="a cat", outdir="out", n_samples=3, n_iter=1, resume="", seed_mode="image")
+    key = Keys(settings).next(next(iter(DryRun(settings, ignore))).job)
+    if schema == 1:
+        assert key.old is not None
+        key = Key(key.old)
+    folder = OutputFolder(Path("out"), journal=Journal(Path("out"), RunLine(settings={}, folder="/")))
+    folder.save_sample(b"an image", key=key)
     run = DryRun(settings, ignore)
-    jobs = [one.job for one in run]
-    folder = OutputFolder(Path("out"), journal=Journal(Path("out"), {}))
-    folder.save_sample(b"an image", key=Keys(settings).next(jobs[0]))
-    again = DryRun(settings, ignore)
-    assert [(one.exists, one.file.name if one.file else None) for one in again] == [
+    assert [(one.exists, one.file.name if one.file else None) for one in run] == [
         (True, "00000.png"), (False, "00001.png"), (False, "00002.png"),
     ]  # fmt: skip
-    assert (again.images, again.existing) == (3, 1)
+    assert (run.images, run.existing) == (3, 1)
+
+
+def test_an_invalid_row_is_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a cat"}\n{"prompt": "a dog", "steps": 0}\n')
+    events: list[Event] = []
+    run = DryRun(Settings.of(from_file=str(path), on_error="skip"), events.append)
+    assert [one.job.prompt for one in run] == ["a cat"]
+    (note,) = events
+    assert isinstance(note, Note)
+    assert f"{path}, line 2" in note.text
+    assert run.run.skipped == 1
 
 
 def test_a_dry_run_refuses_what_a_run_refuses() -> None:
@@ -101,7 +117,7 @@ class TestEstimates:
 
     def test_a_measured_batch_keeps_its_time(self) -> None:
         one = job(steps=20)
-        estimates.note(one, "cpu", 2, 8.0)
+        estimates.remember(one, "cpu", 2, 8.0)
         again = estimates.estimate(one, "auto", 2, 10**9)
         assert again.seconds == pytest.approx(4.0)
         assert again.measured
@@ -109,8 +125,8 @@ class TestEstimates:
         assert again.memory > 10**7, "of this process"
 
     def test_other_steps_and_sizes_are_estimated_from_the_nearest(self) -> None:
-        estimates.note(job(steps=20), "cpu", 1, 4.0)
-        estimates.note(job(steps=20, height=512, width=512), "cpu", 1, 64.0)
+        estimates.remember(job(steps=20), "cpu", 1, 4.0)
+        estimates.remember(job(steps=20, height=512, width=512), "cpu", 1, 64.0)
         assert estimates.estimate(job(steps=10), "cpu", 1, None).seconds == pytest.approx(2.0)
         larger = estimates.estimate(job(steps=20, height=512, width=576), "cpu", 1, 10**9)
         assert larger.seconds == pytest.approx(64.0 * 576 / 512)
@@ -118,7 +134,7 @@ class TestEstimates:
         assert larger.memory == estimates.BASE + 10**9 + 512 * 576 * estimates.BYTES_PER_PIXEL
 
     def test_another_model_or_device_is_not_used(self) -> None:
-        estimates.note(job(), "cpu", 1, 4.0)
+        estimates.remember(job(), "cpu", 1, 4.0)
         assert estimates.estimate(job(model_hash="another"), "cpu", 1, None).seconds is None
         assert estimates.estimate(job(), "cuda", 1, None).seconds is None
 

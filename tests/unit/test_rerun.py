@@ -75,9 +75,7 @@ class TestSettings:
         assert (settings["ckpt"], settings["config"]) == (f"{home}/models/x.ckpt", "v1.yaml")
         assert "model" not in settings
 
-    def test_a_moved_checkpoint_is_found_by_its_name(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_moved_checkpoint_is_found_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         one = source(tmp_path, job(model="x.ckpt"), settings={"ckpt": "elsewhere/x.ckpt", "config": "v1.yaml"})
         assert rerun.settings_of(one)["ckpt"] == "elsewhere/x.ckpt"
@@ -135,8 +133,8 @@ class TestRefusals:
         with pytest.raises(InputFileError, match="cannot be generated again exactly") as caught:
             self.again(one)
         assert caught.value.fix == (
-            "The nearest command is: sdcli txt2img --prompt 'a cat' --H 512 --W 500 --n_samples 1 --n_iter 1 --ddim_steps 37 "
-            "--seed 5 --ckpt tide.safetensors"
+            "The nearest command is: sdcli txt2img --prompt 'a cat' --H 512 --W 500 --n_samples 1 --n_iter 1 "
+            "--ddim_steps 37 --seed 5 --ckpt tide.safetensors"
         )
         for phrase in ("AUTOMATIC1111", "scale is not known", "Euler a", "tide", "500", "35 and 38"):
             assert phrase in caught.value.why
