@@ -57,7 +57,8 @@ MODEL_SOURCES = Table(
         "hub": "sdcli.models.sources.hub:find",
     }
 )
-"""Functions from a `ModelRequest` to a `ModelSource`, or None if it is for another source. First match wins."""
+"""Functions from a `ModelRequest` to a `ModelSource`, or None if it is for another source. First match wins,
+so a new source comes before `folder` and `hub`, which refuse what they do not know."""
 
 FAMILIES = Table(
     {
@@ -113,5 +114,9 @@ METADATA_READERS = Table(
 """Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values
 that a tool writes down come before values that are read out of a graph of nodes."""
 
-EXECUTORS = Table({"local": "sdcli.executors.local:LocalExecutor"})
+EXECUTORS = Table(
+    {
+        "local": "sdcli.executors.local:LocalExecutor",
+    }
+)
 """`sdcli.executors.Executor`, by the name that `--executor` takes."""

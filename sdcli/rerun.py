@@ -179,7 +179,8 @@ def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:
     else:
         settings["no_watermark"] = True
     settings["safety_checker"] = record.safety.checker if record.safety else "off"
-    return settings | {"format": source.format.lower() if source.format.lower() in FORMATS else "png"}
+    formats = {each.title: name for name, each in FORMATS.items()}
+    return settings | {"format": formats.get(source.format, default("format"))}
 
 
 def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def no_metadata(path: Path) -> InputFileError:
     """The error of a file that does not say how its image was generated."""
     return InputFileError(
         f"{path} does not say how it was generated",
-        why="It contains no metadata of sdcli, AUTOMATIC1111's web UI, ComfyUI or InvokeAI.",
+        why="It contains no metadata that sdcli can read.",
         fix="Many programs and web sites remove metadata: use the file as it was first saved.",
     )
 

@@ -24,7 +24,7 @@ _LONGEST = 400
 
 
 def inspect(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or WebP files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images in any format.")],
     command: Annotated[
         bool,
         typer.Option("--command", metavar="", help="Print only the shell command that generates each image again."),
@@ -129,7 +129,7 @@ def _print_table(source: rerun.Source) -> None:
     table.add_column(overflow="fold")
     for name, value in _rows(source):
         # Text, not a string: brackets in a prompt are no markup.
-        table.add_row(name, Text(printable(value)))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     console = RichConsole(highlight=False)
     console.print(Text(printable(str(source.path)), style="bold cyan"), soft_wrap=True)
     console.print(table)
@@ -164,6 +164,9 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
             yield "Safety", _safety_in_words(record.safety)
     if record is not None and "watermark" in record.model_fields_set:
         yield "Watermark", _watermark_in_words(source, record.watermark)
+    # The other stages of the run.
+    for name, value in (record.model_extra or {}).items() if record is not None else ():
+        yield name.replace("_", " ").capitalize(), value if isinstance(value, str) else json_line(value)
     for name, value in found.other.items():
         text = str(value)
         yield name, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"

@@ -14,7 +14,7 @@ from sdcli.errors import DeviceError, ModelError
 from sdcli.events import BatchDone, BatchStarted, Loading, Note, Progress, StepDone
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
-from sdcli.memory import is_out_of_memory, memory_errors
+from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
 from sdcli.models.model import Model, ModelSource
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from sdcli.devices import Compute
     from sdcli.pipeline.samplers import Step
-
-LESS_MEMORY = "Pass a smaller --n_samples, --H or --W, or --device cpu."
 
 
 @dataclass
@@ -142,10 +140,10 @@ class LocalExecutor:
 
     def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
-        from sdcli.models.tokenizer import words
+        from sdcli.models.tokenizer import measure
 
         texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
-        cut = {text: read.cut for text, read in zip(texts, words(model.tokenizer, texts), strict=True)}
+        cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))

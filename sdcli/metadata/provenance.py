@@ -85,6 +85,5 @@ def _number(value: Any, kind: type) -> int | float | None:
 
 def own_sampler(name: str) -> str:
     """Returns the name in `SAMPLERS` of the sampler that other tools call `name`; `name` if sdcli does not have it."""
-    others = {sampler.title.casefold(): own for own, sampler in SAMPLERS.items()}
-    others |= {"dpmpp_2m": "dpm_solver", "pndm": "plms", "k_dpmpp_2m": "dpm_solver"}
+    others = {other: own for own, sampler in SAMPLERS.items() for other in (sampler.title.casefold(), *sampler.aliases)}
     return others.get(name.casefold(), name)

@@ -37,11 +37,13 @@ class Format:
         suffixes: the suffixes that name it; files get the first.
         lossless: whether the pixels are read back unchanged.
         encode: from an image, its record and the `parameters` text to a file.
+        title: the name that Pillow gives it when it opens such a file.
     """
 
     suffixes: tuple[str, ...]
     lossless: bool
     encode: Encode
+    title: str
 
     @property
     def suffix(self) -> str:
@@ -110,7 +112,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputFileError(
-            f"cannot read the image {path}", why=f"{why}.", fix="Pass PNG, JPEG or WebP files."
+            f"cannot read the image {path}", why=f"{why}.", fix="Pass an image file, such as PNG, JPEG or WebP."
         ) from error
     with image:
         yield image
@@ -146,6 +148,6 @@ def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-PNG = Format((".png",), lossless=True, encode=_png)
-JPEG = Format((".jpg", ".jpeg"), lossless=False, encode=_jpeg)
-WEBP = Format((".webp",), lossless=True, encode=_webp)
+PNG = Format((".png",), lossless=True, encode=_png, title="PNG")
+JPEG = Format((".jpg", ".jpeg"), lossless=False, encode=_jpeg, title="JPEG")
+WEBP = Format((".webp",), lossless=True, encode=_webp, title="WEBP")

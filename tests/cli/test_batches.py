@@ -1,8 +1,4 @@
-"""Long runs from the command line: stopped and gone on with, two at once, on full disks, from all kinds of prompts.
-
-Each run is a process of its own with standard streams of its own. To start one takes many seconds, nearly all of them
-for imports, so a process that has imported everything and drawn nothing (it has no threads yet) is forked for each.
-"""
+"""Long runs from the command line: stopped and gone on with, two at once, on full disks, from all kinds of prompts."""
 
 from __future__ import annotations
 
@@ -15,210 +11,17 @@ import random
 import signal
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-SOURCE = """
-import json, os, signal, subprocess, sys
-
-# A test may itself run where these are ignored, and nohup is not what is tested here.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-import cv2, imwatermark
-import sdcli.cli, sdcli.pipeline, sdcli.models.ldm, sdcli.models.pretrained, sdcli.models.tokenizer, sdcli.txt2img
-
-def become_a_run(asked):
-    os.chdir(asked["cwd"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    for number, path in enumerate(asked["streams"]):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY, 0o644)
-        os.dup2(file, number)
-        os.close(file)
-    sys.stdin = open(0)
-    if asked["file_size"]:
-        import resource
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_size"], asked["file_size"]))
-    exec(asked["before"], {})
-    sys.argv = ["sdcli", *asked["arguments"]]
-
-threads = "/proc/self/task"
-print(len(os.listdir(threads)) if os.path.isdir(threads) else 1, flush=True)
-for line in sys.stdin:
-    asked = json.loads(line)
-    if asked["do"] == "run":
-        child = os.fork()
-        if child == 0:
-            become_a_run(asked)
-            sdcli.cli.main()
-        answer = child
-    elif asked["do"] == "wait":
-        answer = os.waitstatus_to_exitcode(os.waitpid(asked["child"], 0)[1])
-    elif asked["do"] == "poll":
-        ended, status = os.waitpid(asked["child"], os.WNOHANG)
-        answer = os.waitstatus_to_exitcode(status) if ended else None
-    else:
-        answer = subprocess.run(asked["command"], shell=True, stdin=subprocess.DEVNULL).returncode
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Started:
-    """A run that goes on in a process of its own."""
-
-    def __init__(self, nursery: Nursery, child: int, streams: Path) -> None:
-        self.nursery = nursery
-        self.child = child
-        self.streams = streams
-        self.began = time.monotonic()
-        self._code: int | None = None
-
-    @property
-    def stdout(self) -> str:
-        return (self.streams / "1").read_text()
-
-    @property
-    def stderr(self) -> str:
-        return (self.streams / "2").read_text()
-
-    @property
-    def paths(self) -> list[str]:
-        return self.stdout.splitlines()
-
-    def wait(self) -> Started:
-        if self._code is None:
-            self._code = self.nursery.ask("wait", child=self.child)
-        return self
-
-    @property
-    def code(self) -> int:
-        self.wait()
-        assert self._code is not None
-        return self._code
-
-    def lives(self) -> bool:
-        if self._code is None:
-            self._code = self.nursery.ask("poll", child=self.child)
-        return self._code is None
-
-    def send(self, number: int) -> None:
-        """Only to a process that was not waited for, so its number is still its own."""
-        assert self._code is None
-        os.kill(self.child, number)
-
-    def until_saved(self, images: int) -> Started:
-        """Wait until it has told of so many."""
-        while len(self.paths) < images:
-            assert self.lives(), self.stderr
-            assert time.monotonic() - self.began < 300, self.stderr
-            time.sleep(0.005)
-        return self
-
-
-class Nursery:
-    """Starts runs; `shell` is a command line that starts it where it has other rights, or another file system."""
-
-    def __init__(self, folder: Path, shell: Sequence[str] = ()) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True)
-        self.runs = 0
-        self.process = subprocess.Popen(
-            [*shell, sys.executable, "-c", SOURCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert self.process.stdout
-        assert self.process.stdout.readline() == "1\n", "it did not start, or has threads and cannot be forked"
-
-    def shell(self, command: str) -> None:
-        """A command of the shell, in the same surroundings as the runs."""
-        assert self.ask("shell", command=command) == 0, command
-
-    def ask(self, do: str, **what: Any) -> Any:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps({"do": do, **what}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(
-        self,
-        *arguments: str | Path,
-        cwd: Path,
-        stdin: Path | str = os.devnull,
-        stdout: Path | str | None = None,
-        file_size: int | None = None,
-        before: str = "",
-    ) -> Started:
-        """A run; `file_size` is the most bytes that it can write into a file, `before` is Python to run before it."""
-        streams = self.folder / str(self.runs)
-        self.runs += 1
-        streams.mkdir()
-        # A run writes at the place where it stands: two streams in one file would write over one another.
-        child = self.ask(
-            "run", arguments=[*map(str, arguments)], cwd=str(cwd), file_size=file_size, before=before,
-            environment=os.environ | {"OMP_NUM_THREADS": "1"},
-            streams=[str(stdin), str(stdout or streams / "1"), str(streams / "2")],
-        )  # fmt: skip
-        for name in ("1", "2"):
-            (streams / name).touch()
-        return Started(self, child, streams)
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("runs") / "streams")
-    yield nursery
-    nursery.close()
-
-
-class Sdcli:
-    """`sdcli txt2img` with as little to draw as can be, in a folder of its own."""
-
-    def __init__(self, nursery: Nursery, folder: Path) -> None:
-        self.nursery = nursery
-        self.folder = folder
-
-    def start(self, *arguments: str | Path, **how: Any) -> Started:
-        tiny = ("--steps", "1", "--safety-checker", "off")
-        given = [flag for flag in ("--steps", "--safety-checker") if flag in arguments]
-        few = [word for flag, value in zip(tiny[::2], tiny[1::2], strict=True) if flag not in given
-               for word in (flag, value)]  # fmt: skip
-        return self.plain(*few, *arguments, **how)
-
-    def plain(self, *arguments: str | Path, **how: Any) -> Started:
-        """With the given flags alone."""
-        return self.nursery.start("txt2img", *arguments, **({"cwd": self.folder} | how))
-
-    def __call__(self, *arguments: str | Path, code: int = 0, **how: Any) -> Started:
-        """Start it, wait for it, and see that it ends as it is to end."""
-        ended = self.start(*arguments, **how).wait()
-        assert ended.code == code, ended.stderr
-        assert "Traceback" not in ended.stderr
-        return ended
-
-    def write(self, name: str, *lines: str) -> str:
-        """A file of these lines, by its name."""
-        (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
-        return name
-
-
-@pytest.fixture
-def sdcli(nursery: Nursery, tmp_path: Path) -> Sdcli:
-    return Sdcli(nursery, tmp_path)
+if TYPE_CHECKING:
+    from tests.cli.conftest import ForkServer, RunningProcess, Sdcli
 
 
 def prompts(count: int) -> list[str]:
@@ -291,12 +94,12 @@ def test_killed_at_any_instant_a_run_can_be_gone_on_with(sdcli: Sdcli, tmp_path:
         before = len(visible(tmp_path / "out"))
         run = sdcli.start(*command, "--outdir", "out", "--resume")
         if kill % 2:
-            while not run.paths and run.lives():
+            while not run.paths and run.alive():
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, batch))
         else:
             time.sleep(max(0.0, run.began + chance.uniform(0, first + 2 * batch) - time.monotonic()))
-        if run.lives():
+        if run.alive():
             living += 1
             run.send(signal.SIGKILL)
             assert run.code == -signal.SIGKILL
@@ -326,7 +129,7 @@ def test_a_file_that_a_killed_run_had_begun_to_write_does_not_stay(sdcli: Sdcli,
     left: list[Path] = []
     for _ in range(3):
         run = sdcli.start(*command, "--resume")
-        while run.lives():
+        while run.alive():
             if any(samples.glob(".sdcli-*")):
                 run.send(signal.SIGKILL)
                 break
@@ -444,15 +247,15 @@ TWELVE = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "6", "--out
 
 
 @pytest.fixture(scope="module")
-def twelve(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def twelve(sdcli_in: Callable[[Path], Sdcli], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What `TWELVE` draws if nothing stops it."""
     folder = tmp_path_factory.mktemp("twelve")
-    Sdcli(nursery, folder)(*TWELVE)
+    sdcli_in(folder)(*TWELVE)
     assert len(check_record(folder / "out")) == 13
     return bytes_of(folder / "out")
 
 
-def kept(stopped: Started, out: Path, twelve: dict[str, bytes]) -> None:
+def kept(stopped: RunningProcess, out: Path, twelve: dict[str, bytes]) -> None:
     """That a run which did not end well left whole images, those that it told of among them, and a whole record."""
     files = bytes_of(out)
     told = [Path(path).name for path in stopped.paths]
@@ -533,14 +336,16 @@ def test_a_folder_that_goes_while_it_is_written_to(sdcli: Sdcli, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_folder_that_becomes_read_only(tmp_path: Path, twelve: dict[str, bytes]) -> None:
+def test_a_folder_that_becomes_read_only(
+    sdcli: Sdcli, new_fork_server: Callable[..., ForkServer], tmp_path: Path, twelve: dict[str, bytes]
+) -> None:
     # The superuser may write anywhere, but not from within a user namespace to files of one who is none of its users.
     shell = ["unshare", "--user"] if os.geteuid() == 0 else []
     if shell and subprocess.run([*shell, "true"], capture_output=True, check=False).returncode:
         pytest.skip("run by the superuser, who may write anywhere, and there are no user namespaces here")
     out = tmp_path / "out"
-    nursery = Nursery(tmp_path / "streams", shell)
-    sdcli = Sdcli(nursery, tmp_path)
+    server = new_fork_server(tmp_path / "streams", shell)
+    sdcli = type(sdcli)(server, tmp_path)
     try:
         run = sdcli.start(*TWELVE).until_saved(2)
         (out / "samples").chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -554,34 +359,36 @@ def test_a_folder_that_becomes_read_only(tmp_path: Path, twelve: dict[str, bytes
         sdcli(*TWELVE, "--resume")
         assert bytes_of(out) == twelve
     finally:
-        nursery.close()
+        server.close()
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(tmp_path: Path, twelve: dict[str, bytes]) -> None:
+def test_a_disk_that_is_full(
+    sdcli: Sdcli, new_fork_server: Callable[..., ForkServer], tmp_path: Path, twelve: dict[str, bytes]
+) -> None:
     """A file system of 100 kB, in a mount namespace of its own where the system lets us have one."""
     shell = ["unshare", "--mount", "--map-root-user"]
     if subprocess.run([*shell, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
-    nursery = Nursery(tmp_path / "streams", shell)
-    sdcli = Sdcli(nursery, tmp_path)
+    server = new_fork_server(tmp_path / "streams", shell)
+    sdcli = type(sdcli)(server, tmp_path)
     try:
         (tmp_path / "out").mkdir()
-        nursery.shell(f"mount -t tmpfs -o size=100k none {tmp_path}/out")
+        server.shell(f"mount -t tmpfs -o size=100k none {tmp_path}/out")
         run = sdcli(*TWELVE, code=7)
         assert "No space left on device" in run.stderr
         assert "Free some space" in run.stderr
-        nursery.shell(f"cp -a {tmp_path}/out {tmp_path}/full")
+        server.shell(f"cp -a {tmp_path}/out {tmp_path}/full")
         kept(run, tmp_path / "full", twelve)
         check_record(tmp_path / "full")
 
-        nursery.shell(f"mount -o remount,size=10m {tmp_path}/out")
+        server.shell(f"mount -o remount,size=10m {tmp_path}/out")
         sdcli(*TWELVE, "--resume")
-        nursery.shell(f"cp -a {tmp_path}/out {tmp_path}/done")
+        server.shell(f"cp -a {tmp_path}/out {tmp_path}/done")
         assert bytes_of(tmp_path / "done") == twelve
         assert len(check_record(tmp_path / "done")) == 13
     finally:
-        nursery.close()
+        server.close()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from sdcli.cli.completion import COMPLETERS, checkpoints, folders, models, safet
 from sdcli.settings import flags
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run
 
 
 @pytest.fixture
@@ -127,9 +127,9 @@ def test_by_the_protocols_of_zsh_and_fish(asked: Asked) -> None:
     assert asked("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single images."]
 
 
-def script(run: Run, shell: str, folder: Path) -> dict[str, str]:
+def script(run_python: Run, shell: str, folder: Path) -> dict[str, str]:
     """The script that a shell sources, at `folder`/script, and an environment in which `sdcli` is a command."""
-    told = run(_SDCLI_COMPLETE=f"source_{shell}")
+    told = run_python(_SDCLI_COMPLETE=f"source_{shell}")
     assert told.returncode == 0, told.stderr
     (folder / "script").write_text(told.stdout)
     command = folder / "bin/sdcli"
@@ -139,7 +139,7 @@ def script(run: Run, shell: str, folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_in_bash(run: Run, folder: Path) -> None:
+def test_in_bash(run_python: Run, folder: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("bash is not installed")
@@ -153,7 +153,11 @@ def test_in_bash(run: Run, folder: Path) -> None:
         tab sdcli txt2img --from-file pro
     """
     ended = subprocess.run(
-        [bash, "--norc", "-c", lines], env=script(run, "bash", folder), capture_output=True, text=True, check=False
+        [bash, "--norc", "-c", lines],
+        env=script(run_python, "bash", folder),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
@@ -165,7 +169,7 @@ def test_in_bash(run: Run, folder: Path) -> None:
     ]
 
 
-def test_in_zsh(run: Run, folder: Path) -> None:
+def test_in_zsh(run_python: Run, folder: Path) -> None:
     zsh = shutil.which("zsh")
     if zsh is None:
         pytest.skip("zsh is not installed")
@@ -178,19 +182,23 @@ def test_in_zsh(run: Run, folder: Path) -> None:
         _sdcli_completion
     """
     ended = subprocess.run(
-        [zsh, "-f", "-c", lines], env=script(run, "zsh", folder), capture_output=True, text=True, check=False
+        [zsh, "-f", "-c", lines], env=script(run_python, "zsh", folder), capture_output=True, text=True, check=False
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == ["compdef _sdcli_completion sdcli", '*: :(("plms"))']
 
 
-def test_in_fish(run: Run, folder: Path) -> None:
+def test_in_fish(run_python: Run, folder: Path) -> None:
     fish = shutil.which("fish")
     if fish is None:
         pytest.skip("fish is not installed")
     lines = "source ./script; complete -C 'sdcli txt2img --sampler d'"
     ended = subprocess.run(
-        [fish, "--no-config", "-c", lines], env=script(run, "fish", folder), capture_output=True, text=True, check=False
+        [fish, "--no-config", "-c", lines],
+        env=script(run_python, "fish", folder),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.stderr == ""
     assert ended.stdout.split() == ["ddim", "dpm_solver"]

@@ -12,7 +12,8 @@ import pytest
 from sdcli.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run
 
 TINY = ("--steps", "1", "--safety-checker", "off")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")

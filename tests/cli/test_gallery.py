@@ -24,7 +24,8 @@ from sdcli.outputs.gallery import Gallery
 from sdcli.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 PROMPTS = ["a red apple", "<script>document.title = 'broken'</script> & \"quotes\"", "תפוח אדום 🍎", "", "a Café"]
 

@@ -17,7 +17,7 @@ from sdcli.records import new_record
 from sdcli.stages.watermark import Mark, write
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run
 
 JOB = Job.model_validate({
     "prompt": "a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "negative_prompt": "", "seed": 42, "rng": "cuda",

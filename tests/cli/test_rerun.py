@@ -12,7 +12,8 @@ from sdcli import rerun
 from sdcli.events import Watch
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 IMAGE = ("--steps", "2", "--H", "128", "--W", "128", "--precision", "full", "--rng", "cpu", "--eta", "1")
 

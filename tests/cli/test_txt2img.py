@@ -19,7 +19,8 @@ from sdcli import txt2img
 from sdcli.settings import flags
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 FAST = ("--steps", "2", "--H", "128", "--W", "128", "--n_samples", "1", "--n_iter", "1", "--precision", "full")
 
@@ -200,11 +201,11 @@ def write_header(path: Path, shapes: dict[str, list[int]]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["--model", "nobody/nothing"], ["--safety-checker", "clip", "--safety-model", "nobody/nothing"]]
 )
-def test_offline_opens_no_connection(run: Run, arguments: list[str]) -> None:
+def test_offline_opens_no_connection(run_python: Run, arguments: list[str]) -> None:
     """Against a hub that counts: a connection would be accepted, and seen."""
     with socket.create_server(("127.0.0.1", 0)) as hub:
         endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
-        failed = run("txt2img", *arguments, "--offline", HF_HUB_OFFLINE="0", HF_ENDPOINT=endpoint)
+        failed = run_python("txt2img", *arguments, "--offline", HF_HUB_OFFLINE="0", HF_ENDPOINT=endpoint)
         hub.settimeout(0.1)
         with pytest.raises(TimeoutError):
             hub.accept()
@@ -212,8 +213,8 @@ def test_offline_opens_no_connection(run: Run, arguments: list[str]) -> None:
     assert "nobody/nothing" in failed.stderr
 
 
-def test_without_a_network_a_hub_id_fails_with_what_to_do(run: Run) -> None:
-    failed = run("txt2img", "--model", "nobody/nothing", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+def test_without_a_network_a_hub_id_fails_with_what_to_do(run_python: Run) -> None:
+    failed = run_python("txt2img", "--model", "nobody/nothing", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     assert failed.returncode == 4
     assert "the hub cannot be reached" in failed.stderr
     assert "--ckpt" in failed.stderr

@@ -28,9 +28,10 @@ class Step:
     Attributes:
         index: number of the evaluation, from 0.
         timestep: the time that the model received.
-        sigma: ratio of noise to signal at that time, as in k-diffusion; infinite at a zero terminal SNR.
+        sigma: ratio of noise to signal in the latents that the model received, as in k-diffusion; infinite at a zero
+            terminal SNR.
         latents: (batch, C, height/f, width/f), float32; those of the last step are the result.
-        denoised: the model's estimate of the noise-free latents at that time, of the same shape.
+        denoised: the estimate of the noise-free latents that the prediction stands for, of the same shape.
     """
 
     index: int
@@ -63,13 +64,14 @@ class Sampler:
     """A sampler.
 
     Attributes:
-        title: the name that other tools know it by.
+        title: the name that other tools show for it.
         check: raises `UsageError` for a number of steps or a schedule that it cannot handle.
         evaluations: evaluations of the model for a number of steps.
         draws: draws of noise that the original makes while sampling. They move the run's stream of random numbers even
             where nothing uses them.
         sample: the generator.
         refuses_eta: whether an eta other than 0 is an error, as in the original.
+        aliases: names that other tools have for it in their files, in lower case.
     """
 
     title: str
@@ -78,3 +80,4 @@ class Sampler:
     draws: Callable[[int, NoiseSchedule], int]
     sample: Sample
     refuses_eta: bool = False
+    aliases: tuple[str, ...] = ()

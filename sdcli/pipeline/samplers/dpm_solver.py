@@ -72,4 +72,5 @@ SAMPLER = Sampler(
     evaluations=lambda steps, schedule: steps,
     draws=lambda steps, schedule: 0,
     sample=sample,
+    aliases=("dpmpp_2m", "k_dpmpp_2m"),
 )

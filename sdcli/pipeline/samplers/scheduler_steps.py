@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         model_time: the time that the model receives.
         scheduler_time: the time that the scheduler receives.
-        alpha_bar: cumulative product of alphas at the model's time, 0 to 1 (Ho et al., 2020).
+        alpha_bar: cumulative product of alphas of the latents, 0 to 1 (Ho et al., 2020).
     """
 
     model_time: float
@@ -47,8 +47,11 @@ def sample(
     drawn_by_scheduler = SchedulerNoise(noise)
     for index, evaluation in enumerate(evaluations):
         time = evaluation.scheduler_time
-        output = denoiser(scheduler.scale_model_input(latents, time), evaluation.model_time)
-        denoised = _denoised(output, latents, evaluation.alpha_bar, scheduler.config.prediction_type)
+        # Some schedulers keep latents whose noise is not scaled down with the signal; the model's input always has the
+        # variance that the model was trained with.
+        scaled = scheduler.scale_model_input(latents, time)
+        output = denoiser(scaled, evaluation.model_time)
+        denoised = _denoised(output, scaled, evaluation.alpha_bar, scheduler.config.prediction_type)
         with drawn_by_scheduler:
             latents = scheduler.step(output, time, latents, return_dict=False, **options)[0]
         alpha_bar = evaluation.alpha_bar
@@ -57,7 +60,7 @@ def sample(
 
 
 def _denoised(output: torch.Tensor, latents: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:
-    """The estimate of the noise-free latents that a prediction stands for."""
+    """The estimate of the noise-free latents that a prediction for the model's input `latents` stands for."""
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     if prediction_type == "sample":
         return output

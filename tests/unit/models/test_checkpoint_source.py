@@ -284,12 +284,9 @@ def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpo
 
 
 def test_a_missing_text_encoder_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    config = copied(tmp_path, "{version: clip}", "{version: nowhere}")
     with pytest.raises(ModelError, match="names the text encoder nowhere"):
-        find(
-            ModelRequest(
-                ckpt=str(small_checkpoint.ckpt), config=str(copied(tmp_path, "{version: clip}", "{version: nowhere}"))
-            )
-        )
+        find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(config)))
 
 
 def test_the_wrong_text_encoder_is_refused_before_anything_loads(
