@@ -1,4 +1,4 @@
-"""Runs that end early: signals, closed pipes, full disks, folders that go. What is saved stays, --resume does the rest."""
+"""Runs that end early: signals, closed pipes, full disks. What is saved stays, and --resume generates the rest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.runs import check_outdir, hidden, lines, pause_at, samples
+from tests.cli.runs import SMALL, check_outdir, hidden, lines, pause_at, samples
 
 if TYPE_CHECKING:
     from tests.cli.conftest import ForkServer, RunningProcess, Sdcli
 
-COMMAND = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "4", "--outdir", "out")
+COMMAND = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "4", "--outdir", "out", *SMALL)
 IMAGES = 8
 
 

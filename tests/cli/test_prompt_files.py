@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from compare import psnr
 from PIL import Image
 
 from tests.cli.runs import NO_MODEL, check_outdir, lines, samples
-from tests.images import psnr
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Sdcli
 
 
 @pytest.mark.slow
-def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_rows_with_errors(sdcli: Sdcli, tmp_path: Path) -> None:
     rows = sdcli.write(
         "rows.jsonl", '{"prompt": "a red apple"}', '{"promt": "a star"}', '{"prompt": "a fish", "seed": 7}',
         '{"prompt": "a house", "steps": -1}',
@@ -35,17 +35,17 @@ def test_rows_that_are_wrong(sdcli: Sdcli, tmp_path: Path) -> None:
     assert "left out: rows.jsonl, line 2: an image has no setting promt" in skipped.stderr
     assert "left out: rows.jsonl, line 4: --ddim_steps -1 is not possible" in skipped.stderr
     assert "left out: 2 rows" in skipped.stderr
-    assert skipped.stderr.count("line 2") == skipped.stderr.count("line 4") == 1, "each is told of once"
-    drawn = [line["job"] for line in lines(tmp_path / "out") if line["kind"] == "picture"]
-    assert [(job["prompt"], job["seed"]) for job in drawn] == [("a red apple", 42), ("a fish", 7)]
-    # Nothing is left to draw, and the rows are as wrong as before.
+    assert skipped.stderr.count("line 2") == skipped.stderr.count("line 4") == 1, "each is reported once"
+    generated = [line["job"] for line in lines(tmp_path / "out") if line["kind"] == "picture"]
+    assert [(job["prompt"], job["seed"]) for job in generated] == [("a red apple", 42), ("a fish", 7)]
+    # All images exist, and the rows have the same errors.
     again = sdcli("--from-file", rows, "--outdir", "out", "--on-error", "skip", "--skip_grid", "--resume", code=3)
     assert again.stdout == ""
 
 
 @pytest.mark.slow
-def test_a_image_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_path: Path) -> None:
-    plain = ("--seed-mode", "image", "--steps", "10", "--skip_grid", "--no-watermark", "--n_iter", "1")
+def test_an_image_of_a_batch_can_be_generated_alone_by_its_seed(sdcli: Sdcli, tmp_path: Path) -> None:
+    plain = ("--seed-mode", "image", "--steps", "4", "--skip_grid", "--no-watermark", "--n_iter", "1")
     sdcli(*plain, "--prompt", "a yellow heart", "--seed", "7", "--n_samples", "3", "--outdir", "batch")
     sdcli(*plain, "--prompt", "a yellow heart", "--seed", "9", "--n_samples", "1", "--outdir", "alone")
     two = tmp_path / "batch/samples/00002.png"
@@ -66,7 +66,7 @@ def test_a_image_of_a_batch_can_be_drawn_alone_by_its_seed(sdcli: Sdcli, tmp_pat
 
 
 @pytest.mark.slow
-def test_prompts_from_standard_input_are_drawn_as_they_come(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_prompts_from_standard_input_are_generated_as_they_arrive(sdcli: Sdcli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     run = sdcli.start("--from-file", "-", "--n_samples", "1", "--outdir", "out", stdin=tmp_path / "pipe")
     with (tmp_path / "pipe").open("w") as writer:
@@ -79,11 +79,11 @@ def test_prompts_from_standard_input_are_drawn_as_they_come(sdcli: Sdcli, tmp_pa
     words = [line["job"]["prompt"] for line in lines(tmp_path / "out") if line["kind"] == "picture"]
     assert words[0] == "a red apple"
     assert words[1] in ("a blue fish", "a green fish")
-    assert "images to draw" in run.stderr
+    assert "images" in run.stderr
 
 
 @pytest.mark.slow
-def test_rows_say_how_they_are_drawn_and_named(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
     rows = sdcli.write(
         "rows.jsonl",
         '{"prompt": "a red apple", "out": "fruit/apple", "seed": 7, "steps": 2, "scale": 3}',
@@ -118,9 +118,9 @@ def test_rows_say_how_they_are_drawn_and_named(sdcli: Sdcli, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_matrix_generates_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
     (tmp_path / "wildcards").mkdir()
-    sdcli.write("wildcards/things.txt", "# what there is", "apple", "star")
+    sdcli.write("wildcards/things.txt", "# a comment", "apple", "star")
     drawn = sdcli("--prompt", "a {red|blue} __things__", "--matrix", "--outdir", "out", "--skip_grid", "--output-name",
                   "{prompt:slug}.png")  # fmt: skip
     assert [Path(path).name for path in drawn.paths] == [
@@ -128,7 +128,7 @@ def test_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
     ]  # fmt: skip
     missing = sdcli("--prompt", "a __thingz__", "--outdir", "out", code=3)
     assert "Did you mean __things__?" in missing.stderr
-    # A wildcard is one line of its list; the original's signs are its own.
+    # With --compat, as in the original, these characters have no meaning.
     plain = sdcli("--prompt", "a __things__ {x|y}", "--compat", "--outdir", "compat", "--skip_grid", "--n_samples", "1",
                   "--n_iter", "1")  # fmt: skip
     assert len(plain.paths) == 1
@@ -137,7 +137,7 @@ def test_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_image_to_a_file_of_its_own(sdcli: Sdcli, tmp_path: Path) -> None:
+def test_one_image_to_one_file(sdcli: Sdcli, tmp_path: Path) -> None:
     piped = sdcli("--prompt", "a red apple", "-o", "-")
     data = (piped.streams / "1").read_bytes()
     assert data.startswith(b"\x89PNG")
@@ -155,4 +155,4 @@ def test_one_image_to_a_file_of_its_own(sdcli: Sdcli, tmp_path: Path) -> None:
     assert "apple.png is there already" in again.stderr
     assert "loading" not in again.stderr
     assert (tmp_path / "apple.png").read_bytes() == data
-    assert [path.name for path in tmp_path.iterdir()] == ["apple.png"], "no folder, no record"
+    assert [path.name for path in tmp_path.iterdir()] == ["apple.png"], "a folder or a journal was written"

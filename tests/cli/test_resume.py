@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from compare import psnr
 
 from tests.cli.runs import (
     LOADED,
     NO_MODEL,
+    SMALL,
     check_outdir,
     hidden,
     kill_at,
@@ -21,20 +23,19 @@ from tests.cli.runs import (
     prompts,
     samples,
     visible,
-)
-from tests.images import psnr
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Sdcli
 
-BATCHES = 12
-KILLS = 10
+BATCHES = 8
+KILLS = 8
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_can_be_resumed(sdcli: Sdcli, tmp_path: Path) -> None:
     """Killed between the changes to files of its start and first batch, and in the milliseconds after such a change."""
-    command = ("--from-file", sdcli.write("prompts.txt", *prompts(3 * BATCHES)), "--n_samples", "3", "--n_iter", "1")
+    command = ("--from-file", sdcli.write("prompts.txt", *prompts(2 * BATCHES)), "--n_samples", "2", "--n_iter", "1")
     sdcli(*command, "--outdir", "whole", before=log_file_events("whole"))
     events = (tmp_path / "events").read_text().splitlines()
     first = next(number for number, event in enumerate(events) if "samples/00000" in event)
@@ -53,9 +54,9 @@ def test_a_run_killed_at_any_moment_can_be_resumed(sdcli: Sdcli, tmp_path: Path)
             before=before,
             code=-(signal.SIGALRM if seconds else signal.SIGKILL),
         )
-    assert 0 < len(visible(tmp_path / "out")) < 3 * BATCHES
+    assert 0 < len(visible(tmp_path / "out")) < 2 * BATCHES
     sdcli(*command, "--outdir", "out", "--resume")
-    assert len(check_outdir(tmp_path / "out")) == 3 * BATCHES + 1
+    assert len(check_outdir(tmp_path / "out")) == 2 * BATCHES + 1
     assert samples(tmp_path / "out") == samples(tmp_path / "whole")
     # The images of the grid that were read from their files have a watermark already.
     assert psnr(tmp_path / "out/grid-0000.png", tmp_path / "whole/grid-0000.png") >= 35
@@ -64,7 +65,7 @@ def test_a_run_killed_at_any_moment_can_be_resumed(sdcli: Sdcli, tmp_path: Path)
 @pytest.mark.slow
 def test_a_file_that_a_killed_run_has_begun_to_write_is_removed(sdcli: Sdcli, tmp_path: Path) -> None:
     """Killed when the file is complete and is about to get its name."""
-    command = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "4", "--outdir", "out", "--resume")
+    command = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "4", "--outdir", "out", "--resume", *SMALL)
     sdcli(*command, before=kill_at(2, outdir="out", kinds=("os.link", "os.rename")), code=-signal.SIGKILL)
     assert len(visible(tmp_path / "out")) == len(hidden(tmp_path / "out")) == 1
     sdcli(*command)
@@ -73,7 +74,7 @@ def test_a_file_that_a_killed_run_has_begun_to_write_is_removed(sdcli: Sdcli, tm
 
 @pytest.mark.slow
 def test_two_runs_at_once_in_one_folder(sdcli: Sdcli, tmp_path: Path) -> None:
-    same = ("--n_samples", "2", "--n_iter", "2", "--outdir", "out")
+    same = ("--n_samples", "2", "--n_iter", "2", "--outdir", "out", *SMALL)
     apples = sdcli.start("--prompt", "a red apple", *same, before=pause_at(2)).until((tmp_path / "paused").exists)
     stars = sdcli("--prompt", "a yellow star", *same)
     (tmp_path / "continue").touch()
@@ -91,7 +92,7 @@ def test_two_runs_at_once_in_one_folder(sdcli: Sdcli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_runs_at_once_share_the_work(sdcli: Sdcli, tmp_path: Path) -> None:
     """The same command twice with --resume: the second leaves the batch to the first that the first is generating."""
-    command = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "5", "--outdir", "out", "--resume")
+    command = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "5", "--outdir", "out", "--resume", *SMALL)
     one = sdcli.start(*command, before=pause_at(2)).until((tmp_path / "paused").exists)
     other = sdcli(*command)
     assert len(other.paths) == 6
