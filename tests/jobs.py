@@ -4,7 +4,7 @@ from sdcli.jobs import Job
 
 
 def job(**changes: object) -> Job:
-    """A valid job with these changes."""
+    """A complete job with these changes."""
     values = {
         "prompt": "a cat", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 128,
         "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",

@@ -42,6 +42,8 @@ LIBRARIES = (
 
 
 def preload() -> None:
+    # As sdcli.cli.main() sets them before it imports the libraries; tests/cli/test_start.py checks that it does.
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error")
     for name in LIBRARIES:
         importlib.import_module(name)
     import sdcli

@@ -1,4 +1,4 @@
-"""`sdcli watermark` as its users run it: a process, its exit code, what it prints where, and the files it leaves."""
+"""`sdcli watermark`: exit code, standard output, standard error, files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_write_then_read(watermark: Watermark, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_text_is_remembered_by_the_image_and_by_nothing_else(watermark: Watermark, tmp_path: Path) -> None:
+def test_another_text_is_read_from_the_record_of_the_image(watermark: Watermark, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     text = "Ätelier № 7"
     written = watermark("--add", "--watermark", text, "-o", "b.PNG", "a.png")
@@ -84,7 +84,7 @@ def test_another_text_is_remembered_by_the_image_and_by_nothing_else(watermark: 
 
 
 @pytest.mark.slow
-def test_the_originals_method_where_asked_for(watermark: Watermark, tmp_path: Path) -> None:
+def test_the_method_of_the_original(watermark: Watermark, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     written = watermark("--add", "--watermark-method", "dwtDct", "--json", "a.png")
@@ -98,7 +98,7 @@ def test_the_originals_method_where_asked_for(watermark: Watermark, tmp_path: Pa
     assert read.stdout.count(f"found '{TEXT}' (dwtDct, {said['wrong_bits']} of 136 bits wrong)") == 2
 
 
-def test_a_copy_keeps_text_and_transparency_and_names_the_new_mark(watermark: Watermark, tmp_path: Path) -> None:
+def test_a_copy_keeps_text_and_transparency_and_records_the_new_watermark(watermark: Watermark, tmp_path: Path) -> None:
     old = {"sdcli": "0.1.0", "job": {"prompt": "a ☂"}, "watermark": {"text": "old", "method": "dwtDct", "found": True}}
     source = draw(tmp_path / "a.png", parameters="a ☂\nSteps: 20", Title="Zürich", sdcli=json.dumps(old))
     with Image.open(source) as image:
@@ -121,7 +121,7 @@ def test_a_copy_keeps_text_and_transparency_and_names_the_new_mark(watermark: Wa
     assert watermark("marked/a.marked.png").returncode == 0
 
 
-def test_never_over_a_file(watermark: Watermark, tmp_path: Path) -> None:
+def test_no_file_is_overwritten(watermark: Watermark, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.marked.png").write_text("mine")
     done = watermark("--add", "a.png")
@@ -147,11 +147,9 @@ def test_never_over_a_file(watermark: Watermark, tmp_path: Path) -> None:
         (["--add", "-o", "a.png/deeper/", "a.png"], 7, "a.png/deeper"),
     ],
 )
-def test_refused_with_the_right_exit_code_and_no_file(
-    watermark: Watermark, tmp_path: Path, arguments: list[str], code: int, says: str
-) -> None:
+def test_errors_leave_no_file(refuse: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
     draw(tmp_path / "a.png")
-    done = watermark(*arguments)
+    done = refuse("watermark", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -175,7 +173,7 @@ def test_a_bad_file_does_not_stop_the_others(watermark: Watermark, tmp_path: Pat
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"watermark": 7}', '{"watermark": {"text": ["x"]}}', "null"])
-def test_a_damaged_record_is_as_good_as_none(watermark: Watermark, tmp_path: Path, record: str) -> None:
+def test_a_damaged_record_is_ignored(watermark: Watermark, tmp_path: Path, record: str) -> None:
     draw(tmp_path / "a.png", sdcli=record)
     done = watermark("a.png", "--json")
     assert done.returncode == 1
