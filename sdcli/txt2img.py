@@ -75,8 +75,11 @@ def execute(
         progress(Note(note))
 
     jobs = writer.unfinished(run.batches() if batches is None else batches)
-    for batch in executor.map(run.stages.loaded(jobs)):
-        for result in run.stages.apply(batch):
-            if (image := writer.save(result)) is not None:
-                yield image
+    try:
+        for batch in executor.map(run.stages.loaded(jobs)):
+            for result in run.stages.apply(batch):
+                if (image := writer.save(result)) is not None:
+                    yield image
+    finally:
+        writer.release()
     writer.close()
