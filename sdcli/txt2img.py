@@ -83,8 +83,9 @@ def execute(
         progress(Note(note))
 
     jobs = writer.unfinished(run.batches() if batches is None else batches)
-    for batch in executor.map(run.stages.loaded(jobs)):
-        for result in run.stages.apply(batch):
-            if (image := writer.save(result)) is not None:
-                yield image
+    with writer:
+        for batch in executor.map(run.stages.loaded(jobs)):
+            for result in run.stages.apply(batch):
+                if (image := writer.save(result)) is not None:
+                    yield image
     writer.close(run.skipped)

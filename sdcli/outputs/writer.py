@@ -90,10 +90,11 @@ class Writer:
         self._gallery = None
         if self._folder and settings.gallery:
             self._gallery = Gallery(self._folder.new_gallery(), settings, model)
-            progress(Note(f"the gallery is {self._gallery.path}"))
 
     def unfinished(self, batches: Iterable[list[Job]]) -> Iterator[Batch]:
         """The batches, each with its jobs claimed and those that are needed marked."""
+        if self._gallery:
+            self._progress(Note(f"the gallery is {self._gallery.path}"))
         self._progress(Loading("checksum"))
         if self._folder:
             self._folder.begin()
@@ -136,6 +137,14 @@ class Writer:
             if state == "claimed":
                 self._claims.release([key])
         return None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Open all jobs that are not saved to other processes, also if the run ends early."""
+        self._claims.release([key for key, state in self._jobs.values() if state == "claimed"])
+        self._jobs.clear()
 
     def close(self, skipped_rows: int = 0) -> None:
         """Save the last page of the grid, finish the gallery and report the whole run.

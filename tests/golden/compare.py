@@ -17,6 +17,7 @@ from make_checkpoint import tensor
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdcli import comparison
 from sdcli.settings import Settings
 from sdcli.txt2img import generate
 
@@ -67,20 +68,17 @@ def write_checkpoint(shapes: str, path: Path) -> None:
 def psnr(one: Path | Pixels, other: Path | Pixels) -> float:
     """Peak signal-to-noise ratio in dB of two images, files or 8-bit pixels; inf if equal, -inf if sizes differ."""
     a, b = (_pixels(image) for image in (one, other))
-    if a.shape != b.shape:
-        return -math.inf
-    error = float(np.mean((a - b) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return comparison.compare(a, b).psnr if a.shape == b.shape else -math.inf
 
 
-def _pixels(image: Path | Pixels) -> NDArray[np.float64]:
+def _pixels(image: Path | Pixels) -> Pixels:
     if isinstance(image, Path):
         with Image.open(image) as opened:
-            return np.asarray(opened.convert("RGB"), dtype=np.float64)
-    return image.astype(np.float64)
+            return np.asarray(opened.convert("RGB"))
+    return image
 
 
-def generate(run: str, ckpt: Path, outdir: Path) -> None:
+def generate_run(run: str, ckpt: Path, outdir: Path) -> None:
     """Generate a golden run in `outdir` with the checkpoint of the original images."""
     config = HERE / ("laion-small.yaml" if run == "laion" else "v1-small.yaml")
     settings = Settings.of(**SHARED, **RUNS[run], ckpt=str(ckpt), config=str(config), outdir=str(outdir))
@@ -104,7 +102,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             ckpt = Path(folder) / "small.ckpt"
             write_checkpoint("laion-shapes.json" if run == "laion" else "shapes.json", ckpt)
-            generate(run, ckpt, Path(folder) / "out")
+            generate_run(run, ckpt, Path(folder) / "out")
             for name, decibels in compare(run, Path(folder) / "out").items():
                 print(f"{run:8}{name:24}{decibels:8.2f} dB", flush=True)
 

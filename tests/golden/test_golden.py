@@ -6,7 +6,7 @@ Two samplers are 18 to 25 dB apart and two prompts 14 dB, so 60 dB separates rig
 from pathlib import Path
 
 import pytest
-from compare import compare, generate
+from compare import compare, generate_run
 
 BAR = 60.0
 
@@ -16,7 +16,7 @@ BAR = 60.0
 )
 def test_same_images_as_the_original(run: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     checkpoint = request.getfixturevalue("small_laion_checkpoint" if run == "laion" else "small_checkpoint")
-    generate(run, checkpoint.ckpt, tmp_path)
+    generate_run(run, checkpoint.ckpt, tmp_path)
     decibels = compare(run, tmp_path)
     assert decibels
     assert min(decibels.values()) >= BAR, decibels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,7 @@ from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededIma
 from sdcli.jobs import Job
 from sdcli.models.model import Model
 from sdcli.registry import EXECUTORS
-from tests.unit.pipeline.toy_model import SPEC, ToyUnet, toy_job, toy_jobs, toy_model
-
-
-class Source:
-    """Loads the toy model, and counts how often."""
-
-    spec = SPEC
-
-    def __init__(self, model: Model | None = None) -> None:
-        self.model = model or toy_model()
-        self.loads = 0
-
-    def load(self, device: torch.device, progress: Callable[[str], None]) -> Model:
-        self.loads += 1
-        progress("UNet")
-        return self.model
+from tests.unit.pipeline.toy_model import ToySource, ToyUnet, toy_job, toy_jobs, toy_model
 
 
 class Run:
@@ -44,7 +29,7 @@ class Run:
 
     def __init__(self, model: Model | None = None, on_error: Any = "stop") -> None:
         self.events: list[Event] = []
-        self.source: Any = Source(model)
+        self.source: Any = ToySource(model)
         self.executor = LocalExecutor(
             self.source, device="cpu", precision="full", on_error=on_error, progress=self.events.append
         )

@@ -108,7 +108,7 @@ def test_any_prompt_is_shown_as_written(page: Page) -> None:
 
 def test_each_image_has_its_settings(tmp_path: Path) -> None:
     shown = new_gallery(tmp_path)
-    plain = job(index=0, precision="autocast")
+    plain = job(index=0, precision="autocast", rng="cuda")
     shown.add(
         image(), job(index=0, precision="autocast", scale=3, seed=2**64 - 1), CHECKED, tmp_path / "samples/00007.png"
     )

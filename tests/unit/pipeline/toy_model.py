@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,3 +90,33 @@ class ToyVae(nn.Module):
 def toy_model(unet: nn.Module | None = None, vae: Any = None) -> Model:
     """The model, with another UNet or VAE if one is passed."""
     return Model(SPEC, ToyTokenizer(), ToyTextEncoder(), unet or ToyUnet(), vae or ToyVae(), torch.device("cpu"))
+
+
+class ToySource:
+    """A `ModelSource` of the toy model; `loads` counts how often it is loaded."""
+
+    spec = SPEC
+
+    def __init__(self, model: Model | None = None) -> None:
+        self.model = model or toy_model()
+        self.loads = 0
+
+    def load(self, device: torch.device, progress: Callable[[str], None]) -> Model:
+        self.loads += 1
+        progress("UNet")
+        return self.model
+
+    def hash(self) -> str:
+        return "0" * 64
+
+    def safety_checker(self, *, download: bool) -> None:
+        return None
+
+    def here(self) -> bool:
+        return True
+
+    def weights(self) -> int:
+        return 0
+
+    def tokenizer(self) -> Any:
+        return self.model.tokenizer
