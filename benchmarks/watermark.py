@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdcli.stages.watermark import METHODS, Mark, check, fits, write
+from sdcli.registry import WATERMARK_METHODS
+from sdcli.stages.watermark import Mark, check, fits, write
 
 TEXT = "StableDiffusionV1"
 
@@ -57,7 +58,7 @@ def main() -> None:
     for size in given.sizes:
         for grey in given.grounds:
             images = [icon(path, size, grey) for path in chosen]
-            for name in METHODS:
+            for name in WATERMARK_METHODS:
                 row = f"| {size} | {grey} | {name} |"
                 if fits(name, size, size, TEXT):
                     print(f"{row} does not fit | | | |", flush=True)
