@@ -16,13 +16,19 @@ LARGE = 1_000_000
 """Files of this size in bytes or more are linked, not copied."""
 
 COMMANDS = """
-import json, os, sys
+import gc, json, os, sys
 
-import cv2, diffusers, torch
-import sdcli.cli, sdcli.executors.local, sdcli.outputs.writer, sdcli.pipeline
+# What a run imports, so that each process need not do it again.
+import cv2, torch, rich.console, rich.table
+import transformers.models.clip.modeling_clip, transformers.models.clip.tokenization_clip
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+import sdcli.cli, sdcli.devices, sdcli.executors.local, sdcli.models.pretrained, sdcli.models.tokenizer
+import sdcli.models.weights, sdcli.outputs.writer, sdcli.pipeline, sdcli.pipeline.samplers.scheduler_steps
+import sdcli.pipeline.conditioning, sdcli.pipeline.decode, sdcli.pipeline.guidance, sdcli.stages.watermark
 
 assert sdcli.__file__.startswith(os.environ["PYTHONPATH"]), sdcli.__file__
 results = []
+gc.freeze()
 for number, command in enumerate(json.load(sys.stdin)):
     sys.stdout.flush()
     child = os.fork()
@@ -32,7 +38,12 @@ for number, command in enumerate(json.load(sys.stdin)):
         for stream in (1, 2):
             os.dup2(os.open(f"{sys.argv[1]}/{number}-{stream}", os.O_WRONLY | os.O_CREAT, 0o644), stream)
         sys.argv = ["sdcli", *command["arguments"]]
-        sdcli.cli.main()
+        try:
+            sdcli.cli.main()
+        except SystemExit as left:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(left.code or 0)  # at once: to free what the libraries hold takes a second
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     outputs = [open(f"{sys.argv[1]}/{number}-{stream}").read() for stream in (1, 2)]
     results.append([code, *outputs])
@@ -107,9 +118,12 @@ class Package:
 
     def run(self, code: str, *arguments: str, stdin: str = "") -> str:
         """Standard output of Python code that imports the copy."""
+        # Its own folders, because a fixture of a module runs before those of its tests.
+        folders = {f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("CACHE", "CONFIG")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SDCLI_")}
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
-            env=os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            env=environment | folders | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"},
             cwd=self.folder,
             input=stdin,
             capture_output=True,
