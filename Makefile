@@ -1,12 +1,12 @@
-# Two commands: `make demo` draws images, `make test` passes the tests. Both set up all they need in .venv.
+# `make demo` generates images, `make test` runs the tests. Both set up everything they need in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# As many tests at once as there are cores, each on one: cores that are shared make threads wait for one another.
+# One test process for each core, with one thread each: threads that share a core wait for each other.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
-.PHONY: demo test check lint readme setup clean
+.PHONY: demo test check lint docs setup clean
 
 demo: setup
 	$(BIN)/sdcli txt2img --prompt "a red apple" --n_samples 4 --n_iter 1 --outdir outputs/demo
@@ -24,13 +24,15 @@ lint: setup
 	cd training && ../$(BIN)/mypy --config-file ../pyproject.toml .
 	$(BIN)/lint-imports
 
-readme: setup
-	$(BIN)/python -m sdcli.cli.reference README.md
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python -m sdcli.cli.reference docs/settings.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdcli needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdcli needs Python 3.11 or later, this is " + sys.version.split()[0] + "; pass another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .

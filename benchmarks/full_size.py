@@ -1,11 +1,10 @@
-"""How much memory a full-size Stable Diffusion v1 checkpoint takes, loading and drawing.
+"""Measures the memory that loading and using a full-size Stable Diffusion v1 checkpoint takes.
 
     python benchmarks/full_size.py FOLDER
 
-writes a checkpoint of the real size (1,066 million float32 weights, 4.27 GB, random: its images are noise) into
-FOLDER, draws one image of 256 x 256 from it with `sdcli txt2img`, prints the peak memory beside the file's size, and
-removes the file. `--format safetensors` writes that instead; `--ema` adds averaged weights, as some checkpoints have
-them.
+Writes a checkpoint of the real size (1,066 million random float32 weights, 4.27 GB) into FOLDER, generates one image of
+256 x 256 with `sdcli txt2img`, prints the size of the file and the peak memory as JSON, and deletes the file.
+`--format safetensors` writes that format; `--ema` adds averaged weights, which some checkpoints have.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ import time
 from pathlib import Path
 
 LIMIT = 1.3
+"""Maximum of the peak memory, relative to the size of the file."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def affine(name: str, *shape: int) -> Shapes:
-    """A weight of the given shape, and its bias."""
+    """A weight of this shape and its bias."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
@@ -71,7 +71,7 @@ def unet_block(name: str, into: int, out: int, time_width: int) -> Shapes:
 
 
 def unet(width: int = 320, mults: tuple[int, ...] = (1, 2, 4, 4), blocks: int = 2, context: int = 768) -> Shapes:
-    """Names and shapes of the UNet; every level but the lowest has transformers."""
+    """Names and shapes of the UNet; all levels except the lowest have transformers."""
     root, time_width = "model.diffusion_model", 4 * width
     shapes = {
         **affine(f"{root}.time_embed.0", time_width, width),
@@ -166,7 +166,7 @@ def clip(width: int = 768, layers: int = 12) -> Shapes:
 
 
 def write(path: Path, *, ema: bool) -> None:
-    """A checkpoint of random weights, about as large as those of a freshly built network."""
+    """Writes a checkpoint of random weights, scaled like those of an untrained network."""
     import torch
 
     shapes = unet() | vae() | clip()
@@ -198,35 +198,15 @@ def main() -> None:
     args = parser.parse_args()
     path = args.folder / f"full-size.{args.format}"
     try:
-        # In a process of its own, whose memory is not counted.
+        # In another process, since its memory must not count.
         writer = multiprocessing.get_context("spawn").Process(target=write, args=(path,), kwargs={"ema": args.ema})
         writer.start()
         writer.join()
         size = path.stat().st_size
         start = time.monotonic()
-        flags = [
-            "--H",
-            "256",
-            "--W",
-            "256",
-            "--n_samples",
-            "1",
-            "--n_iter",
-            "1",
-            "--skip_grid",
-            "--safety-checker",
-            "off",
-            "--precision",
-            "full",
-        ]
-        flags += [
-            "--config",
-            "v1-inference.yaml",
-            "--ddim_steps",
-            str(args.steps),
-            "--outdir",
-            f"{args.folder}/images",
-        ]
+        flags = ["--H", "256", "--W", "256", "--n_samples", "1", "--n_iter", "1", "--skip_grid"]
+        flags += ["--safety-checker", "off", "--precision", "full", "--config", "v1-inference.yaml"]
+        flags += ["--ddim_steps", str(args.steps), "--outdir", f"{args.folder}/images"]
         run = subprocess.Popen([sys.executable, "-m", "sdcli", "txt2img", "--ckpt", path, *flags])
         _, status, usage = os.wait4(run.pid, 0)
         peak = usage.ru_maxrss * 1024

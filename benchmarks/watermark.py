@@ -1,10 +1,10 @@
-"""How well each watermark reads back from icons, on light and dark grounds, and how much it shows.
+"""Measures how reliably each watermark method is read back, and how visible it is.
 
     python benchmarks/watermark.py FOLDER_OF_ICONS [--count 100] [--sizes 128 256] [--grounds 0 240 245 248 255]
 
-The icons are transparent images (PNG or WebP); each is laid on a grey ground, made smaller, marked with the default
-text, and read again. The table is Markdown: marks found of those written, wrong bits on average and at worst, PSNR of
-marked against unmarked on average and at worst, and marks still found after JPEG at quality 90.
+The icons are transparent images (PNG or WebP). Each is composited on a grey background (`--grounds`: values 0-255),
+resized, watermarked with the default text, and read back. Prints a Markdown table: watermarks found, wrong bits (mean,
+maximum), PSNR to the original image (mean, minimum), and watermarks found after JPEG compression at quality 90.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sdcli.stages.watermark import METHODS, Mark, check, fits, write
 TEXT = "StableDiffusionV1"
 
 
-def icon(path: Path, size: int, ground: int) -> NDArray[np.uint8]:
-    """(size, size, 3), RGB: the icon on its ground."""
+def icon(path: Path, size: int, grey: int) -> NDArray[np.uint8]:
+    """The icon on a grey background, RGB `(size, size, 3)`."""
     with Image.open(path) as file:
         drawing = file.convert("RGBA")
-    sheet = Image.new("RGBA", drawing.size, (ground, ground, ground, 255))
+    sheet = Image.new("RGBA", drawing.size, (grey, grey, grey, 255))
     sheet.alpha_composite(drawing)
     return np.asarray(sheet.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
 
@@ -52,13 +52,13 @@ def main() -> None:
     paths = sorted(path for path in given.icons.iterdir() if path.suffix in {".png", ".webp"})
     chosen = random.Random(0).sample(paths, min(given.count, len(paths)))
 
-    print("| size | ground | method | found | wrong bits (worst) | PSNR, dB (worst) | found after JPEG 90 |")
+    print("| size | background | method | found | wrong bits (worst) | PSNR, dB (worst) | found after JPEG 90 |")
     print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for size in given.sizes:
-        for ground in given.grounds:
-            images = [icon(path, size, ground) for path in chosen]
+        for grey in given.grounds:
+            images = [icon(path, size, grey) for path in chosen]
             for name in METHODS:
-                row = f"| {size} | {ground} | {name} |"
+                row = f"| {size} | {grey} | {name} |"
                 if fits(name, size, size, TEXT):
                     print(f"{row} does not fit | | | |", flush=True)
                     continue

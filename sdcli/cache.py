@@ -10,6 +10,8 @@ from typing import Any
 
 import platformdirs
 
+from sdcli.json_text import read_object
+
 
 class Cache:
     """Values by key in one JSON file.
@@ -32,10 +34,9 @@ class Cache:
     def all(self) -> dict[str, Any]:
         """All values."""
         try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_object(self._path.read_bytes()) or {}
+        except OSError:
             return {}
-        return known if isinstance(known, dict) else {}
 
     @property
     def _path(self) -> Path:

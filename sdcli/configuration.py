@@ -128,7 +128,7 @@ def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputFileError(
             f"cannot read the settings in {path}: it is not UTF-8",
-            why=f"Line {line} holds the byte 0x{error.object[error.start]:02x}.",
+            why=f"Line {line} contains the byte 0x{error.object[error.start]:02x}.",
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputFileError(f"cannot read the settings in {path}: it is not TOML", why=f"{error}.") from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -78,26 +77,9 @@ def _cpu_has_bfloat16() -> bool:
     )
 
 
-@contextmanager
-def memory_errors(advice: str) -> Iterator[None]:
-    """Running out of memory, on a card or off it, becomes a `DeviceError` with advice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise DeviceError("out of memory", why=str(error).split("\n")[0], fix=advice) from error
-
-
 def empty_cache(device: torch.device) -> None:
     """Releases the device memory that PyTorch keeps for reuse."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has an exception of its own for this on a card alone, and not for every way in which a card says it."""
-    said = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)

@@ -11,7 +11,7 @@ from sdcli import estimates
 from sdcli.estimates import Estimate
 from sdcli.events import Progress
 from sdcli.jobs import Job
-from sdcli.models.tokenizer import Words, words
+from sdcli.models.tokenizer import PromptLength, measure
 from sdcli.outputs.files import numbered, variants
 from sdcli.outputs.folder import SAMPLES, next_numbers
 from sdcli.outputs.journal import Ledger
@@ -40,7 +40,7 @@ class Forecast:
     job: Job
     file: Path | None
     exists: bool
-    words: Words
+    words: PromptLength
     mark: Mark | None
 
 
@@ -88,10 +88,10 @@ class DryRun:
             jobs = [job for batch in together for job in batch]
             lines = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
             self._add_up(together, lines)
-            read = words(tokenizer, [job.prompt for job in jobs])
-            for job, line, its_words in zip(jobs, lines, read, strict=True):
+            read = measure(tokenizer, [job.prompt for job in jobs])
+            for job, line, length in zip(jobs, lines, read, strict=True):
                 file = file_of(job) if line is None else outdir / line.file if line.file else None
-                yield Forecast(job, file, line is not None, its_words, self._mark(job))
+                yield Forecast(job, file, line is not None, length, self._mark(job))
 
     def _mark(self, job: Job) -> Mark | None:
         for stage in self.run.stages:

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from sdcli.errors import DeviceError, SdcliError
 
+LESS_MEMORY = "Pass a smaller --n_samples, --H or --W, or --device cpu."
+"""What to do if a run does not fit in memory."""
+
 # In lower case. "memory" alone is not enough: "illegal memory access" is a fault, and paths contain anything.
 _PHRASES = (
     "out of memory",

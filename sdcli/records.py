@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from sdcli.jobs import Job, NoisePlace, key
+from sdcli.json_text import read_object
 from sdcli.settings import Settings, default, names, options
 from sdcli.version import VERSION
 
@@ -175,11 +176,12 @@ def read_record(values: Mapping[str, Any]) -> ImageRecord | GridRecord:
 
 def read_line(data: bytes) -> RunLine | Line | None:
     """A line of a journal; None if it is damaged or of an unknown kind."""
+    values = read_object(data)
+    if values is None:
+        return None
     try:
-        values = json.loads(data)
-        kind = RunLine if values.get("kind") == "run" else Line
-        return kind.model_validate(values)
-    except (ValueError, RecursionError, AttributeError):  # ValidationError is a ValueError
+        return (RunLine if values.get("kind") == "run" else Line).model_validate(values)
+    except ValidationError:
         return None
 
 

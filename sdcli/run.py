@@ -54,8 +54,8 @@ class Run:
         """Number of images; None for a stream of prompts."""
 
     def batches(self) -> Iterator[list[Job]]:
-        """The jobs in order, in batches. Only once for a stream."""
-        return batches(self._prompts, self.settings, self.spec, self.model_hash, self._step_draws)
+        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash."""
+        yield from batches(self._prompts, self.settings, self.spec, self.model_hash, self._step_draws)
 
     @cached_property
     def model_hash(self) -> str:

@@ -134,14 +134,6 @@ class ImageSettings(BaseModel):
         "", "--negative-prompt", scope="image", panel=PROMPT, metavar="TEXT", varies=True,
         help="Text that describes what to avoid.",
     )  # fmt: skip
-    seed: int = option(
-        42, "--seed", scope="image", essential=True, panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
-        always_shown=True, help="Seed of the random numbers: the same seed gives the same images.",
-    )  # fmt: skip
-    rng: Rng = option(
-        "cuda", "--rng", scope="image", panel=SAMPLING, parameter="RNG",
-        help="Random number generator to reproduce: cuda (on any device) or cpu.",
-    )  # fmt: skip
     steps: int = option(
         50, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
         help="Number of sampling steps, for every sampler.",
@@ -159,6 +151,14 @@ class ImageSettings(BaseModel):
     eta: float = option(
         0.0, "--ddim_eta", "--eta", scope="image", panel=SAMPLING, metavar="X", least=0, most=1,
         help="Share of new noise in each DDIM step, 0 to 1.",
+    )  # fmt: skip
+    seed: int = option(
+        42, "--seed", scope="image", essential=True, panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
+        always_shown=True, help="Seed of the random numbers: the same seed gives the same images.",
+    )  # fmt: skip
+    rng: Rng = option(
+        "cuda", "--rng", scope="image", panel=SAMPLING, parameter="RNG",
+        help="Random number generator to reproduce: cuda (on any device) or cpu.",
     )  # fmt: skip
     height: int | None = option(
         None, "--H", "--height", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,

@@ -69,14 +69,23 @@ def execute(
         progress=progress,
     )
     notes = run.stages.prepare(executor.device)
-    writer = Writer(run, executor.description, progress, journal=journal)
+    writer = Writer(
+        settings,
+        run.stages,
+        model=run.spec.name,
+        total=run.total,
+        device=executor.description,
+        progress=progress,
+        journal=journal,
+    )
     progress(Started(run.total, run.spec.name, executor.description))
     for note in [*run.notes, *notes]:
         progress(Note(note))
 
     jobs = writer.unfinished(run.batches() if batches is None else batches)
-    for batch in executor.map(run.stages.loaded(jobs)):
-        for result in run.stages.apply(batch):
-            if (image := writer.save(result)) is not None:
-                yield image
-    writer.close()
+    with writer:
+        for batch in executor.map(run.stages.loaded(jobs)):
+            for result in run.stages.apply(batch):
+                if (image := writer.save(result)) is not None:
+                    yield image
+    writer.close(run.skipped)

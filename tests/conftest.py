@@ -1,22 +1,19 @@
-"""What tests share: no network, and the small checkpoints that the golden images were drawn from."""
+"""What all tests share: no network, folders of their own, and the small checkpoints of the golden images."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before anything imports huggingface_hub, which reads it once.
+# Before anything imports huggingface_hub, which reads the variable once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from compare import write_checkpoint
 from hypothesis import settings
 
-# Busy cores are no reason to fail.
+# A busy machine is slow; that is no failure.
 settings.register_profile("sdcli", deadline=None)
 settings.load_profile("sdcli")
 
@@ -25,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @dataclass(frozen=True)
 class SmallCheckpoint:
-    """A checkpoint of the original layout, small and random, and its configuration."""
+    """A checkpoint in the original layout with few random weights, and its configuration."""
 
     ckpt: Path
     config: Path
@@ -33,7 +30,7 @@ class SmallCheckpoint:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SmallCheckpoint:
-    """Stable Diffusion v1, small."""
+    """Small Stable Diffusion v1."""
     ckpt = tmp_path_factory.mktemp("v1") / "v1-small.ckpt"
     write_checkpoint("shapes.json", ckpt)
     return SmallCheckpoint(ckpt, GOLDEN / "v1-small.yaml")
@@ -41,38 +38,23 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SmallCheckpoin
 
 @pytest.fixture(scope="session")
 def small_laion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> SmallCheckpoint:
-    """LAION-400M, small."""
+    """Small LAION-400M."""
     ckpt = tmp_path_factory.mktemp("laion") / "laion-small.ckpt"
     write_checkpoint("laion-shapes.json", ckpt)
     return SmallCheckpoint(ckpt, GOLDEN / "laion-small.yaml")
 
 
+@pytest.fixture(scope="session")
+def user_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables that name cache and configuration folders of the tests, in place of those of the user."""
+    base = tmp_path_factory.getbasetemp()
+    return {"XDG_CACHE_HOME": str(base / "cache"), "XDG_CONFIG_HOME": str(base / "config")}
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests remember hashes in a folder of their own, and know nothing of the settings of whoever runs them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+def isolated_settings(user_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache, configuration and SDCLI_ variables have no influence on a test."""
+    for name, folder in user_folders.items():
+        monkeypatch.setenv(name, folder)
     for variable in [name for name in os.environ if name.startswith("SDCLI_")]:
         monkeypatch.delenv(variable)
-
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """`sdcli ARGUMENTS` in a real process, off a terminal, in an empty folder of its own."""
-
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "sdcli", *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-
-    return run

@@ -1,10 +1,10 @@
-"""One job that tests begin from."""
+"""The job that tests start from."""
 
 from sdcli.jobs import Job
 
 
 def job(**changes: object) -> Job:
-    """A whole job, but for the changes."""
+    """A complete job with these changes."""
     values = {
         "prompt": "a cat", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 128,
         "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",

@@ -1,42 +1,45 @@
-"""The judges for `evaluate.py`: one tells which concept an image shows, the other in which style.
+"""Trains the classifiers for `evaluate.py`: one for the concept that an image shows, one for its style.
 
     python training/classifier.py --minutes 60
 
-The minutes are those of both. They are trained apart from the model, on the real drawings only: moved, turned, blurred,
-on any ground. Killed, they carry on from the last checkpoint. Writes `classifier/concepts/` and `classifier/styles/`,
-each with `checkpoint.pt` and `log.jsonl`.
+The minutes are those of both. The classifiers are trained independently of the model, on the original drawings
+only, with augmentation: shifted, rotated, blurred, on any background. After an interruption, the same command
+continues from the last checkpoint. Writes `classifier/concepts/` and `classifier/styles/`, each with
+`checkpoint.pt` and `log.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from dataset import read_icons
-from icons import GROUNDS, Icon, inked, read_icon
+from arguments import training_parser
+from dataset import load_checkpoint, read_icons
+from icons import BACKGROUNDS, Icon, inked, read_icon
 from numpy.typing import NDArray
 from PIL import Image
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
 
 EDGE = 64
-"""Edge of the images it looks at; larger ones are made smaller."""
+"""Edge of the input images in pixels; larger images are downsampled."""
 
 STORED = 96
-"""Edge of the drawings in memory."""
+"""Edge of the drawings in memory, in pixels."""
 
 
 STYLE_TIME = 0.55
-"""Share of the time that the judge of styles gets."""
+"""Fraction of the minutes that the style classifier gets."""
 
 
 class ConceptClassifier(nn.Module):
-    """A small residual network: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, concepts)`."""
+    """A small residual network: RGB in [-1, 1] `(batch, 3, 64, 64)` -> logits `(batch, concepts)`."""
 
     def __init__(self, concepts: int, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
         super().__init__()
@@ -65,9 +68,10 @@ class ConceptClassifier(nn.Module):
 
 
 class StyleClassifier(nn.Module):
-    """Looks for what is anywhere in an image: RGB in [-1, 1] `(batch, 3, 64, 64)` -> scores `(batch, styles)`.
+    """A convolutional network with global pooling: RGB in [-1, 1] `(batch, 3, 64, 64)` -> logits `(batch, styles)`.
 
-    A network of its own, since a style is told by edges and shades, which the other learns to look past.
+    It shares no layers with the other network, since style is visible in edges and shading, to which that one
+    becomes invariant.
     """
 
     def __init__(self, styles: int) -> None:
@@ -88,19 +92,19 @@ class StyleClassifier(nn.Module):
 
 
 class Drawings:
-    """All drawings in memory, composited in torch: hundreds of images a second."""
+    """All drawings in memory, composited with torch: hundreds of images per second."""
 
     def __init__(self, icons: list[Icon]) -> None:
-        grounds = list(GROUNDS)
+        backgrounds = list(BACKGROUNDS)
         light: list[NDArray[np.uint8]] = []
         dark: list[NDArray[np.uint8]] = []
         for icon in icons:
             drawing = read_icon(icon.path)
-            for shelf, ground in ((light, "white"), (dark, "black")):
-                shown = inked(drawing, ground) if icon.style == "outlined" else drawing
-                shelf.append(np.asarray(shown.resize((STORED, STORED), Image.Resampling.BOX)).transpose(2, 0, 1))
+            for layers, background in ((light, "white"), (dark, "black")):
+                shown = inked(drawing, background) if icon.style == "outlined" else drawing
+                layers.append(np.asarray(shown.resize((STORED, STORED), Image.Resampling.BOX)).transpose(2, 0, 1))
         self._inks = torch.from_numpy(np.stack([np.stack(light), np.stack(dark)]))
-        self._colours = torch.tensor([GROUNDS[name] for name in grounds]).float()
+        self._colours = torch.tensor([BACKGROUNDS[name] for name in backgrounds]).float()
         self._dark = (self._colours.mean(1) <= 110).long()
         labels = sorted({icon.label for icon in icons})
         self.labels = labels
@@ -111,14 +115,14 @@ class Drawings:
         return len(self.concept_of)
 
     def images(self, chosen: Tensor, random: torch.Generator) -> Tensor:
-        """Random images of these drawings, `(batch, 3, 64, 64)` in [-1, 1]."""
+        """Augmented images of these drawings, `(batch, 3, 64, 64)` in [-1, 1]."""
         count = len(chosen)
 
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(count, generator=random)
 
-        ground = torch.randint(len(self._colours), (count,), generator=random)
-        ground[torch.rand(count, generator=random) < 0.5] = 0
+        background = torch.randint(len(self._colours), (count,), generator=random)
+        background[torch.rand(count, generator=random) < 0.5] = 0
         scale = uniform(0.42, 1.0)
         scale = torch.where(torch.rand(count, generator=random) < 0.6, uniform(0.72, 1.0), scale)
         angle = 0.08 * torch.randn(count, generator=random)
@@ -128,11 +132,11 @@ class Drawings:
         rows = torch.stack((cos, sin, -cos * across - sin * down), 1)
         rows = torch.stack((rows, torch.stack((-sin, cos, sin * across - cos * down), 1)), 1)
         grid = functional.affine_grid(rows, [count, 4, EDGE, EDGE], align_corners=False)
-        layers = self._inks[self._dark[ground], chosen].float()
+        layers = self._inks[self._dark[background], chosen].float()
         layers = functional.grid_sample(layers, grid, align_corners=False)
-        colour = self._colours[ground] * (1 + 0.06 * torch.randn(count, 3, generator=random))
+        colour = self._colours[background] * (1 + 0.06 * torch.randn(count, 3, generator=random))
         images = layers[:, :3] + colour[..., None, None] * (1 - layers[:, 3:] / 255)
-        # What the model draws is softer than the real thing, and a little off in its colours: judge that kindly.
+        # Generated images are softer than the drawings, and their colours deviate a little: be robust to both.
         soft = functional.interpolate(images, scale_factor=0.5, mode="area")
         soft = functional.interpolate(soft, size=EDGE, mode="bilinear")
         blur = uniform(0, 1)[:, None, None, None]
@@ -143,8 +147,8 @@ class Drawings:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """One of the two: what it is called, its network, the names of its answers, and the right one for each drawing."""
+class Classifier:
+    """A classifier: its name, network, class names, and the true class of each drawing."""
 
     name: str
     network: nn.Module
@@ -153,7 +157,7 @@ class Judge:
 
     @torch.inference_mode()
     def accuracy(self, drawings: Drawings, seed: int, device: torch.device) -> float:
-        """Share told right, over an image of each drawing that training never drew."""
+        """Fraction of correct predictions, for one image of each drawing with augmentation not seen in training."""
         random = torch.Generator().manual_seed(seed)
         right = 0
         for chosen in torch.split(torch.arange(len(drawings)), 256):
@@ -162,59 +166,59 @@ class Judge:
         return right / len(drawings)
 
 
-def new_judges(drawings: Drawings) -> list[Judge]:
-    """The two, untrained."""
+def new_classifiers(drawings: Drawings) -> list[Classifier]:
+    """Both classifiers, untrained."""
     concepts, styles = ConceptClassifier(len(drawings.labels)), StyleClassifier(len(STYLES))
     return [
-        Judge("concepts", concepts, drawings.labels, drawings.concept_of),
-        Judge("styles", styles, list(STYLES), drawings.style_of),
+        Classifier("concepts", concepts, drawings.labels, drawings.concept_of),
+        Classifier("styles", styles, list(STYLES), drawings.style_of),
     ]
 
 
-def load_judges(work: Path, drawings: Drawings, device: torch.device) -> list[Judge]:
-    """The two as they stand."""
-    judges = new_judges(drawings)
-    for judge in judges:
-        checkpoint = work / "classifier" / judge.name / "checkpoint.pt"
-        judge.network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
-        judge.network.to(device).eval().requires_grad_(False)
-    return judges
+def load_classifiers(work: Path, drawings: Drawings, device: torch.device) -> list[Classifier]:
+    """Both classifiers, from their last checkpoints."""
+    classifiers = new_classifiers(drawings)
+    for classifier in classifiers:
+        checkpoint = load_checkpoint(work / "classifier" / classifier.name)
+        classifier.network.load_state_dict(checkpoint["network"])
+        classifier.network.to(device).eval().requires_grad_(False)
+    return classifiers
 
 
-def train(judge: Judge, drawings: Drawings, options: argparse.Namespace, minutes: float) -> None:
-    """Train one of them for so many minutes, over all runs since the first."""
+def train(classifier: Classifier, drawings: Drawings, options: argparse.Namespace, share: float) -> None:
+    """Trains a classifier; of a budget in minutes, it gets a `share`."""
     device = torch.device(options.device)
-    network = judge.network.to(device)
+    network = classifier.network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.02, fused=True)
 
     def measure() -> None:
         network.eval()
-        session.log(accuracy=judge.accuracy(drawings, 2**40, device))
+        session.log(accuracy=classifier.accuracy(drawings, 2**40, device))
         network.train()
 
     parts = {"network": network, "optimizer": optimizer}
-    folder = options.work / "classifier" / judge.name
-    session = Session(folder, minutes, parts, device, save_seconds=120, on_save=measure)
+    folder = options.work / "classifier" / classifier.name
+    session = Session(folder, Budget.of(options, share=share), parts, device, save_seconds=120, on_save=measure)
     for step, done in session:
         random = torch.Generator().manual_seed(options.seed * 2**32 + step)
         chosen = torch.randint(len(drawings), (options.batch,), generator=random)
         images = drawings.images(chosen, random).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             scores = network(images).float()
-        loss = functional.cross_entropy(scores, judge.truth[chosen].to(device), label_smoothing=0.05)
-        descend(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
+        loss = functional.cross_entropy(scores, classifier.truth[chosen].to(device), label_smoothing=0.05)
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, floor=0.01))
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=64, lr=2e-3)
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, batch=64, lr=2e-3)
+    options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     drawings = Drawings(read_icons(options.work))
-    concepts, styles = new_judges(drawings)
-    train(concepts, drawings, options, (1 - STYLE_TIME) * options.minutes)
-    train(styles, drawings, options, STYLE_TIME * options.minutes)
+    concepts, styles = new_classifiers(drawings)
+    train(concepts, drawings, options, 1 - STYLE_TIME)
+    train(styles, drawings, options, STYLE_TIME)
 
 
 if __name__ == "__main__":

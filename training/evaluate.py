@@ -1,15 +1,14 @@
-"""How good the model is, in figures: draws prompts with fixed seeds and has them judged.
+"""Evaluates the model: generates images for prompts with fixed seeds and classifies them.
 
-    python training/evaluate.py --tokenizer CLIP --teacher TAESD --images 256
+    python training/evaluate.py --tokenizer CLIP --images 256
 
-Judges the weights of the last checkpoints with the classifier of `classifier.py`. Writes `evaluation/figures.json`,
-which `export.py` puts into the model card, and the contact sheets `singles.png`, `held-out.png`, `couples.png`,
-`grounds.png` and `seeds.png` beside it.
+Uses the weights of the last checkpoints and the classifiers of `classifier.py`. Writes `evaluation/figures.json`,
+which `export.py` adds to the model card, and the contact sheets `singles.png`, `held-out.png`, `couples.png`,
+`grounds.png` and `seeds.png`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,89 +17,89 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier import EDGE, Drawings, Judge, load_judges
+from arguments import new_parser
+from classifier import EDGE, Classifier, Drawings, load_classifiers
 from dataset import Latents, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from icons import GROUNDS, VARIANTS, Icon, ground_of, read_icon, render
+from icons import BACKGROUNDS, VARIANTS, Icon, background_of, read_icon, render
 from model import Vocabulary, new_pipeline
 from PIL import Image
-from scenes import COUPLES, Painter, Scene, couple_held_out, every_word, with_article
-from sheet import GUIDANCE_SCALE, contact_sheet, draw
+from scenes import RELATIONS, Composer, Scene, every_word, pair_held_out, with_article
+from sheet import GUIDANCE_SCALE, contact_sheet, generate
 from sources import STYLES
 from torch import Tensor
 from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae, psnr
 
-HERE = Path(__file__).parent
 SHEET_IMAGES = {"singles": 64, "held-out": 32, "couples": 32, "grounds": 32}
 STYLE_WORDS = {"3d": "", "flat": ", flat", "outlined": ", outlined"}
-SHOWN = 60
-"""By how much, summed over red, green and blue, a pixel differs from the ground where something is shown."""
-ALONE = 0.85
-"""How much of an image's edge a thing alone takes, see `icons.render`."""
+OBJECT_DIFFERENCE = 60
+"""Minimum difference of a pixel of an object from the background, summed over red, green and blue."""
+SINGLE_SIZE = 0.85
+"""Size of a single object, as a fraction of the image's edge; see `icons.render`."""
 PLACE_WORDS = {(-1, 0): "next to", (1, 0): "to the right of", (0, -1): "above", (0, 1): "below"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A prompt and what its image should show: labels of one thing or two, a style, a ground."""
+    """A prompt and what its image should show: labels of one or two objects, style, background."""
 
     prompt: str
     labels: tuple[str, ...]
     style: str
-    ground: str
+    background: str
     place: tuple[int, int] = (0, 0)
 
 
 def trials_of(icons: Sequence[Icon], count: int, random: np.random.Generator) -> dict[str, list[Trial]]:
-    """The sets of prompts by name, at most `count` each: the same ones for the same drawings and seed."""
-    default = next(iter(GROUNDS))
+    """The sets of prompts by name, at most `count` each; they depend on the drawings and the seed only."""
+    default = next(iter(BACKGROUNDS))
     order = [icons[index] for index in random.permutation(len(icons))]
 
     def single(icon: Icon) -> Trial:
         return Trial(with_article(icon.words[0]) + STYLE_WORDS[icon.style], (icon.label,), icon.style, default)
 
-    singles = [single(icon) for icon in order if not icon.pair_held_out]
-    held_out = [single(icon) for icon in order if icon.pair_held_out]
+    singles = [single(icon) for icon in order if not icon.style_held_out]
+    held_out = [single(icon) for icon in order if icon.style_held_out]
     plain = [icon for icon in order if icon.style == "3d"]
-    grounds = []
+    backgrounds = []
     for index, icon in enumerate(plain):
-        # Training has shown each drawing on a few grounds: ask for one of the others.
-        seen = {ground_of(icon.key, variant) for variant in range(VARIANTS)}
-        unseen = [name for name in GROUNDS if name != default and name not in seen]
+        # Training shows each drawing on a few backgrounds; use one of the others.
+        seen = {background_of(icon.key, variant) for variant in range(VARIANTS)}
+        unseen = [name for name in BACKGROUNDS if name != default and name not in seen]
         name = unseen[index % len(unseen)]
         prompt = f"{with_article(icon.words[0])} on {with_article(name)} background"
-        grounds.append(Trial(prompt, (icon.label,), icon.style, name))
-    couples: list[Trial] = []
+        backgrounds.append(Trial(prompt, (icon.label,), icon.style, name))
+    pairs: list[Trial] = []
     for one, other in (
         (one, other) for shift in range(1, 200) for one, other in zip(plain, plain[shift:], strict=False)
     ):
-        if len(couples) == count:
+        if len(pairs) == count:
             break
-        if couple_held_out(one.label, other.label):
-            place = list(COUPLES)[len(couples) % len(COUPLES)]
+        if pair_held_out(one.label, other.label):
+            place = list(RELATIONS)[len(pairs) % len(RELATIONS)]
             prompt = f"{with_article(one.words[0])} {PLACE_WORDS[place]} {with_article(other.words[0])}"
-            couples.append(Trial(prompt, (one.label, other.label), one.style, default, place))
+            pairs.append(Trial(prompt, (one.label, other.label), one.style, default, place))
     return {
         "singles": singles[:count],
         "held-out": held_out[:count],
-        "couples": couples[:count],
-        "grounds": grounds[:count],
+        "couples": pairs[:count],
+        "grounds": backgrounds[:count],
     }
 
 
-def ground_colour(image: Image.Image) -> str:
-    """The name of the ground: the named colour nearest to the median of the image's rim."""
+def background_colour(image: Image.Image) -> str:
+    """Name of the background: the named colour that is nearest to the median of the border."""
     pixels = np.asarray(image, np.float64)
-    rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
-    distances = {name: np.abs(np.median(rim, 0) - rgb).sum() for name, rgb in GROUNDS.items()}
+    border = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
+    distances = {name: np.abs(np.median(border, 0) - rgb).sum() for name, rgb in BACKGROUNDS.items()}
     return min(distances, key=lambda name: distances[name])
 
 
-def parts_of(image: Image.Image, trial: Trial) -> list[Image.Image]:
-    """The image, or what its two halves show, in the order of the trial's labels."""
+def object_crops(image: Image.Image, trial: Trial) -> list[Image.Image]:
+    """The image, or its objects cropped and enlarged, in the order of the labels of the trial."""
     if len(trial.labels) == 1:
         return [image]
     width, height = image.size
@@ -109,67 +108,67 @@ def parts_of(image: Image.Image, trial: Trial) -> list[Image.Image]:
         boxes = [(0, 0, width, height // 2), (0, height // 2, width, height)]
     if sum(trial.place) > 0:
         boxes.reverse()
-    return [as_if_alone(image.crop(box)) for box in boxes]
+    return [enlarged(image.crop(box)) for box in boxes]
 
 
-def as_if_alone(part: Image.Image) -> Image.Image:
-    """What a part of an image shows, cut out and put into a square that it fills as a thing alone fills an image:
-    the judge is to tell what a thing is, not how large.
+def enlarged(part: Image.Image) -> Image.Image:
+    """Crops the object from a part of an image and centres it in a square, at the relative size of a single object:
+    the classifier should not depend on the size.
     """
     pixels = np.asarray(part, np.int64)
-    ground = np.median(np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)]), 0)
-    shown = np.abs(pixels - ground).sum(2) > SHOWN
-    # A row or column of specks is not the thing.
+    background = np.median(np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)]), 0)
+    shown = np.abs(pixels - background).sum(2) > OBJECT_DIFFERENCE
+    # Ignore rows and columns that contain a few deviating pixels only.
     left, right, top, bottom = 0, part.width, 0, part.height
     across, down = (np.flatnonzero(shown.mean(axis) > 0.03) for axis in (0, 1))
     if len(across) and len(down):
         left, right, top, bottom = int(across[0]), int(across[-1]) + 1, int(down[0]), int(down[-1]) + 1
-    edge = round(max(right - left, bottom - top) / ALONE)
-    square = Image.new("RGB", (edge, edge), tuple(round(value) for value in ground))
+    edge = round(max(right - left, bottom - top) / SINGLE_SIZE)
+    square = Image.new("RGB", (edge, edge), tuple(round(value) for value in background))
     corner = ((edge - right + left) // 2, (edge - bottom + top) // 2)
     square.paste(part.crop((left, top, right, bottom)), corner)
     return square
 
 
 def as_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Images as the judge takes them, `(n, 3, 64, 64)` in [-1, 1]."""
+    """Converts images to the input of the classifiers, `(n, 3, 64, 64)` in [-1, 1]."""
     small = [np.asarray(image.resize((EDGE, EDGE), Image.Resampling.HAMMING), np.float32) for image in images]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.inference_mode()
-def verdicts_on(
-    judges: Sequence[Judge], trials: Sequence[Trial], images: Sequence[Image.Image]
+def classify(
+    classifiers: Sequence[Classifier], trials: Sequence[Trial], images: Sequence[Image.Image]
 ) -> list[dict[str, bool]]:
-    """For each image: `recognised` (every thing first among all concepts), `style` and `ground` right."""
-    verdicts = []
-    device = next(judges[0].network.parameters()).device
+    """For each image, whether concepts (`recognised`: all of them), `style` and background (`ground`) are right."""
+    results = []
+    device = next(classifiers[0].network.parameters()).device
     for trial, image in zip(trials, images, strict=True):
-        parts = as_tensor(parts_of(image, trial)).to(device)
-        concepts, styles = (judge.network(parts).softmax(1) for judge in judges)
-        shown = [judges[0].answers[index] for index in concepts.argmax(1).tolist()]
-        style = judges[1].answers[int(styles.mean(0).argmax())]
-        verdicts.append(
+        parts = as_tensor(object_crops(image, trial)).to(device)
+        concepts, styles = (classifier.network(parts).softmax(1) for classifier in classifiers)
+        shown = [classifiers[0].answers[index] for index in concepts.argmax(1).tolist()]
+        style = classifiers[1].answers[int(styles.mean(0).argmax())]
+        results.append(
             {
                 "recognised": shown == list(trial.labels),
                 "style": style == trial.style,
-                "ground": ground_colour(image) == trial.ground,
+                "ground": background_colour(image) == trial.background,
             }
         )
-    return verdicts
+    return results
 
 
-def real_couples(
-    couples: Sequence[Trial], icons: Sequence[Icon], work: Path, vae: AutoencoderTiny, size: int, seed: int
+def real_pairs(
+    pairs: Sequence[Trial], icons: Sequence[Icon], work: Path, vae: AutoencoderTiny, size: int, seed: int
 ) -> list[Image.Image]:
-    """What perfect images of these trials are: put together from the real drawings, as in most of training."""
-    painter, random = Painter(Latents(work, size, icons), icons), np.random.default_rng(seed)
+    """Decoded images of pairs composed of the original drawings: the best result possible for these trials."""
+    composer, random = Composer(Latents(work, size, icons), icons), np.random.default_rng(seed)
     numbers = {(icon.label, icon.style): number for number, icon in enumerate(icons)}
     device = next(vae.parameters()).device
     images = []
-    for trial in couples:
+    for trial in pairs:
         one, other = (numbers[label, trial.style] for label in trial.labels)
-        latents, _ = painter.paint(random, Scene((one, other), 0, trial.place), plain=True)
+        latents, _ = composer.compose(random, Scene((one, other), 0, trial.place), plain=True)
         with torch.inference_mode():
             decoded = vae.decode(latents[None].float().to(device)).sample
         pixels = ((decoded[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
@@ -177,13 +176,13 @@ def real_couples(
     return images
 
 
-def share(verdicts: Sequence[dict[str, bool]], what: str) -> float:
-    """Share in percent of the verdicts that are right about `what`."""
-    return round(100 * sum(verdict[what] for verdict in verdicts) / max(1, len(verdicts)), 1)
+def share(results: Sequence[dict[str, bool]], what: str) -> float:
+    """Percentage of the results that are right about `what`."""
+    return round(100 * sum(result[what] for result in results) / max(1, len(results)), 1)
 
 
 def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: int) -> dict[str, float]:
-    """PSNR in dB on the drawings that the VAE never saw: there and back, and from the teacher's latents."""
+    """PSNR in dB on the validation drawings: of encoding and decoding, and of decoding the teacher's latents."""
     unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out]
     images = [render(icons[index], read_icon(icons[index].path), 0, size) for index in unseen]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -192,14 +191,14 @@ def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: i
     batches = list(zip(torch.split(latents, 16), torch.split(pixels, 16), strict=True))
     both = [psnr(vae, codes.to(device), part.to(device)) for codes, part in batches]
     sizes = [len(part) for _, part in batches]
-    taught, own = (float(np.average([pair[i] for pair in both], weights=sizes)) for i in (0, 1))
-    return {"round_trip_db": round(own, 2), "decoder_db": round(taught, 2), "drawings": len(unseen)}
+    decoder, round_trip = (float(np.average([pair[i] for pair in both], weights=sizes)) for i in (0, 1))
+    return {"round_trip_db": round(round_trip, 2), "decoder_db": round(decoder, 2), "drawings": len(unseen)}
 
 
 def evaluate(
     pipeline: StableDiffusionPipeline,
     icons: Sequence[Icon],
-    judges: Sequence[Judge],
+    classifiers: Sequence[Classifier],
     folder: Path,
     *,
     count: int,
@@ -207,31 +206,31 @@ def evaluate(
     scale: float,
     seed: int,
 ) -> dict[str, Any]:
-    """All figures about drawing; contact sheets go into `folder`."""
+    """Computes all figures about generated images; writes contact sheets to `folder`."""
     figures: dict[str, Any] = {"steps": steps, "scale": scale, "seed": seed}
     for name, trials in trials_of(icons, count, np.random.default_rng(seed)).items():
         if not trials:
             continue
-        images = draw(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
-        verdicts = verdicts_on(judges, trials, images)
-        figures[name] = {what: share(verdicts, what) for what in ("recognised", "style", "ground")}
+        images = generate(pipeline, [trial.prompt for trial in trials], steps=steps, scale=scale, seed=seed)
+        results = classify(classifiers, trials, images)
+        figures[name] = {what: share(results, what) for what in ("recognised", "style", "ground")}
         figures[name]["images"] = len(trials)
         figures[name]["recognised_by_style"] = {
-            style: share([v for v, t in zip(verdicts, trials, strict=True) if t.style == style], "recognised")
+            style: share([r for r, t in zip(results, trials, strict=True) if t.style == style], "recognised")
             for style in STYLES
             if any(trial.style == style for trial in trials)
         }
         print(json.dumps({name: figures[name]}), flush=True)
         shown = SHEET_IMAGES[name]
         texts = [
-            f"{trial.prompt}{'' if verdict['recognised'] else ' (?)'}"
-            for trial, verdict in zip(trials, verdicts, strict=True)
+            f"{trial.prompt}{'' if result['recognised'] else ' (?)'}"
+            for trial, result in zip(trials, results, strict=True)
         ]
         contact_sheet(images[:shown], texts[:shown]).save(folder / f"{name}.png")
     prompts = [with_article(icon.words[0]) for icon in icons if icon.style == "3d" and icon.weight > 1][:32]
 
     def seeded(prompts: Sequence[str], add: int) -> list[Image.Image]:
-        return draw(pipeline, prompts, steps=steps, scale=scale, seed=seed + add)
+        return generate(pipeline, prompts, steps=steps, scale=scale, seed=seed + add)
 
     first, second = seeded(prompts, 0), seeded(prompts, 1000)
     gaps = [np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in zip(first, second, strict=True)]
@@ -241,17 +240,12 @@ def evaluate(
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
-    parser.add_argument("--images", type=int, default=256, help="at most so many of each kind")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--tokenizer", "--size", "--seed", "--device")
+    parser.add_argument("--images", type=int, default=256, help="maximum number of images per kind")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
     folder = options.work / "evaluation"
@@ -262,16 +256,18 @@ def main() -> None:
     vae.to(device)  # type: ignore[arg-type]
     figures: dict[str, Any] = {"vae": vae_figures(vae, icons, options.work, options.size)}
     drawings = Drawings(icons)
-    judges = load_judges(options.work, drawings, device)
-    figures["judge"] = {judge.name: round(100 * judge.accuracy(drawings, 2**41, device), 1) for judge in judges}
-    couples = trials_of(icons, options.images, np.random.default_rng(options.seed))["couples"]
-    images = real_couples(couples, icons, options.work, vae, options.size, options.seed)
-    figures["judge"]["couples"] = share(verdicts_on(judges, couples, images), "recognised")
+    classifiers = load_classifiers(options.work, drawings, device)
+    figures["judge"] = {
+        classifier.name: round(100 * classifier.accuracy(drawings, 2**41, device), 1) for classifier in classifiers
+    }
+    pairs = trials_of(icons, options.images, np.random.default_rng(options.seed))["couples"]
+    images = real_pairs(pairs, icons, options.work, vae, options.size, options.seed)
+    figures["judge"]["couples"] = share(classify(classifiers, pairs, images), "recognised")
     print(json.dumps(figures), flush=True)
     text_encoder = load_text_encoder(options.work, vocabulary)
     pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, vae).to(device)
     figures |= evaluate(
-        pipeline, icons, judges, folder,
+        pipeline, icons, classifiers, folder,
         count=options.images, steps=options.steps, scale=options.scale, seed=options.seed,
     )  # fmt: skip
     write_atomically(

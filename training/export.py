@@ -1,14 +1,12 @@
-"""The trained parts -> one diffusers folder in float16, with its model card.
+"""Exports the trained model as a diffusers folder in float16, with its model card.
 
-It reads the newest checkpoints, so it may run while training goes on. The figures in the card are those that
-`evaluate.py` wrote last.
+Reads the last checkpoints, so it can run during training. The figures in the card are those of the last `evaluate.py`.
 
     python training/export.py --tokenizer CLIP --out sdcli/models/builtin
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -19,8 +17,9 @@ from string import Template
 from typing import Any
 
 import torch
-from dataset import read_icons
-from icons import GROUNDS, Icon
+from arguments import HERE, new_parser
+from dataset import load_checkpoint, read_icons
+from icons import BACKGROUNDS, Icon
 from model import TEXT_WIDTH, Vocabulary, new_pipeline
 from PIL import Image
 from scenes import every_word
@@ -29,37 +28,36 @@ from train_text import load_text_encoder
 from train_unet import load_averaged
 from train_vae import load_vae
 
-HERE = Path(__file__).parent
 SHEETS = {
-    "singles": "One thing",
-    "held-out": "Style and concept never seen together",
-    "couples": "Two things never seen together",
-    "grounds": "On a coloured ground not seen with it",
+    "singles": "Single objects",
+    "held-out": "Combinations of style and concept not seen in training",
+    "couples": "Pairs of objects not seen in training",
+    "grounds": "Coloured backgrounds not seen with the object in training",
     "seeds": "The same prompts with four seeds",
 }
-"""What `evaluate.py` draws, and the card shows."""
+"""Contact sheets of `evaluate.py` that the card shows."""
 
 
 def known_words(icons: Sequence[Icon]) -> str:
-    """Every concept by the name used most, in alphabetical order."""
+    """The most common name of every concept, in alphabetical order."""
     return ", ".join(sorted({icon.words[0] for icon in icons}))
 
 
 def figures_table(figures: Mapping[str, Any]) -> str:
-    """The evaluation as a Markdown table, from what `evaluate.py` wrote."""
+    """The figures of `evaluate.py` as a Markdown table and a paragraph."""
 
     def by_style(name: str) -> str:
         return ", ".join(f"{style} {value:.0f}" for style, value in figures[name]["recognised_by_style"].items())
 
     rows = [
-        ("one thing: recognised first among all concepts", "singles", "recognised"),
-        ("one thing: in the style asked for", "singles", "style"),
-        ("style and concept never seen together: recognised", "held-out", "recognised"),
-        ("two things never seen together: both recognised", "couples", "recognised"),
-        ("on a coloured ground not seen with it: that ground", "grounds", "ground"),
-        ("on a coloured ground not seen with it: recognised", "grounds", "recognised"),
+        ("single object: concept recognised (top 1)", "singles", "recognised"),
+        ("single object: style of the prompt recognised", "singles", "style"),
+        ("combination of style and concept not seen in training: concept recognised", "held-out", "recognised"),
+        ("pair of objects not seen together in training: both recognised", "couples", "recognised"),
+        ("coloured background not seen with the object in training: background as in the prompt", "grounds", "ground"),
+        ("coloured background not seen with the object in training: concept recognised", "grounds", "recognised"),
     ]
-    lines = ["| prompts | right | of |", "| --- | --- | --- |"]
+    lines = ["| prompts | correct | images |", "| --- | --- | --- |"]
     for text, name, what in rows:
         if name in figures:
             more = (
@@ -68,19 +66,19 @@ def figures_table(figures: Mapping[str, Any]) -> str:
             lines.append(f"| {text} | {figures[name][what]:.1f} %{more} | {figures[name]['images']} |")
     judge, vae, seeds = figures["judge"], figures["vae"], figures["seeds"]
     return "\n".join(lines) + "\n\n" + textwrap.fill(
-        f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. The judges "
-        f"are small classifiers trained apart on the real drawings. Of images of these that they never saw they "
-        f"recognise {judge['concepts']:.1f} %, and the style of {judge['styles']:.1f} %; where couples are put "
-        f"together from the real drawings, both things in {judge['couples']:.1f} %. What things look like in a style "
-        f"in which their drawing is held out was worked out by another network, which never saw that drawing either. "
-        f"Two seeds of one prompt differ by {seeds['difference']:.1f} of 255 on average, {seeds['least']:.1f} at "
-        f"least. The VAE there and back: {vae['round_trip_db']:.1f} dB PSNR on {vae['drawings']} drawings that it "
-        f"never saw.", 120
+        f"{figures['steps']} steps, guidance scale {figures['scale']:g}, seeds from {figures['seed']} on. Small "
+        f"classifiers, trained independently of the model on the original drawings, compute the figures. With "
+        f"augmentations not used in training, their accuracy is {judge['concepts']:.1f} % for concepts and "
+        f"{judge['styles']:.1f} % for styles; in pairs composed of original drawings they recognise both objects in "
+        f"{judge['couples']:.1f} %. For combinations of style and concept not seen in training, another network, which "
+        f"did not see the drawing either, predicted the drawing. Images of one prompt with two seeds differ by "
+        f"{seeds['difference']:.1f} of 255 on average, by {seeds['least']:.1f} at least. The VAE reconstructs "
+        f"{vae['drawings']} validation drawings with a PSNR of {vae['round_trip_db']:.1f} dB.", 120
     )  # fmt: skip
 
 
 def write_sheets(evaluation: Path, folder: Path) -> None:
-    """The contact sheets that `evaluate.py` wrote last, as small files."""
+    """Converts the contact sheets of `evaluate.py` to WebP."""
     folder.mkdir()
     for name in SHEETS:
         if (sheet := evaluation / f"{name}.png").exists():
@@ -91,12 +89,11 @@ def write_sheets(evaluation: Path, folder: Path) -> None:
 def model_card(
     work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float, before: str
 ) -> str:
-    """The filled-in `model_card.md`."""
+    """Fills in the template `model_card.md`."""
     evaluation = work / "evaluation" / "figures.json"
-    progress = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
+    unet = load_checkpoint(work / "unet")
     logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "imagined", "text")}
     vae, imagined, text = (json.loads(lines[-1]) for lines in logs.values())
-    size = json.loads((work / "unet" / "last" / "shape.json").read_text("utf-8"))["size"]
     return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
         megabytes=f"{megabytes:.1f}",
         unet_millions=f"{sizes['unet'] / 1e6:.1f}",
@@ -105,17 +102,17 @@ def model_card(
         width=TEXT_WIDTH,
         tokens=f"{len(vocabulary.tokenizer):,}",
         trained_tokens=f"{len(vocabulary):,}",
-        size=size,
-        latent=size // 8,
+        size=unet["size"],
+        latent=unet["size"] // 8,
         concepts=len({icon.label for icon in icons}),
         drawings=f"{len(icons):,}",
         styles=", ".join(f'"{style}"' for style in STYLES),
-        grounds=", ".join(GROUNDS),
+        backgrounds=", ".join(BACKGROUNDS),
         sources="\n".join(f"| {style} | `{s.package}` {s.version} | {s.licence} |" for style, s in STYLES.items()),
         labels=" ".join(LABELS),
-        images=f"{progress['images']:,}",
-        steps=f"{progress['step']:,}",
-        minutes=round(progress["seconds"] / 60),
+        images=f"{unet['samples']:,}",
+        steps=f"{unet['step']:,}",
+        minutes=round(unet["seconds"] / 60),
         captions=f"{text['captions']:,}",
         text_minutes=round(text["seconds"] / 60),
         vae_minutes=round(vae["seconds"] / 60),
@@ -131,13 +128,11 @@ def model_card(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--before", default="", help="for the card: what earlier training the parts started from")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; files of its parts are replaced")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--tokenizer")
+    parser.add_argument("--before", default="", help="text for the card about earlier training")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; existing files are replaced")
+    options = parser.parse_args(arguments)
 
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
@@ -147,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        # diffusers notes the folder that the VAE came from, which means nothing elsewhere.
+        # diffusers stores the path that the VAE was loaded from.
         config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
         config.pop("_name_or_path", None)
         (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -161,7 +156,7 @@ def main() -> None:
         write_sheets(options.work / "evaluation", folder / "sheets")
         card = model_card(options.work, icons, vocabulary, sizes, megabytes, options.before)
         (folder / "README.md").write_text(card, "utf-8")
-        # A file replaces its namesake at once, so whoever reads the folder meanwhile never meets half a file.
+        # Each file is replaced atomically, so that readers never see an incomplete file.
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             target = options.out / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)

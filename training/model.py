@@ -1,4 +1,4 @@
-"""The parts of the builtin model: their shapes, and how they are put together."""
+"""The components of the builtin model: architectures, captions as tokens, vocabulary, and the pipeline."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 TEXT_WIDTH = 576
 MAX_TOKENS = 77
 MAX_WORDS = 20
-"""Tokens that a caption may have in training, with its frame."""
+"""Maximum length in tokens of a training caption, including the start and end tokens."""
 
 UNITS = 3000
-"""Of each MLP of the text encoder: numbers that stand between the codes and their squares, see `write_decoders`."""
+"""Width of the MLPs of the text encoder: units between the codes and the patches, see `write_decoders`."""
 
 CODE = slice(0, CODE_SIZE)
 FILL = CODE.stop
 VIEW = slice(FILL + 1, FILL + 1 + VIEWS)
 STYLE = slice(VIEW.stop, VIEW.stop + len(STYLES))
-GROUND = slice(STYLE.stop, STYLE.stop + 4)
-TOLD = GROUND.stop
-SQUARE = slice(TOLD, TOLD + REGION_SIZE)
-REGION = slice(SQUARE.stop, SQUARE.stop + REGIONS)
-"""Which of a token's `TEXT_WIDTH` numbers say what. In the last layer, between attention and MLP, the padding tells of
-its region of the image: the code of the thing there, `FILL` that makes all codes as long, which view of the thing it
-is, in what style, on what ground; the MLP makes the square of it. Before that layer the last token of a name has its
-code in `CODE` and `FILL`. `REGION` is where the positions tell the padding which region it is about."""
+BACKGROUND = slice(STYLE.stop, STYLE.stop + 4)
+PATCH = slice(BACKGROUND.stop, BACKGROUND.stop + REGION_SIZE)
+REGION = slice(PATCH.stop, PATCH.stop + REGIONS)
+"""Meaning of the `TEXT_WIDTH` components of a token. In the last layer, between attention and MLP, a padding token
+describes its region of the image: the code of the object there, `FILL`, which gives all codes the same norm, the
+view of the object (one-hot), the style (one-hot) and the background; the MLP decodes the `PATCH` from them. Before
+that layer the last token of a name has its code in `CODE` and `FILL`. In `REGION` the position embeddings encode
+the region of a padding token (one-hot)."""
 
 NEUTRAL_WORD = "image"
-"""A word of many captions that says nothing about what is drawn: unknown words are read as it."""
+"""A word of many captions that does not describe the image. Unknown words are replaced by it."""
 
 
 def new_unet(size: int) -> UNet2DConditionModel:
     """The denoiser of `size`-pixel images: latents `(batch, 4, size/8, size/8)`, text `(batch, 77, TEXT_WIDTH)`.
 
-    Images of 256 pixels have one level more, narrow, above the levels of those of 128. On the way up all levels look
-    at the text: where the finest did not, it was there that most of the image went wrong, see docs/adr/0007.
+    For 256 pixels it has one more level, with few channels, at the highest resolution. All levels of the decoder
+    attend to the text: without attention at the highest resolution most errors were made there, see docs/adr/0007.
     """
     channels = (64, 96, 160) if size <= 128 else (48, 80, 128, 192)
     attended = len(channels) - 1 if size <= 128 else len(channels) - 2
@@ -71,7 +71,7 @@ def new_unet(size: int) -> UNet2DConditionModel:
 
 
 def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
-    """A CLIP text encoder for `vocabulary` tokens, of which `bos` and `eos` (also the padding) frame every text."""
+    """A CLIP text encoder for `vocabulary` tokens. `bos` and `eos` enclose each text; `eos` is also the padding."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -89,18 +89,18 @@ def new_text_encoder(vocabulary: int, bos: int, eos: int) -> CLIPTextModel:
 
 
 TAESD_BLOCKS = (3, 3, 3, 1)
-"""Of TAESD's decoder, level by level."""
+"""Number of blocks per level of TAESD's decoder."""
 
 
 def new_vae() -> AutoencoderTiny:
-    """Images RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
-    # TAESD's shape, but for more blocks where the decoder sees latents as they come.
+    """RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/8, width/8)`."""
+    # TAESD's architecture, with more blocks at the resolution of the latents.
     vae: AutoencoderTiny = AutoencoderTiny(num_decoder_blocks=(6, *TAESD_BLOCKS[1:]))
     return vae
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's betas with v-prediction; steps counted from the very last timestep."""
+    """Stable Diffusion's betas with v-prediction; sampling starts at the last timestep."""
     scheduler: DDIMScheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -116,7 +116,7 @@ def new_scheduler() -> DDIMScheduler:
 
 @dataclass(frozen=True)
 class Tensors:
-    """A record of tensors, and of records like it, that goes to a device as one."""
+    """A dataclass of tensors, or of such dataclasses, that moves to a device as a whole."""
 
     def to(self, device: torch.device) -> Self:
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -124,18 +124,17 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Captions(Tensors):
-    """A batch of captions as the text encoder is trained on them: the words, and a few of the padding tokens.
+    """A batch of captions in the form that the text encoder is trained on: the words and some padding tokens.
 
-    A caption has 77 tokens, nearly all padding, and CLIP's encoder computes every one. The padding after the words sees
-    all of them, so it is where a caption's meaning comes together, and each of its tokens can say a part of it: here
-    the one at position p says what belongs into region p modulo `REGIONS` of the image. In training a caption has its
-    words and one token of padding for each region, at a position chosen by chance among those of the region. It stands
-    for all of them, and counts as often in the attention.
+    A caption has 77 tokens, most of them padding, and CLIP's encoder computes all of them. The padding tokens
+    follow the words, so they attend to all of them, and each can describe a part of the image: the one at position
+    p describes region p modulo `REGIONS`. A training caption has one padding token per region, at a random one of
+    the positions of that region. It replaces all of them, and the attention weighs it by their number.
 
     Attributes:
         ids, positions: `(batch, tokens)`.
-        mask: what the logarithm of that count adds to the attention, `(batch, 1, tokens, tokens)`.
-        stand_ins: which of these tokens stands for each of the 77, `(batch, 77)`.
+        mask: logarithm of these weights, which is added to the attention scores, `(batch, 1, tokens, tokens)`.
+        stand_ins: index of the token that replaces each of the 77, `(batch, 77)`.
     """
 
     ids: Tensor
@@ -145,7 +144,7 @@ class Captions(Tensors):
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], end: int, random: np.random.Generator) -> Captions:
-        """From the token numbers of each caption with its frame, which ends with `end`; too long ones are cut."""
+        """Builds captions from token numbers that end with `end`; captions that are too long are truncated."""
         lengths = np.array([min(len(row), MAX_WORDS) for row in rows])
         batch, words = len(rows), int(lengths.max())
         ids = np.full((batch, words + REGIONS), end)
@@ -159,7 +158,7 @@ class Captions(Tensors):
         positions = np.zeros_like(ids)
         positions[:, :words] = np.arange(words)
         positions[:, words:] = np.take_along_axis(chosen, order, 1)
-        # Nothing looks at what fills up the words of the shorter captions.
+        # No token attends to those that fill up shorter captions.
         times = np.where(np.arange(words) < lengths[:, None], 1.0, 1e-9)
         times = np.concatenate((times, np.take_along_axis(counts, order, 1)), 1)
         causal = np.tri(words + REGIONS, dtype=bool)
@@ -170,7 +169,7 @@ class Captions(Tensors):
         return cls(*map(torch.from_numpy, (ids, positions, mask.astype(np.float32), stand_ins)))
 
     def regions(self, parts: Tensor) -> Tensor:
-        """Of what belongs to each region `(batch, REGIONS, ...)`, what each token of padding is to say, in order."""
+        """Selects from `(batch, REGIONS, ...)` the entry of the region of each padding token, in order."""
         wanted = self.positions[:, -REGIONS:] % REGIONS
         return parts[torch.arange(len(parts))[:, None], wanted]
 
@@ -182,31 +181,31 @@ class Captions(Tensors):
         return states
 
     def spread(self, states: Tensor) -> Tensor:
-        """Their states -> one for each of the 77 tokens, as the UNet gets them."""
+        """Expands their states to all 77 tokens, the input of the UNet."""
         return states.gather(1, self.stand_ins[..., None].expand(-1, -1, states.shape[-1]))
 
 
 class Vocabulary:
-    """The tokens that captions are made of, numbered from 0, with a tokenizer that knows the commonest others too.
+    """The tokens that occur in captions, numbered from 0, and a tokenizer that has the most common other tokens too.
 
-    Training a row for each of its tokens would spend most of the time on rows that no caption touches.
+    Embeddings for all tokens of the tokenizer would take most of the training time, though most are in no caption.
 
     Args:
         tokenizer_folder: CLIP's, see `tokens.write_smaller`.
-        words: all that captions are made of.
+        words: texts that contain all tokens of the captions.
     """
 
     def __init__(self, tokenizer_folder: Path, words: Iterable[str]) -> None:
         texts = sorted({"", NEUTRAL_WORD, *words})
         with tempfile.TemporaryDirectory() as folder:
             write_smaller(tokenizer_folder, texts, Path(folder))
-            # Not CLIPTokenizer(vocab_file=..., merges_file=...): to transformers 5 every token is then unknown.
+            # Not CLIPTokenizer(vocab_file=..., merges_file=...): with transformers 5 every token would then be unknown.
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
             self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-            """The tokenizer's, by name."""
+            """Files of the tokenizer by name."""
         used = sorted({token for row in self.tokenizer(texts)["input_ids"] for token in row})
         self.known: Tensor = torch.tensor(used)
-        """The tokenizer's number of each of our tokens, ascending `(vocabulary,)`."""
+        """The tokenizer's numbers of our tokens, ascending, `(vocabulary,)`."""
         self._own = {token: index for index, token in enumerate(used)}
         self.neutral = self._own[self.tokenizer.encode(NEUTRAL_WORD, add_special_tokens=False)[0]]
         self.end = self._own[self.tokenizer.eos_token_id]
@@ -215,9 +214,11 @@ class Vocabulary:
         return len(self.known)
 
     def rows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """Our numbers of the tokens of each text with its frame; unknown tokens are read as `NEUTRAL_WORD`.
+        """Tokenizes texts; unknown tokens become `NEUTRAL_WORD`.
 
-        And the places in that row of the last tokens of names, which `NAME_END` marks in the text.
+        Returns:
+            Our token numbers of each text with start and end token, and the positions of the last tokens of names,
+            which `NAME_END` marks in the text.
         """
         encoded = self.tokenizer([text.replace(NAME_END, "") for text in texts], return_offsets_mapping=True)
         rows = [[self._own.get(token, self.neutral) for token in row] for row in encoded["input_ids"]]
@@ -229,14 +230,14 @@ class Vocabulary:
         return rows, ends
 
     def new_text_encoder(self) -> CLIPTextModel:
-        """An untrained text encoder with one row a known token."""
+        """An untrained text encoder for these tokens."""
         return new_text_encoder(len(self), self._own[self.tokenizer.bos_token_id], self.end)
 
     @torch.no_grad()
     def widen(self, trained: CLIPTextModel) -> CLIPTextModel:
-        """The same text encoder over all of the tokenizer's tokens; those never trained get the row of `NEUTRAL_WORD`.
+        """Extends a text encoder to all tokens of the tokenizer; untrained ones get the embedding of `NEUTRAL_WORD`.
 
-        Rows of zeros are no silence: a single one turned "a photograph of a red apple" into something brown.
+        Zero embeddings are not neutral: a single one changed "a photograph of a red apple" into a brown image.
         """
         full = new_text_encoder(len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
 
@@ -250,13 +251,15 @@ class Vocabulary:
 
     @torch.no_grad()
     def narrow(self, full: CLIPTextModel) -> CLIPTextModel:
-        """The text encoder that `widen` made this one of.
+        """Reverts `widen`.
 
         Raises:
-            ValueError: it is of another vocabulary.
+            ValueError: the text encoder has another vocabulary.
         """
         if full.config.vocab_size != len(self.tokenizer):
-            raise ValueError(f"the text encoder knows {full.config.vocab_size} tokens, not {len(self.tokenizer)}")
+            raise ValueError(
+                f"the text encoder has {full.config.vocab_size} tokens, but the tokenizer has {len(self.tokenizer)}"
+            )
         own = self.new_text_encoder()
         own.load_state_dict(_with_tokens(full, lambda rows: rows[self.known]))
         return own
@@ -264,7 +267,7 @@ class Vocabulary:
 
 @torch.no_grad()
 def states_of(sentences: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
-    """A text encoder's hidden states of sentences as a pipeline has them, `(sentences, 77, width)`, on its device."""
+    """Hidden states of captions as a pipeline computes them, `(captions, 77, width)`, on its device."""
     tokens = tokenizer(
         list(sentences), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
@@ -273,7 +276,7 @@ def states_of(sentences: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: 
 
 
 def _with_tokens(text_encoder: CLIPTextModel, rows: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Its weights in float32 on the CPU, with what `rows` makes of those of its tokens."""
+    """Weights in float32 on the CPU, with `rows` applied to the token embeddings."""
     weights = {name: weight.cpu().float() for name, weight in text_encoder.state_dict().items()}
     name = next(key for key in weights if key.endswith("token_embedding.weight"))
     weights[name] = rows(weights[name])
@@ -283,7 +286,7 @@ def _with_tokens(text_encoder: CLIPTextModel, rows: Callable[[Tensor], Tensor]) 
 def new_pipeline(
     unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vocabulary: Vocabulary, vae: AutoencoderTiny
 ) -> StableDiffusionPipeline:
-    """All parts as one pipeline, which draws and which saves itself as a diffusers folder."""
+    """Combines the components into a pipeline, which can generate images and save itself as a diffusers folder."""
     parts: dict[str, Any] = {
         "vae": vae,
         "text_encoder": vocabulary.widen(text_encoder),

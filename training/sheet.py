@@ -1,6 +1,6 @@
-"""Contact sheets: what a model draws for a list of prompts, for people to judge.
+"""Contact sheets: images that a model generates for a list of prompts, for visual inspection.
 
-Of any diffusers folder:
+For any diffusers folder:
 
     python training/sheet.py FOLDER OUT.png --steps 50 --scale 4
 """
@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 
 LINE_HEIGHT = 12
 CHARACTER_WIDTH = 6
-"""Pixels that a character of a caption takes, on average."""
+"""Average width in pixels of a character of a caption."""
 
 GUIDANCE_SCALE = 2.0
-"""The one that sdcli draws with where none is asked for."""
+"""The default of sdcli for this model."""
 
 PROMPTS = (
     "a red apple", "a cat", "pizza", "a dog", "a rose", "a banana", "an elephant", "a car",
@@ -35,7 +35,7 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def draw(
+def generate(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     *,
@@ -44,7 +44,7 @@ def draw(
     seed: int = 0,
     batch: int = 8,
 ) -> list[Image.Image]:
-    """One image a prompt; the prompt at place i has the seed `seed + i`, its noise drawn on the CPU."""
+    """Generates one image per prompt; prompt i has the seed `seed + i`. The noise is drawn on the CPU."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), batch):
         some = list(prompts[start : start + batch])
@@ -54,7 +54,7 @@ def draw(
 
 
 def contact_sheet(images: Sequence[Image.Image], texts: Sequence[str], columns: int = 8) -> Image.Image:
-    """Images in rows, each with its text below, in as many lines as the longest takes."""
+    """Arranges images in rows, each with its text below."""
     size = images[0].width
     captions = [textwrap.wrap(text, size // CHARACTER_WIDTH) for text in texts]
     height = size + LINE_HEIGHT * max(map(len, captions)) + 4
@@ -67,7 +67,7 @@ def contact_sheet(images: Sequence[Image.Image], texts: Sequence[str], columns: 
     return sheet
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
@@ -75,12 +75,12 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     pipeline = StableDiffusionPipeline.from_pretrained(
         options.folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    images = draw(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
+    images = generate(pipeline, options.prompts, steps=options.steps, scale=options.scale, seed=options.seed)
     contact_sheet(images, options.prompts).save(options.out)
 
 

@@ -1,4 +1,4 @@
-"""Where the drawings come from: npm packages, by style, and how a drawing of an emoji is found in each."""
+"""The npm packages that contain the drawings, one per style, and how to find the drawing of an emoji in each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 EDGE = 320
-"""Edge in pixels at which vector drawings are drawn: above any image's, so that scaling only shrinks."""
+"""Edge in pixels at which SVG drawings are rasterised: larger than any image, so that resizing only shrinks."""
 
 LABELS = ("emojibase-data", "17.0.0")
 
@@ -24,7 +24,7 @@ class Source:
     """An npm package of drawings.
 
     Attributes:
-        find: `(unpacked folder, hexcode) -> RGBA`, or None where the package has no such emoji.
+        find: maps the unpacked folder and a hexcode to an RGBA image, or None if the package does not have the emoji.
     """
 
     package: str
@@ -34,12 +34,12 @@ class Source:
 
 
 def package_folder(data: Path, name: str, version: str) -> Path:
-    """Where an unpacked npm package lies: `@scope/name` 1.0 is `scope-name-1.0/package`, as `npm pack` calls it."""
+    """Folder of an unpacked npm package: `scope-name-1.0/package` for `@scope/name` 1.0, like `npm pack`."""
     return data / f"{name.lstrip('@').replace('/', '-')}-{version}" / "package"
 
 
 def download(data: Path) -> None:
-    """Fetch and unpack every package that is not there yet, from whatever registry npm is set to."""
+    """Downloads and unpacks all packages that are missing, from the registry that npm is configured for."""
     data.mkdir(parents=True, exist_ok=True)
     for name, version in [LABELS, *((source.package, source.version) for source in STYLES.values())]:
         folder = package_folder(data, name, version).parent
@@ -49,7 +49,7 @@ def download(data: Path) -> None:
 
 
 def _spellings(hexcode: str) -> tuple[str, ...]:
-    """Packages disagree on whether the variation selector belongs to the name."""
+    """File names to try: packages disagree on whether the variation selector belongs to the name."""
     code = hexcode.lower()
     return code, f"{code}-fe0f", code.replace("-fe0f", "")
 
@@ -96,4 +96,4 @@ STYLES: dict[str, Source] = {
     "flat": Source("@lobehub/fluent-emoji-flat", "1.1.0", "MIT", _svg),
     "outlined": Source("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT", _iconify),
 }
-"""Style -> its drawings. "outlined" drawings have one ink, black here; `icons.render` changes it on dark grounds."""
+"""Style -> its drawings. "outlined" drawings have a black ink; `icons.inked` changes it on dark backgrounds."""

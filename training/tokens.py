@@ -1,4 +1,4 @@
-"""CLIP's tokenizer made smaller: the words that captions are made of, and the commonest of all others."""
+"""Reduces CLIP's tokenizer to the tokens of the captions and the most common other ones."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 COMMON = 4000
-"""How many of CLIP's merges, which it lists commonest first, are kept whether captions need them or not: so many words
-that no caption has are still one token, not a handful of letters."""
+"""Number of CLIP's merges that are always kept. They are ordered by frequency, so most words that no caption has are
+still one token and not a sequence of letters."""
 
 CONFIG = "tokenizer_config.json"
 
 
 def write_smaller(clip: Path, words: Iterable[str], folder: Path) -> None:
-    """Write a tokenizer that reads texts of these words just as CLIP's does, in far fewer tokens all in all.
+    """Writes a tokenizer that tokenizes texts of these words like CLIP's, with a smaller vocabulary.
 
-    Byte pair encoding always takes the first merge of its list that applies. With every merge on the way to the tokens
-    of a word kept, in their order, it goes the same way.
+    Byte pair encoding applies the first merge of its list that matches. It gives the same result as long as the list
+    contains all merges that lead to the tokens of the words, in the same order.
 
     Args:
         clip: folder with CLIP's `vocab.json`, `merges.txt` and `tokenizer_config.json`.
-        folder: for the same three files; made if need be.
+        folder: folder for the same three files; created if it does not exist.
     """
     numbers: dict[str, int] = json.loads((clip / "vocab.json").read_text("utf-8"))
     head, *lines = (clip / "merges.txt").read_text("utf-8").splitlines()
-    # The file of CLIP's authors is longer than their vocabulary.
+    # CLIP's merges.txt has more merges than its vocabulary.
     pairs = {line.replace(" ", ""): line for line in lines if line.replace(" ", "") in numbers}
     full = CLIPTokenizer.from_pretrained(clip, local_files_only=True)
     kept = set(list(pairs)[:COMMON])

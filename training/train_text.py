@@ -1,14 +1,15 @@
-"""Teach the text encoder what things look like, before any image is drawn.
+"""Trains the text encoder to predict coarse images, before any UNet is trained.
 
     python training/train_text.py --tokenizer CLIP --minutes 60
 
-Each padding token of a caption tells what a region of the image holds; the UNet, trained on its states afterwards
-(`train_unet.py`), looks into this sketch, region by region, and learns to draw it. Most of that is known beforehand and
-written into the weights: which image follows from a code (`codes.py`, `write_decoders`), and the codes of names of
-one word (`write_names`). By regression the encoder learns the rest: first, from names alone, the code of every name;
-then, from whole captions, which thing each region shows, which part of it, and in what style.
+Each padding token of a caption describes one region of the image. The UNet, trained later on these states
+(`train_unet.py`), attends to this coarse image region by region. Most of it is computed and not learnt: the patches
+that follow from a code (`codes.py`, `write_decoders`), and the codes of names of one word (`write_names`). The rest
+is learnt by regression: first the code of each name, from names alone; then, from whole captions, the object, view
+and style of each region.
 
-Killed, it carries on from the last checkpoint. Writes `text/checkpoint.pt` and `text/log.jsonl`.
+After an interruption, the same command continues from the last checkpoint. Writes `text/checkpoint.pt` and
+`text/log.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,73 +22,77 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from arguments import training_parser
 from codes import CODE_SIZE, NOTHING, REGIONS, VIEWS, Codes
-from dataset import Latents, read_icons
+from dataset import Latents, load_checkpoint, read_icons
 from icons import Icon
-from model import CODE, GROUND, REGION, SQUARE, STYLE, TEXT_WIDTH, UNITS, VIEW, Captions, Vocabulary
-from scenes import NAME_END, NOTHING_SHARE, Scene, Scenes, every_word, sentence_of
-from session import Session, descend, learning_rate, new_parser
+from model import BACKGROUND, CODE, PATCH, REGION, STYLE, TEXT_WIDTH, UNITS, VIEW, Captions, Vocabulary
+from scenes import EMPTY_SHARE, NAME_END, Scene, Scenes, caption_of, every_word
+from session import Budget, Session, autocast, learning_rate, optimise
 from sources import STYLES
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
 FILLER_SHARE = 0.15
-"""Share of the captions with words that say nothing, such as unknown words are at drawing time."""
+"""Fraction of the captions with neutral filler words, since unknown words are replaced by them in inference."""
 
 CAPTION_PAIR_SHARE = 0.5
-"""Share of the captions that name two things: a thing has a sketch of its own in each of the places it can have."""
+"""Fraction of the captions with two objects: each object has different patches in each position."""
 
 NAMES_SHARE = 0.25
-"""Share of the time in which names alone are learnt: a name costs a fourth of a caption."""
+"""Fraction of the budget that is spent on names alone: a name costs a quarter of a caption."""
 
-TELLING_WEIGHT = 4.0
-"""Of what the padding tells, in the loss, beside the squares that are made of it. Told slightly wrongly, a view or a
-style makes a square that is a little off; with equal weights the padding went on so and made up for it elsewhere."""
+PADDING_WEIGHT = 4.0
+"""Loss weight of the padding states; that of the patches decoded from them is 1. A view or style that is slightly
+wrong changes the patch only a little, so with equal weights the states stayed wrong and other components
+compensated."""
 
 COOL_DOWN = 0.4
 PART = 64
-"""Captions that are computed together: a few of like length, or the longest would make all of them long."""
+"""Captions that are encoded together: few, and of similar length, so that little is padding."""
 
-RADIUS = 22.4
-"""Length of a code together with its `FILL`: then the numbers of a token have a variance of about 1."""
+NORM = 22.4
+"""Norm of a code with its `FILL`; the components of a token then have a variance of about 1."""
 
-LONGEST = 72.0
-"""Length that codes as `Codes` has them are taken to have at most; of 881 seven are longer."""
+MAX_NORM = 72.0
+"""Codes of `Codes` are assumed to have at most this norm; seven of 881 are longer."""
 
-CODE_SCALE = RADIUS / LONGEST
-SWITCH = 6.0
-"""What stands for yes in `VIEW` and `STYLE`; no is 0."""
+CODE_SCALE = NORM / MAX_NORM
+ACTIVE = 6.0
+"""Value of the active component of `VIEW` and `STYLE`; the others are 0."""
 
-REGION_SWITCH = 3.0
-"""The same in `REGION`."""
+REGION_ACTIVE = 3.0
+"""The same for `REGION`."""
 
 OPEN = 5.0
-"""Where the MLP's activation is as good as straight."""
+"""Input at which the activation of the MLP is nearly linear."""
 
 
-def told_code(codes: Tensor) -> Tensor:
-    """Codes `(..., CODE_SIZE)` as tokens tell them, `(..., CODE_SIZE + 1)`: all of one length, so that the layer norms,
-    which take away how long a vector is, take nothing away.
+def fixed_norm(codes: Tensor) -> Tensor:
+    """Scales codes `(..., CODE_SIZE)` and appends a component that gives all the same norm, `(..., CODE_SIZE + 1)`.
+
+    Layer norms remove the norm of a vector: with a fixed one, no information is lost.
     """
     scaled = CODE_SCALE * codes
-    fill = (RADIUS**2 - scaled.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
+    fill = (NORM**2 - scaled.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
     return torch.cat((scaled, fill), -1)
 
 
 def layers_of(text_encoder: CLIPTextModel) -> list[CLIPEncoderLayer]:
-    """Its layers, first to last."""
+    """The layers of the text encoder, first to last."""
     return [cast("CLIPEncoderLayer", layer) for layer in text_encoder.encoder.layers]
 
 
 @torch.no_grad()
 def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
-    """Make the last layer turn what the padding tells into squares.
+    """Initialises the last layer so that it decodes the padding states into patches.
 
-    Its attention starts out handing on what it looks at as it is. Its MLP has a group of units for each style and view.
-    Both switches open a group: its units come to lie where the activation is straight, and each hands on one direction
-    of the square; those of the other groups lie where it is zero. One unit more a group has the constant part. The
-    directions that differ most from concept to concept get the units: many in the middle, few in the corners.
+    Its attention initially passes values on unchanged. Its MLP has a group of units for each style and view. The
+    group is active if both one-hot components are: its units are then in the linear range of the activation, and
+    each passes on one direction of the patch; the units of all other groups are in the range where it is zero. One
+    more unit per group adds the constant. The directions with the largest variance over the concepts get the units:
+    many in the centre of the image, few in its corners.
     """
     layer = layers_of(text_encoder)[-1]
     for linear in (layer.self_attn.v_proj, layer.self_attn.out_proj):
@@ -97,7 +102,7 @@ def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
     for linear in (first, second):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
-    deviation = math.sqrt((RADIUS**2 + 2 * SWITCH**2) / first.in_features)  # which the layer norm divides by
+    deviation = math.sqrt((NORM**2 + 2 * ACTIVE**2) / first.in_features)  # the divisor of the layer norm
     groups = [(style, view) for style in range(len(STYLES)) for view in range(VIEWS)]
     parts = [torch.linalg.svd(codes.codes @ codes.decoders[group], full_matrices=False)[1:] for group in groups]
     lengths = torch.stack([length for length, _ in parts])  # (groups, REGION_SIZE)
@@ -110,65 +115,65 @@ def write_decoders(text_encoder: CLIPTextModel, codes: Codes) -> None:
         start = constant + 1
         right = right[:rank]
         directions = codes.decoders[style, view] @ right.T  # (CODE_SIZE, rank)
-        # Of few concepts some directions have nothing; the floor keeps their weights within float16.
+        # With few concepts some directions have no variance; the minimum keeps the weights in the range of float16.
         spread = (length[:rank] / math.sqrt(len(codes.codes)) / 0.8).clamp(min=1e-2)
         signs = torch.ones(rank)
-        signs[1::2] = -1  # an error of the switches moves all units of a group alike: let them cancel each other
+        signs[1::2] = -1  # errors of the one-hot inputs shift all units of a group: they cancel
         first.weight[units, CODE] = (signs * directions / spread).T * deviation / CODE_SCALE
         for switch in (VIEW.start + view, STYLE.start + style):
-            first.weight[units.start : constant + 1, switch] = 2 * OPEN * deviation / SWITCH
+            first.weight[units.start : constant + 1, switch] = 2 * OPEN * deviation / ACTIVE
         first.bias[units.start : constant + 1] = -3 * OPEN
         reads = (signs * spread)[:, None] * right
-        second.weight[SQUARE, units] = reads.T
-        second.weight[SQUARE, constant] = codes.mean[style, view] / OPEN - reads.sum(0)
+        second.weight[PATCH, units] = reads.T
+        second.weight[PATCH, constant] = codes.mean[style, view] / OPEN - reads.sum(0)
 
 
 @torch.no_grad()
 def write_names(text_encoder: CLIPTextModel, codes: Codes, icons: Sequence[Icon], vocabulary: Vocabulary) -> None:
-    """Let each token that ends names start out as the mean of their codes, and positions tell the regions."""
+    """Initialises the embeddings: last tokens of names with the mean of their codes, positions with their regions."""
     for layer in layers_of(text_encoder)[:-1]:
         for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
-            linear.weight *= 0.3  # little noise on what passes by
+            linear.weight *= 0.3  # adds little noise to the residual stream
     tokens, positions = (
         part.weight for part in (text_encoder.embeddings.token_embedding, text_encoder.embeddings.position_embedding)
     )
     positions[:, CODE] = 0
     places = torch.arange(len(positions))
-    positions[places, REGION.start + places % REGIONS] = REGION_SWITCH
-    told = told_code(codes.codes)
+    positions[places, REGION.start + places % REGIONS] = REGION_ACTIVE
+    codes_by_concept = fixed_norm(codes.codes)
     names = sorted({(word, codes.numbers[icon.label]) for icon in icons for word in icon.words})
     sums, counts = torch.zeros(len(tokens), CODE_SIZE + 1), torch.zeros(len(tokens), 1)
     for row, (_, concept) in zip(vocabulary.rows([word for word, _ in names])[0], names, strict=True):
-        sums[row[-2]] += told[concept]
+        sums[row[-2]] += codes_by_concept[concept]
         counts[row[-2]] += 1
     ending = counts[:, 0] > 0
     tokens[ending, : CODE_SIZE + 1] = (sums / counts.clamp(min=1))[ending]
     tokens[[vocabulary.end], : CODE_SIZE + 1] = 0
 
 
-class Lessons:
-    """Captions and what the text encoder is to make of them."""
+class CaptionBatches:
+    """Training captions and their targets."""
 
     def __init__(self, scenes: Scenes, codes: Codes, vocabulary: Vocabulary) -> None:
         self._scenes, self._codes, self._vocabulary = scenes, codes, vocabulary
-        self._told = torch.cat((told_code(codes.codes), told_code(torch.zeros(1, CODE_SIZE))))  # NOTHING is the last
-        self._squares = codes.squares()
+        self._fixed = torch.cat((fixed_norm(codes.codes), fixed_norm(torch.zeros(1, CODE_SIZE))))  # the last is NOTHING
+        self._patches = codes.patches()
 
     def names(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Captions that end with a name.
+        """Captions that are cut after a name.
 
         Returns:
-            Token numbers `(count, tokens)`; of each name in them the row and the place of its last token `(names,)`,
-            and what that is to tell `(names, CODE_SIZE + 1)`.
+            Token numbers `(count, tokens)`; of each name in them the row and the position of its last token `(names,)`,
+            and the target of that token `(names, CODE_SIZE + 1)`.
         """
-        drawn = [self._scenes.draw(random) for _ in range(count)]
-        texts = [sentence_of(random, scene, self._scenes.icons) for scene in drawn]
+        scenes = [self._scenes.sample(random) for _ in range(count)]
+        texts = [caption_of(random, scene, self._scenes.icons) for scene in scenes]
         cut = [text[: text.rindex(NAME_END) + 1] for text in texts]
         rows, ends = with_fillers(random, *self._vocabulary.rows(cut), self._vocabulary.neutral)
         ids = torch.full((count, max(map(len, rows))), self._vocabulary.end)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = torch.tensor(row)
-        return ids, *self._of_names(drawn, ends)
+        return ids, *self._of_names(scenes, ends)
 
     def _of_names(self, scenes: Sequence[Scene], ends: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
         rows, places, concepts = [], [], []
@@ -177,53 +182,56 @@ class Lessons:
                 rows.append(number)
                 places.append(place)
                 concepts.append(self._codes.numbers[self._scenes.icons[icon].label])
-        return torch.tensor(rows), torch.tensor(places), self._told[concepts]
+        return torch.tensor(rows), torch.tensor(places), self._fixed[concepts]
 
-    def sketches(self, random: np.random.Generator, count: int) -> list[Lesson]:
-        """Whole captions, in parts of like length."""
-        drawn = [self._scenes.draw(random) for _ in range(count)]
-        texts = [sentence_of(random, scene, self._scenes.icons) for scene in drawn]
+    def captions(self, random: np.random.Generator, count: int) -> list[CaptionBatch]:
+        """Whole captions, in parts of similar length."""
+        scenes = [self._scenes.sample(random) for _ in range(count)]
+        texts = [caption_of(random, scene, self._scenes.icons) for scene in scenes]
         rows, ends, empty = caption_rows(random, texts, self._vocabulary)
-        told, squares = self._tell(drawn, empty)
+        padding, patches = self._targets(scenes, empty)
         order = np.argsort([len(row) for row in rows], kind="stable")
         parts = []
         for chosen in np.array_split(order, max(1, round(count / PART))):
             captions = Captions.of([rows[index] for index in chosen], self._vocabulary.end, random)
-            names = self._of_names([drawn[index] for index in chosen], [ends[index] for index in chosen])
-            parts.append(Lesson(captions, captions.regions(told[chosen]), captions.regions(squares[chosen]), *names))
+            names = self._of_names([scenes[index] for index in chosen], [ends[index] for index in chosen])
+            parts.append(
+                CaptionBatch(captions, captions.regions(padding[chosen]), captions.regions(patches[chosen]), *names)
+            )
         return parts
 
-    def _tell(self, scenes: Sequence[Scene], empty: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
-        """What the padding is to tell of each region, `(scenes, REGIONS, TEXT_WIDTH)`, and the squares that these are,
+    def _targets(self, scenes: Sequence[Scene], empty: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+        """Targets of the padding states, `(scenes, REGIONS, TEXT_WIDTH)`, and the patches that they decode to,
         `(scenes, REGIONS, REGION_SIZE)`.
         """
         concepts, views, styles = self._codes.regions_of(scenes, self._scenes.icons)
-        silent = torch.from_numpy(empty)
-        concepts[silent] = NOTHING
-        told = torch.zeros(len(scenes), REGIONS, TEXT_WIDTH)
-        told[..., : CODE_SIZE + 1] = self._told[concepts]
-        told[..., VIEW] = SWITCH * functional.one_hot(views, VIEWS) * (concepts != NOTHING)[..., None]
-        told[..., STYLE] = SWITCH * functional.one_hot(styles, len(STYLES))[:, None] * ~silent[:, None, None]
-        grounds = self._codes.grounds[[scene.ground for scene in scenes]]
-        told[..., GROUND] = grounds[:, None] * ~silent[:, None, None]
-        told[..., REGION] = REGION_SWITCH * torch.eye(REGIONS)
-        squares = self._squares[concepts.clamp(min=0), styles[:, None], views] * (concepts != NOTHING)[..., None]
-        return told, squares
+        empty_rows = torch.from_numpy(empty)
+        concepts[empty_rows] = NOTHING
+        padding = torch.zeros(len(scenes), REGIONS, TEXT_WIDTH)
+        padding[..., : CODE_SIZE + 1] = self._fixed[concepts]
+        padding[..., VIEW] = ACTIVE * functional.one_hot(views, VIEWS) * (concepts != NOTHING)[..., None]
+        padding[..., STYLE] = ACTIVE * functional.one_hot(styles, len(STYLES))[:, None] * ~empty_rows[:, None, None]
+        backgrounds = self._codes.backgrounds[[scene.background for scene in scenes]]
+        padding[..., BACKGROUND] = backgrounds[:, None] * ~empty_rows[:, None, None]
+        padding[..., REGION] = REGION_ACTIVE * torch.eye(REGIONS)
+        patches = self._patches[concepts.clamp(min=0), styles[:, None], views] * (concepts != NOTHING)[..., None]
+        return padding, patches
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Captions, and what is to be made of them.
+class CaptionBatch:
+    """Captions and their targets.
 
     Attributes:
-        told, squares: by the padding, `(captions, REGIONS, TEXT_WIDTH)` and `(captions, REGIONS, REGION_SIZE)`.
-        rows, places: where names end `(names,)`.
-        named: what these tokens are to tell, `(names, CODE_SIZE + 1)`.
+        padding: targets of the padding tokens, `(captions, REGIONS, TEXT_WIDTH)`.
+        patches: the patches that these decode to, `(captions, REGIONS, REGION_SIZE)`.
+        rows, places: positions of the last tokens of names, `(names,)`.
+        named: targets of these tokens, `(names, CODE_SIZE + 1)`.
     """
 
     captions: Captions
-    told: Tensor
-    squares: Tensor
+    padding: Tensor
+    patches: Tensor
     rows: Tensor
     places: Tensor
     named: Tensor
@@ -232,7 +240,7 @@ class Lesson:
 def with_fillers(
     random: np.random.Generator, rows: list[list[int]], ends: list[list[int]], neutral: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Some of the token rows with words that say nothing, at their beginning or end; and where their names end now."""
+    """Adds neutral words to some of the token rows, at the start or the end, and shifts the positions of names."""
     filled, moved = [], []
     for row, places in zip(rows, ends, strict=True):
         before, behind = 0, 0
@@ -250,8 +258,8 @@ def with_fillers(
 def caption_rows(
     random: np.random.Generator, sentences: list[str], vocabulary: Vocabulary
 ) -> tuple[list[list[int]], list[list[int]], np.ndarray[Any, Any]]:
-    """Token rows of sentences, some with filler words, some emptied; where names end; and which are empty."""
-    empty = random.random(len(sentences)) < NOTHING_SHARE
+    """Tokenizes captions, some with filler words, some emptied. Also returns where names end, and which are empty."""
+    empty = random.random(len(sentences)) < EMPTY_SHARE
     rows, ends = vocabulary.rows(["" if nothing else text for text, nothing in zip(sentences, empty, strict=True)])
     return *with_fillers(random, rows, ends, vocabulary.neutral), empty
 
@@ -264,35 +272,33 @@ def before_last(text_encoder: CLIPTextModel, ids: Tensor, positions: Tensor, mas
     return states
 
 
-def squares_in(text_encoder: CLIPTextModel, telling: Tensor) -> Tensor:
-    """What the last MLP makes of what the padding tells: squares, `(..., REGION_SIZE)`."""
+def patches_from(text_encoder: CLIPTextModel, padding: Tensor) -> Tensor:
+    """Decodes padding states with the last MLP into patches, `(..., REGION_SIZE)`."""
     layer = layers_of(text_encoder)[-1]
-    made: Tensor = telling + layer.mlp(layer.layer_norm2(telling))
-    return made[..., SQUARE]
+    decoded: Tensor = padding + layer.mlp(layer.layer_norm2(padding))
+    return decoded[..., PATCH]
 
 
-def tell(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tensor]:
-    """States before the last layer `(batch, tokens, TEXT_WIDTH)`, and those of the padding after its attention."""
+def encode(text_encoder: CLIPTextModel, captions: Captions) -> tuple[Tensor, Tensor]:
+    """States before the last layer `(batch, tokens, TEXT_WIDTH)`, and the padding states after its attention."""
     states = before_last(text_encoder, captions.ids, captions.positions, captions.mask)
     layer = layers_of(text_encoder)[-1]
     attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(states), attention_mask=captions.mask)
     return states, (states + attended)[:, -REGIONS:]
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=PART, lr=1e-3)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--tokenizer", "--size", batch=PART, lr=1e-3)
     parser.add_argument(
-        "--start", type=Path, help="exported model of the same drawings, whose text encoder is taken up"
+        "--start", type=Path, help="exported model of the same drawings, whose text encoder is the start"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     icons = read_icons(options.work)
     vocabulary = Vocabulary(options.tokenizer, every_word(icons))
     codes = Codes.of(Latents(options.work, options.size, icons, variants=1), icons)
-    lessons = Lessons(Scenes(icons, CAPTION_PAIR_SHARE), codes, vocabulary)
+    caption_batches = CaptionBatches(Scenes(icons, CAPTION_PAIR_SHARE), codes, vocabulary)
     device = torch.device(options.device)
     if options.start:
         folder = options.start / "text_encoder"
@@ -302,9 +308,9 @@ def main() -> None:
         write_decoders(text_encoder, codes)
         write_names(text_encoder, codes, icons, vocabulary)
     text_encoder.to(device)  # type: ignore[arg-type]
-    for written in (layers_of(text_encoder)[-1].layer_norm2, layers_of(text_encoder)[-1].mlp):
-        # Learning, they would make up for what the padding tells wrongly, and never be right where it tells it rightly.
-        written.requires_grad_(False)
+    for fixed in (layers_of(text_encoder)[-1].layer_norm2, layers_of(text_encoder)[-1].mlp):
+        # If these were trained, they would compensate for wrong padding states, and be wrong for right ones.
+        fixed.requires_grad_(False)
     weights = [weight for weight in text_encoder.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     losses: list[tuple[float, ...]] = []
@@ -312,50 +318,51 @@ def main() -> None:
     def log() -> None:
         if losses:
             means = np.mean(losses, 0).tolist()
-            values = dict(zip(("names", "telling", "loss"), means, strict=False))
-            session.log(captions=session.step * options.batch, **values)
+            values = dict(zip(("names", "padding", "loss"), means, strict=False))
+            session.log(captions=session.samples, **values)
             losses.clear()
 
     parts = {"text_encoder": text_encoder, "optimizer": optimizer}
-    session = Session(options.work / "text", options.minutes, parts, device, save_seconds=60, on_save=log)
+    session = Session(
+        options.work / "text", Budget.of(options), parts, device, save_seconds=60, samples=options.batch, on_save=log
+    )
     for step, done in session:
         random = np.random.default_rng([options.seed, step, 1])
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
+        with autocast(options):
             names_only = done < NAMES_SHARE
             if losses and names_only != (len(losses[-1]) == 1):
                 log()
             if names_only:
-                ids, rows, places, named = (part.to(device) for part in lessons.names(random, options.batch))
+                ids, rows, places, named = (part.to(device) for part in caption_batches.names(random, options.batch))
                 mask = torch.full((ids.shape[1],) * 2, -1e9, device=device).triu(1)[None, None]
                 states = before_last(text_encoder, ids, torch.arange(ids.shape[1], device=device)[None], mask)
                 loss = functional.mse_loss(states[rows, places, : CODE_SIZE + 1].float(), named)
                 losses.append((loss.item(),))
             else:
-                wrong = []
-                for lesson in lessons.sketches(random, options.batch):
-                    states, told = tell(text_encoder, lesson.captions.to(device))
-                    ends = states[lesson.rows, lesson.places, : CODE_SIZE + 1]
+                errors = []
+                for batch in caption_batches.captions(random, options.batch):
+                    states, padding = encode(text_encoder, batch.captions.to(device))
+                    ends = states[batch.rows, batch.places, : CODE_SIZE + 1]
                     pairs = (
-                        (ends, lesson.named),
-                        (told, lesson.told),
-                        (squares_in(text_encoder, told), lesson.squares),
+                        (ends, batch.named),
+                        (padding, batch.padding),
+                        (patches_from(text_encoder, padding), batch.patches),
                     )
-                    wrong.append(
+                    errors.append(
                         torch.stack([functional.mse_loss(own.float(), right.to(device)) for own, right in pairs])
                     )
-                names, telling, squares = torch.stack(wrong).mean(0)
-                loss = 0.5 * names + TELLING_WEIGHT * telling + squares
-                losses.append((names.item(), telling.item(), squares.item()))
-        descend(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
+                names, padding_loss, patches = torch.stack(errors).mean(0)
+                loss = 0.5 * names + PADDING_WEIGHT * padding_loss + patches
+                losses.append((names.item(), padding_loss.item(), patches.item()))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, cool_down=COOL_DOWN, floor=0.02))
         if session.step % 10 == 0:
             log()
 
 
 def load_text_encoder(work: Path, vocabulary: Vocabulary) -> CLIPTextModel:
-    """The text encoder as it stands, float32 on the CPU."""
+    """The text encoder of the last checkpoint, float32 on the CPU."""
     text_encoder = vocabulary.new_text_encoder()
-    state = torch.load(work / "text" / "checkpoint.pt", map_location="cpu", weights_only=True)
-    text_encoder.load_state_dict(state["text_encoder"])
+    text_encoder.load_state_dict(load_checkpoint(work / "text")["text_encoder"])
     return text_encoder
 
 

@@ -1,51 +1,54 @@
-"""Train the VAE on drawings, starting from its teacher: the decoder draws better what the teacher's latents hold.
+"""Trains the VAE on drawings, starting from its teacher: the decoder improves for the teacher's latents.
 
     python training/train_vae.py --teacher TAESD --minutes 25
-    python training/train_vae.py --teacher TAESD --minutes 45 --redrawn   # then on what `redraw.py` made, too
+    python training/train_vae.py --teacher TAESD --minutes 45 --redrawn   # second phase: with drawings of `redraw.py`
 
-A batch is of crops; of whole images, which come last, it holds fewer. Killed, it carries on from the last checkpoint.
-Writes `vae/` (a diffusers folder with the averaged weights), `vae/checkpoint.pt` and `vae/log.jsonl`.
+Batches consist of crops, and later of whole images, of which they contain fewer. After an interruption, the same
+command continues from the last checkpoint. Writes `vae/` (a diffusers folder with the averaged weights),
+`vae/checkpoint.pt` and `vae/log.jsonl`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from arguments import training_parser
 from dataset import CELL, Latents, LatentStats, Redrawn, read_icons
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.training_utils import EMAModel
 from icons import read_icon, render
 from model import new_vae
 from prepare import load_teacher
-from session import Session, descend, learning_rate, new_parser
+from session import Budget, Session, autocast, learning_rate, optimise
 from torch import Tensor, nn
 from torch.nn import functional
 
 LATENT_NOISE = 0.05
-"""Standard deviation of the noise on the decoder's latents in training: the UNet's are never quite right either."""
+"""Standard deviation of the noise added to the latents in training, since the latents of the UNet are inexact."""
 
 CROP = 64
-"""Edge of the training crops in pixels, until `WHOLE_FROM` of the time; then whole images, with their borders.
-What was redrawn is seen whole always: what a blotch hides is told by what is around it."""
+"""Edge of the training crops in pixels, until the fraction `WHOLE_FROM` of the budget; then whole images, with their
+borders. Redrawn images are never cropped: what a blotch hides follows from its surroundings."""
 
 WHOLE_FROM = 0.8
 
 MEASURED = 48
-"""Held-out drawings that the PSNR is measured on while training; `evaluate.py` takes all."""
+"""Number of validation drawings for the PSNR during training; `evaluate.py` uses all."""
 
 ENCODER_EVERY = 8
-"""The encoder learns on one step in so many: drawing needs only the decoder."""
+"""Number of steps per step of the encoder: image generation needs the decoder only."""
 
 
 def from_teacher(teacher: AutoencoderTiny, stats: LatentStats) -> AutoencoderTiny:
-    """A VAE that starts as the teacher, with latents of mean 0 and standard deviation 1 by channel.
+    """A VAE with the weights of the teacher, for latents of mean 0 and standard deviation 1 per channel.
 
-    The encoder's last convolution takes the change in exactly. The decoder squeezes its latents through a tanh first,
-    so there it is right only for those near the mean, until training has dealt with the rest.
+    The change is exact in the last convolution of the encoder. The decoder first applies a tanh to its latents, so
+    the change is approximate for latents far from the mean, until training corrects it.
     """
     vae = deepened(teacher)
     mean, std = torch.tensor(stats.mean), torch.tensor(stats.std)
@@ -54,14 +57,14 @@ def from_teacher(teacher: AutoencoderTiny, stats: LatentStats) -> AutoencoderTin
     with torch.no_grad():
         last.weight /= std[:, None, None, None]
         last.bias.copy_((last.bias - mean) / std)
-        # A convolution pads with zeros, which are no longer the teacher's zeros: right inside, near enough at the rim.
+        # A convolution pads with zeros, which now mean something else: exact inside, approximate at the border.
         first.bias += first.weight.sum((2, 3)) @ mean
         first.weight *= std[None, :, None, None]
     return vae
 
 
 def deepened(vae: AutoencoderTiny) -> AutoencoderTiny:
-    """A VAE of our shape that does the same as this one of TAESD's shape or ours: its further blocks change nothing."""
+    """Inserts our additional decoder blocks into a VAE of TAESD's shape or ours, so that its output does not change."""
     deep = new_vae()
     first, ours = (2 + model.config["num_decoder_blocks"][0] for model in (vae, deep))
     weights = {}
@@ -79,28 +82,28 @@ def deepened(vae: AutoencoderTiny) -> AutoencoderTiny:
 
 
 def load_vae(work: Path) -> AutoencoderTiny:
-    """The VAE as it stands, averaged weights, float32."""
+    """The VAE with the averaged weights of the last checkpoint, float32."""
     vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(work / "vae", local_files_only=True)
     vae.requires_grad_(False)
     return vae
 
 
-def slopes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences of neighbours, down and across: an error in them is a blurred edge."""
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of adjacent pixels, vertical and horizontal: they penalise blurred edges."""
     return images[..., 1:, :] - images[..., :-1, :], images[..., 1:] - images[..., :-1]
 
 
-def image_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """L1 + L2 + L1 of the slopes, RGB in [-1, 1]."""
-    loss = functional.l1_loss(drawn, wanted) + functional.mse_loss(drawn, wanted)
-    for ours, theirs in zip(slopes(drawn), slopes(wanted), strict=True):
+def image_loss(decoded: Tensor, target: Tensor) -> Tensor:
+    """L1 + L2 + L1 of the gradients, for RGB in [-1, 1]."""
+    loss = functional.l1_loss(decoded, target) + functional.mse_loss(decoded, target)
+    for ours, theirs in zip(gradients(decoded), gradients(target), strict=True):
         loss = loss + functional.l1_loss(ours, theirs)
     return loss
 
 
 @torch.inference_mode()
 def psnr(vae: AutoencoderTiny, latents: Tensor, images: Tensor) -> tuple[float, float]:
-    """Decibels over whole images: from the teacher's latents, and there and back through our own encoder."""
+    """PSNR in dB over whole images, decoded from the teacher's latents, and from those of our encoder."""
     values = []
     for codes in (latents, vae.encode(images).latents):
         error = (vae.decode(codes).sample.clamp(-1, 1) - images) / 2
@@ -108,14 +111,12 @@ def psnr(vae: AutoencoderTiny, latents: Tensor, images: Tensor) -> tuple[float, 
     return values[0], values[1]
 
 
-def main() -> None:
-    parser = new_parser(__doc__, batch=16, lr=3e-4)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of TAESD's two safetensors files")
-    parser.add_argument("--size", type=int, default=256, help="edge of the images in pixels")
-    parser.add_argument("--start", type=Path, help="exported model, whose VAE is trained further")
-    parser.add_argument("--redrawn", action="store_true", help="half of the drawings are as the UNet redrew them")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = training_parser(__doc__, "--teacher", "--size", batch=16, lr=3e-4)
+    parser.add_argument("--start", type=Path, help="exported model, whose VAE is the start")
+    parser.add_argument("--redrawn", action="store_true", help="replace half of the drawings by those of redraw.py")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -126,7 +127,7 @@ def main() -> None:
     latents = Latents(options.work, options.size, icons).singles
     redrawn = Redrawn.load(options.work) if options.redrawn else None
 
-    @functools.cache  # drawing one takes a third as long as learning from it; 20,000 of 128 x 128 are a gigabyte
+    @functools.cache  # rendering takes a third as long as training on it; 20,000 images of 128 x 128 are a gigabyte
     def rendered(icon: int, variant: int) -> Tensor:
         image = render(icons[icon], drawings[icon], variant, options.size)
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
@@ -154,17 +155,17 @@ def main() -> None:
         ema.store(vae.parameters())
         ema.copy_to(vae.parameters())
         vae.save_pretrained(folder)
-        taught, own = psnr(vae, unseen_latents, unseen_images)
+        decoder, round_trip = psnr(vae, unseen_latents, unseen_images)
         ema.restore(vae.parameters())
-        session.log(psnr=taught, psnr_round_trip=own)
+        session.log(psnr=decoder, psnr_round_trip=round_trip)
 
     parts = {"vae": vae, "optimizer": optimizer, "ema": ema}
-    session = Session(folder, options.minutes, parts, device, save_seconds=180, on_save=measure)
+    session = Session(folder, Budget.of(options), parts, device, save_seconds=180, on_save=measure)
     for step, done in session:
         random = np.random.default_rng([options.seed, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         crop = options.size if redrawn or done > WHOLE_FROM else CROP
-        wanted_list, codes_list, given_list = [], [], []
+        target_list, codes_list, given_list = [], [], []
         for number in range(options.batch * CROP**2 // crop**2):
             if redrawn and number % 2:
                 icon, variant, given = redrawn[int(random.integers(len(redrawn)))]
@@ -176,19 +177,19 @@ def main() -> None:
             codes_list.append(latents[variant, icon][window])
             given_list.append(given[window])
             window = (..., slice(CELL * down, CELL * down + crop), slice(CELL * across, CELL * across + crop))
-            wanted_list.append(pixels(icon, variant)[window])
+            target_list.append(pixels(icon, variant)[window])
         codes = torch.stack(codes_list).float()
         noise = LATENT_NOISE * torch.randn(codes.shape, generator=generator)
         noisy = (torch.stack(given_list).float() + noise).to(device, memory_format=torch.channels_last)
-        wanted = torch.stack(wanted_list).to(device, memory_format=torch.channels_last)
+        target = torch.stack(target_list).to(device, memory_format=torch.channels_last)
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.mixed_precision == "bf16"):
-            loss = image_loss(vae.decode(noisy).sample.float(), wanted)
+        with autocast(options):
+            loss = image_loss(vae.decode(noisy).sample.float(), target)
             if step % ENCODER_EVERY == 0:
-                own = vae.encode(wanted).latents
-                loss = loss + image_loss(vae.decode(own).sample.float(), wanted)
+                own = vae.encode(target).latents
+                loss = loss + image_loss(vae.decode(own).sample.float(), target)
                 loss = loss + functional.mse_loss(own.float(), codes.to(device))
-        descend(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
+        optimise(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
         ema.step(vae.parameters())
 
 

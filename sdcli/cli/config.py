@@ -37,8 +37,9 @@ def config(
 ) -> None:
     """Show the settings of [cyan]sdcli txt2img[/] and the origin of each.
 
-    Sources, strongest first: flags, variables such as SDCLI_STEPS=30, --config-file,
-    the user's file, defaults. A file is TOML, with lines such as steps = 30.
+    Sources, strongest first: flags, variables such as SDCLI_STEPS=30,
+    --config-file, the user's file, defaults.
+    A file is TOML, with lines such as steps = 30.
 
     [bold]Examples[/]
 

@@ -1,4 +1,4 @@
-"""The README's tables of flags, made from the same settings as the help: `python -m sdcli.cli.reference README.md`."""
+"""Tables of all flags in Markdown, made from the settings: `python -m sdcli.cli.reference docs/settings.md`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from pathlib import Path
 from sdcli.settings import flags
 
 PLACE = re.compile("(?<=<!-- flags -->\n).*(?=<!-- end of flags -->)", re.DOTALL)
-"""Where in the README the tables stand."""
+"""The part of the page that the tables replace."""
 
 
 def table() -> str:
-    """Every flag of `sdcli txt2img` in Markdown, by group."""
-    lines = []
-    for panel, group in groupby(flags(), key=lambda entry: entry[1].panel):
-        lines += [f"**{panel}**", "", "| flag | default | what |", "| --- | --- | --- |"]
+    """All flags of `sdcli txt2img` in Markdown: a heading and a table for each panel of the help page."""
+    lines = [""]
+    # The settings of a panel need not be neighbours in the table of settings.
+    entries = list(flags())
+    panels = list(dict.fromkeys(entry[1].panel for entry in entries))
+    entries.sort(key=lambda entry: panels.index(entry[1].panel))
+    for panel, group in groupby(entries, key=lambda entry: entry[1].panel):
+        lines += [f"### {panel}", "", "| flag | default | description |", "| --- | --- | --- |"]
         for _, flag, default, choices in group:
             names = ", ".join(f"`{name}`" for name in flag.names)
             shown = "" if default is None or default is False or default == "" else f"`{default}`"
-            words = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
-            lines.append(f"| {names} | {shown} | {_escaped(words)} |")
+            text = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
+            lines.append(f"| {names} | {shown} | {_escape(text)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _escaped(words: str) -> str:
-    """Words for a cell of a table: a bar would end it, and two underscores make Markdown bold."""
-    return words.replace("|", r"\|").replace("__", r"\_\_")
+def _escape(text: str) -> str:
+    """Escape what Markdown would interpret in a table cell: bars and double underscores."""
+    return text.replace("|", r"\|").replace("__", r"\_\_")
 
 
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
-    readme.write_text(PLACE.sub(lambda _: table(), readme.read_text()))
+    page = Path(sys.argv[1])
+    page.write_text(PLACE.sub(lambda _: table(), page.read_text()))

@@ -38,10 +38,16 @@ def rerun(
         str | None,
         typer.Option(metavar="MODEL", help="Where the model is now: a checkpoint, a diffusers folder or a model id."),
     ] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Device that runs the model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Use a model that differs from the record's.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on standard output.")] = False,
+    device: Annotated[
+        DeviceName | None, typer.Option(metavar="NAME", help="Device that runs the model: auto, cpu, cuda or mps.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", metavar="", help="Open no network connection.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Use a model that differs from the record's.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one line of JSON on standard output.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -102,10 +103,11 @@ def _signature() -> inspect.Signature:
     ):
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, metavar="", rich_help_panel=OUTPUT)
         parameters.append(inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, option]))
-    parameters += [
-        inspect.Parameter(name, keyword, default=False, annotation=shared)
-        for name, shared in (("quiet", Quiet), ("debug", Debug))
-    ]
+    for name, shared in (("quiet", Quiet), ("debug", Debug)):
+        kind, option = get_args(shared)
+        option = copy(option)
+        option.rich_help_panel = OUTPUT
+        parameters.append(inspect.Parameter(name, keyword, default=False, annotation=Annotated[kind, option]))
     file = Annotated[str | None, typer.Option("--config-file", metavar="FILE", help=CONFIG_FILE_HELP)]
     parameters.append(inspect.Parameter("config_file", keyword, default=None, annotation=file))
     return inspect.Signature(parameters)

@@ -14,7 +14,7 @@ from sdcli.errors import DeviceError, ModelError
 from sdcli.events import BatchDone, BatchStarted, Loading, Note, Progress, StepDone
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
-from sdcli.memory import is_out_of_memory, memory_errors
+from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
 from sdcli.models.model import Model, ModelSource
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from sdcli.devices import Compute
     from sdcli.pipeline.samplers import Step
-
-LESS_MEMORY = "Pass a smaller --n_samples, --H or --W, or --device cpu."
 
 
 @dataclass
@@ -111,49 +109,43 @@ class LocalExecutor:
             ]
 
     def _generate(self, jobs: Sequence[Job]) -> list[GeneratedImage | FailedImage]:
+        """A batch; with `--on-error skip` one by one after an error, because a single image may spoil the batch."""
         model = self._model
+        cut = self._cut(model, jobs)
+        start = time.monotonic()
         try:
-            return list(self._batch(model, jobs))
+            with memory_errors("out of memory", fix=LESS_MEMORY):
+                pixels, facts, rows = self._within_memory(model, jobs)
         except (ModelError, DeviceError) as error:
             if self._on_error == "stop":
                 raise
             if len(jobs) == 1:
                 return [FailedImage(jobs[0], error)]
-        # A single image may spoil the batch for all.
-        return [result for job in jobs for result in self._generate([job])]
-
-    def _batch(self, model: Model, jobs: Sequence[Job]) -> Iterator[GeneratedImage]:
-        from sdcli import devices
-
-        cut = self._cut(model, jobs)
-        compute = devices.choose(self._device_name, jobs[0].precision)
-        start = time.monotonic()
-        with memory_errors("out of memory", fix=LESS_MEMORY):
-            pixels, precision, rows = self._pixels(model, jobs, compute)
+            pixels = None
+        if pixels is None:
+            return [result for job in jobs for result in self._generate([job])]
         seconds = time.monotonic() - start
         self._remember(jobs[0], len(jobs), seconds)
         effort = {"seconds": round(seconds / len(jobs), 3), "batch": rows}
-        facts: dict[str, Any] = {"device": str(compute.device), "precision": precision}
-        if self._limits.tiled:
-            facts["vae"] = "tiled"
-        for job, image in zip(jobs, pixels, strict=True):
-            record = ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, safety=None, watermark=None, **facts)
-            yield GeneratedImage(job, image, record, effort)
+        return [
+            GeneratedImage(job, image, ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, **facts), effort)
+            for job, image in zip(jobs, pixels, strict=True)
+        ]
 
     def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
-        from sdcli.models.tokenizer import words
+        from sdcli.models.tokenizer import measure
 
         texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
-        cut = {text: read.cut for text, read in zip(texts, words(model.tokenizer, texts), strict=True)}
+        cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))
                 self._progress(Note(f"the prompt is longer than the model reads; ignored: {unread}"))
         return cut
 
-    def _pixels(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str, int]:
-        """The images, their precision as records name it, and the most that were generated at once.
+    def _within_memory(self, model: Model, jobs: Sequence[Job]) -> tuple[list[NDArray[Any]], dict[str, Any], int]:
+        """The images, the fields of their records, and the most that were generated at once.
 
         Halves the batch while memory is short, down to one image; then the VAE decodes in tiles.
 
@@ -163,13 +155,14 @@ class LocalExecutor:
         """
         from sdcli import devices
 
+        compute = devices.choose(self._device_name, jobs[0].precision)
         images: list[NDArray[Any]] = []
         precision, most = compute.precision, 0
         while todo := list(jobs[len(images) :]):
             rows = min(len(todo), self._limits.rows or len(todo))
             finished = None
             try:
-                finished, precision = self._finite(model, todo[:rows], compute)
+                finished, precision = self._without_nan(model, todo[:rows], compute)
             except (RuntimeError, MemoryError) as error:
                 change = self._limits.reduce(rows, jobs[0], model) if is_out_of_memory(error) else None
                 if change is None:
@@ -182,28 +175,12 @@ class LocalExecutor:
             images += finished
             most = max(most, rows)
             self._progress(BatchDone(rows))
-        return images, precision, most
+        # Stages fill in safety and watermark; without a stage the fields say that there is none.
+        facts = {"safety": None, "watermark": None, "device": str(compute.device), "precision": precision}
+        return images, facts | ({"vae": "tiled"} if self._limits.tiled else {}), most
 
-    def _finite(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str]:
-        """The images in [0, 1] and their precision; retries in float32 if the output contains NaN or infinity."""
-        precision = compute.precision
-        images = self._run(model, jobs, compute)
-        if images is None and compute.autocast_dtype is not None:
-            self._progress(
-                Note(f"NaN in {precision}: generating the batch again in full precision, with the same noise")
-            )
-            precision = f"full, after not a number in {precision}"
-            images = self._run(model, jobs, compute.full())
-        if images is None:
-            raise ModelError(
-                f"the model {model.spec.name} generates NaN instead of an image",
-                why="Its weights may be damaged, or the guidance scale is far too high.",
-                fix="Check the checkpoint, or pass a smaller --scale.",
-            )
-        return images, precision
-
-    def _run(self, model: Model, jobs: Sequence[Job], compute: Compute) -> list[NDArray[Any]] | None:
-        """The images in [0, 1], float32; None if they or their latents contain NaN or infinity."""
+    def _without_nan(self, model: Model, jobs: Sequence[Job], compute: Compute) -> tuple[list[NDArray[Any]], str]:
+        """The images in [0, 1], float32, and their precision; retries in float32 if the output contains NaN."""
         import torch
 
         from sdcli.pipeline import generate
@@ -212,13 +189,24 @@ class LocalExecutor:
             self._progress(StepDone(step.index))
 
         evaluations = SAMPLERS[jobs[0].sampler].evaluations(jobs[0].steps, model.spec.schedule)
-        self._progress(BatchStarted(len(jobs), evaluations))
-        with compute.context():
-            images, latents = generate(model, jobs, on_step)
-        # The latents, too: a VAE may turn an infinity into a number.
-        if not (torch.isfinite(latents).all() and torch.isfinite(images).all()):
-            return None
-        return list(((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+        precision = compute.precision
+        for attempt in (compute, compute.full()) if compute.autocast_dtype else (compute,):
+            if attempt is not compute:
+                self._progress(
+                    Note(f"NaN in {precision}: generating the batch again in full precision, with the same noise")
+                )
+                precision = f"full, after not a number in {precision}"
+            self._progress(BatchStarted(len(jobs), evaluations))
+            with attempt.context():
+                images, latents = generate(model, jobs, on_step)
+            # The latents, too: a VAE may turn an infinity into a number.
+            if torch.isfinite(latents).all() and torch.isfinite(images).all():
+                return list(((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()), precision
+        raise ModelError(
+            f"the model {model.spec.name} generates NaN instead of an image",
+            why="Its weights may be damaged, or the guidance scale is far too high.",
+            fix="Check the checkpoint, or pass a smaller --scale.",
+        )
 
     def _remember(self, job: Job, rows: int, seconds: float) -> None:
         """Remember the time of a batch, once for each size; the first batch of a size warms up."""

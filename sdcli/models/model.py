@@ -21,7 +21,7 @@ class Model:
     """The parts of a loaded model, in evaluation mode, without gradients, in float32 on `device`.
 
     tokenizer: a transformers tokenizer; `model_max_length` is the number of tokens (77).
-    text_encoder: CLIPTextModel or LDMBertModel; `text_encoder(ids)[0]` is (batch, tokens, width).
+    text_encoder: depends on the family, for example CLIPTextModel; `text_encoder(ids)[0]` is (batch, tokens, width).
     unet: UNet2DConditionModel; latents (batch, C, height/f, width/f) in and out.
     vae: AutoencoderKL, AutoencoderTiny or VQModel; `vae.config.scaling_factor` scales its latents.
     """

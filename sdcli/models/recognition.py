@@ -30,7 +30,7 @@ OTHERS: Mapping[str, Callable[[Shapes], bool]] = {
     "a LoRA: a change to a model, not a model": lambda shapes: (
         _starts("lora_unet_", "lora_te")(shapes) or _contains(".lora_")(shapes)
     ),
-    "a textual inversion: one word for a text encoder": _starts("string_to_param", "string_to_token", "emb_params"),
+    "a textual inversion: the embedding of a new token": _starts("string_to_param", "string_to_token", "emb_params"),
     "a ControlNet": _starts("control_model.", "controlnet_cond_embedding.", "zero_convs."),
     "a Stable Diffusion XL model": _starts("conditioner.embedders.1."),
     "a Stable Diffusion XL refiner": _starts("conditioner.embedders.0.model."),

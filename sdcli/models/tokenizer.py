@@ -63,8 +63,3 @@ def measure(tokenizer: Any, prompts: Sequence[str]) -> list[PromptLength]:
         cut = prompt[offsets[limit - 1][0] :].strip() if len(ids) > limit else ""
         lengths.append(PromptLength(len(ids), limit, cut))
     return lengths
-
-
-# Earlier names, for `sdcli.dry_run` and `sdcli.executors.local` until they use those above.
-Words = PromptLength
-words = measure

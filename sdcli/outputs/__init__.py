@@ -1,1 +1,1 @@
-"""Images become files: PNG with their record, and the grid of the run."""
+"""Saves images: files with their records, the journal, the grid and the gallery."""

@@ -23,6 +23,7 @@ from sdcli.outputs.formats import encode, opened
 from sdcli.outputs.gallery import Gallery
 from sdcli.outputs.grid import Grid, Page
 from sdcli.outputs.journal import Journal
+from sdcli.outputs.names import name_of
 from sdcli.records import (
     SCHEMA,
     GridRecord,
@@ -37,11 +38,10 @@ from sdcli.records import (
 )
 from sdcli.registry import FORMATS
 from sdcli.settings import Settings, names
+from sdcli.stages import Stages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from sdcli.run import Run
 
 _ENDLESS = 2**40
 """Stands for the number of images of a stream until it ends."""
@@ -51,7 +51,10 @@ class Writer:
     """Saves the images of a run.
 
     Args:
-        run: the run.
+        settings: those of the run.
+        stages: those of the run; the ones that work on files are applied to each file.
+        model: the name of the model.
+        total: the number of images; None if a stream decides.
         device: the device in words, for the journal.
         progress: receives the events `Saved`, `Output`, `Note` and `Loading`.
         journal: whether the output folder gets a journal.
@@ -60,9 +63,19 @@ class Writer:
         sdcli.errors.OutputError: the output folder cannot be written to.
     """
 
-    def __init__(self, run: Run, device: str, progress: Progress, *, journal: bool = True) -> None:
-        self._run = run
-        self._settings = settings = run.settings
+    def __init__(
+        self,
+        settings: Settings,
+        stages: Stages,
+        *,
+        model: str,
+        total: int | None,
+        device: str,
+        progress: Progress,
+        journal: bool = True,
+    ) -> None:
+        self._settings = settings
+        self._stages = stages
         self._progress = progress
         self._folder = _output_folder(settings, device, journal=journal)
         self._claims = Claims(self._folder if settings.resume is not None else None)
@@ -71,16 +84,17 @@ class Writer:
         """Of the batches that are not saved yet, by the job's index."""
         self._seen = self._failed = self._withheld = self._done_before = self._elsewhere = 0
         per_row = settings.n_rows if settings.n_rows > 0 else settings.n_samples
-        total = _ENDLESS if run.total is None else run.total
-        self._grid = None if self._folder is None or settings.skip_grid else Grid(per_row, total)
+        at_most = _ENDLESS if total is None else total
+        self._grid = None if self._folder is None or settings.skip_grid else Grid(per_row, at_most)
         self._page_key = PageKey()
         self._gallery = None
         if self._folder and settings.gallery:
-            self._gallery = Gallery(self._folder.new_gallery(), settings, run.spec.name)
-            progress(Note(f"the gallery is {self._gallery.path}"))
+            self._gallery = Gallery(self._folder.new_gallery(), settings, model)
 
     def unfinished(self, batches: Iterable[list[Job]]) -> Iterator[Batch]:
         """The batches, each with its jobs claimed and those that are needed marked."""
+        if self._gallery:
+            self._progress(Note(f"the gallery is {self._gallery.path}"))
         self._progress(Loading("checksum"))
         if self._folder:
             self._folder.begin()
@@ -124,8 +138,19 @@ class Writer:
                 self._claims.release([key])
         return None
 
-    def close(self) -> None:
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Open all jobs that are not saved to other processes, also if the run ends early."""
+        self._claims.release([key for key, state in self._jobs.values() if state == "claimed"])
+        self._jobs.clear()
+
+    def close(self, skipped_rows: int = 0) -> None:
         """Save the last page of the grid, finish the gallery and report the whole run.
+
+        Args:
+            skipped_rows: invalid rows of the prompt file that were skipped.
 
         Raises:
             SkippedError: rows or images were skipped.
@@ -139,8 +164,8 @@ class Writer:
             self._progress(Note(f"{self._done_before} of {self._seen} images already existed"))
         if self._elsewhere:
             self._progress(Note(f"{self._elsewhere} of {self._seen} images were left to another process"))
-        if self._run.skipped or self._failed:
-            raise SkippedError(self._run.skipped, self._failed)
+        if skipped_rows or self._failed:
+            raise SkippedError(skipped_rows, self._failed)
         if self._withheld and self._withheld == self._seen:
             raise WithheldError(
                 "the safety checker withheld every image",
@@ -151,7 +176,7 @@ class Writer:
         job = image.job
         # The original truncates; it does not round.
         pixels = (image.pixels * 255).astype("uint8")
-        finished, fields = self._run.stages.finish(pixels, f"image {job.index + 1}")
+        finished, fields = self._stages.finish(pixels, f"image {job.index + 1}")
         record = image.record.model_copy(update={"settings": recorded_settings(self._settings), **fields})
         self._withheld += record.withheld
         saved = replace(image, pixels=finished, record=record)
@@ -185,7 +210,9 @@ class Writer:
     def _name(self, job: Job, key: Key) -> str | None:
         """The name of the file in `samples/`: the same as before, if the image is generated again."""
         before = self._claims.name(key)
-        return self._run.name(job) if before is None else before.removeprefix("samples/")
+        if before is not None:
+            return before.removeprefix("samples/")
+        return name_of(job, self._settings.output_name, self._settings.format)
 
     def _pass_over(self, job: Job, key: Key, state: State) -> None:
         """Handle a job that is finished, or that another process has claimed."""
@@ -228,7 +255,7 @@ class Writer:
         self._page_key = PageKey()
         if self._claims.find(key):
             return
-        pixels, fields = self._run.stages.finish(page.pixels, "the grid")
+        pixels, fields = self._stages.finish(page.pixels, "the grid")
         record = GridRecord.new(grid=self._settings.model_dump(mode="json"), page=page.number, job=page.first, **fields)
         values = record.values()
         data = encode(pixels, values, a1111.write(page.first), self._settings.format)

@@ -1,53 +1,20 @@
-"""Prompts become conditioning: what the UNet needs beside latents and time."""
+"""Prompts become conditioning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-
+from sdcli.models.conditioning import Conditioning
+from sdcli.models.families import get
 from sdcli.models.model import Model
-from sdcli.registry import FAMILIES
 
 if TYPE_CHECKING:
     from sdcli.jobs import Job
 
-
-@dataclass(frozen=True)
-class Conditioning:
-    """The conditioning of a batch.
-
-    Attributes:
-        prompt: embeddings of the prompts, (batch, tokens, width).
-        negative: embeddings of the negative prompts, padded to the same shape.
-        added: further conditions of some families by the names that the UNet gives them, such as pooled embeddings and
-            time ids: (of the prompts, of the negative prompts).
-    """
-
-    prompt: torch.Tensor
-    negative: torch.Tensor
-    added: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-
-    def unet_arguments(self, *, guided: bool) -> dict[str, Any]:
-        """Keyword arguments of `UNet2DConditionModel`.
-
-        Args:
-            guided: the batch is doubled for classifier-free guidance, with the negative half first as in the original.
-        """
-        if not guided:
-            arguments: dict[str, Any] = {"encoder_hidden_states": self.prompt}
-            added = {name: prompt for name, (prompt, _) in self.added.items()}
-        else:
-            arguments = {"encoder_hidden_states": torch.cat([self.negative, self.prompt])}
-            added = {name: torch.cat([negative, prompt]) for name, (prompt, negative) in self.added.items()}
-        return arguments | ({"added_cond_kwargs": added} if added else {})
+__all__ = ["Conditioning", "encode"]
 
 
 def encode(model: Model, jobs: Sequence[Job]) -> Conditioning:
-    """The conditioning of a batch, by the model's family."""
-    family = FAMILIES[model.spec.family]
-    prompt = family.encode(model, [job.prompt for job in jobs])
-    negative = family.encode(model, [job.negative_prompt for job in jobs])
-    return Conditioning(prompt, negative)
+    """The conditioning of a batch, by the model's family; one row for each job, in order."""
+    return get(model.spec.family).condition(model, jobs)

@@ -53,7 +53,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         # JSON can express it, and no file can store it.
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InputFileError(f"{name} {value!r} holds half of a character", fix="Write both halves, or neither.")
+            raise InputFileError(f"{name} {value!r} contains half of a character", fix="Write both halves, or neither.")
     return values
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from sdcli.errors import DeviceError, ModelError
 from sdcli.events import Note, Progress
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, WithheldImage
-from sdcli.memory import memory_errors
+from sdcli.memory import LESS_MEMORY, memory_errors
 from sdcli.model_spec import ModelSpec
 from sdcli.models.model import ModelSource
 from sdcli.registry import STAGES
@@ -118,8 +118,9 @@ class Stages:
         loaded = False
         for batch in batches:
             if not loaded and any(batch.needed):
-                for stage in self._stages:
-                    stage.load()
+                with memory_errors("out of memory", fix=LESS_MEMORY):
+                    for stage in self._stages:
+                        stage.load()
                 loaded = True
             yield batch
 
@@ -158,7 +159,7 @@ class Stages:
         if not images:
             return []
         try:
-            with memory_errors("out of memory", fix="Pass a smaller --n_samples, --H or --W, or --device cpu."):
+            with memory_errors("out of memory", fix=LESS_MEMORY):
                 outcomes = stage.apply([image.pixels for image in images])
         except (ModelError, DeviceError) as error:
             if self._settings.on_error == "stop":

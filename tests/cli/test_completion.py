@@ -1,4 +1,4 @@
-"""What the shells complete: the protocol they ask by, and the shells themselves where they are installed."""
+"""Completion: the protocol of the shells, and the shells themselves where they are installed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcli.cli import main
 from sdcli.cli.completion import COMPLETERS, checkpoints, folders, models, safety_models
 from sdcli.settings import flags
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_files_and_folders(folder: Path) -> None:
     assert checkpoints("models/ldm/v1") == ["models/ldm/v1.ckpt"]
     assert checkpoints("./models/l") == ["./models/ldm/v1.ckpt", "./models/ldm/v2.SafeTensors"]
     assert checkpoints(f"{folder}/models/ldm/v1") == [f"{folder}/models/ldm/v1.ckpt"]
-    assert checkpoints(".g") == [".git/x.ckpt"], "what is hidden only by name"
+    assert checkpoints(".g") == [".git/x.ckpt"], "hidden files only by name"
     assert folders("models/") == ["models/ldm/"]
     assert folders("prompts") == checkpoints("none/") == folders("~nobody-of-this-name/") == []
 
@@ -77,27 +76,23 @@ def test_every_setting_that_names_a_model_or_a_folder_has_its_completer() -> Non
     assert {name for name, flag, _, _ in flags() if flag.metavar in ("MODEL", "FOLDER")} <= COMPLETERS.keys()
 
 
-Asked = Callable[[str, str], list[str]]
+Complete = Callable[[str, str], list[str]]
 
 
 @pytest.fixture
-def asked(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Asked:
-    """What a shell is told when Tab is pressed at the end of a line."""
+def complete(folder: Path, refuse: Run) -> Complete:
+    """What a shell gets when the user presses Tab at the end of a line."""
 
-    def asked(shell: str, line: str) -> list[str]:
+    def complete(shell: str, line: str) -> list[str]:
         words = shlex.split(line) + [""] * line.endswith(" ")
-        monkeypatch.setenv("_SDCLI_COMPLETE", f"complete_{shell}")
-        monkeypatch.setenv("COMP_WORDS", "\n".join(words))
-        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
-        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
-        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        assert (left.value.code, told.err) == (0, "")
-        return told.out.splitlines()
+        ended = refuse(
+            _SDCLI_COMPLETE=f"complete_{shell}", COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1),
+            _TYPER_COMPLETE_ARGS=line, _TYPER_COMPLETE_FISH_ACTION="get-args",
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, "")
+        return ended.stdout.splitlines()
 
-    return asked
+    return complete
 
 
 @pytest.mark.parametrize(
@@ -115,23 +110,23 @@ def asked(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         ("sdcli config --in", ["--init"]),
     ],
 )
-def test_by_the_protocol_of_bash(asked: Asked, line: str, answer: list[str]) -> None:
-    assert [word for word in asked("bash", line) if word] == answer
+def test_by_the_protocol_of_bash(complete: Complete, line: str, answer: list[str]) -> None:
+    assert [word for word in complete("bash", line) if word] == answer
 
 
-def test_by_the_protocols_of_zsh_and_fish(asked: Asked) -> None:
-    (zsh,) = asked("zsh", "sdcli txt2img --precision f")
+def test_by_the_protocols_of_zsh_and_fish(complete: Complete) -> None:
+    (zsh,) = complete("zsh", "sdcli txt2img --precision f")
     assert zsh == """_arguments '*: :(("full"))'"""
-    assert asked("zsh", "sdcli txt2img --from-file p") == ["_files"]
-    assert asked("fish", "sdcli txt2img --rng ") == ["cuda", "cpu"]
-    assert asked("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single images."]
+    assert complete("zsh", "sdcli txt2img --from-file p") == ["_files"]
+    assert complete("fish", "sdcli txt2img --rng ") == ["cuda", "cpu"]
+    assert complete("fish", "sdcli txt2img --skip-s") == ["--skip-save\tDo not save the single images."]
 
 
-def script(run: Run, shell: str, folder: Path) -> dict[str, str]:
-    """The script that a shell sources, at `folder`/script, and an environment in which `sdcli` is a command."""
-    told = run(_SDCLI_COMPLETE=f"source_{shell}")
-    assert told.returncode == 0, told.stderr
-    (folder / "script").write_text(told.stdout)
+def script(run_python: Run, shell: str, folder: Path) -> dict[str, str]:
+    """Write the script that a shell sources; an environment in which `sdcli` is a command."""
+    printed = run_python(_SDCLI_COMPLETE=f"source_{shell}")
+    assert printed.returncode == 0, printed.stderr
+    (folder / "script").write_text(printed.stdout)
     command = folder / "bin/sdcli"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sdcli "$@"\n')
@@ -139,7 +134,7 @@ def script(run: Run, shell: str, folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_in_bash(run: Run, folder: Path) -> None:
+def test_in_bash(run_python: Run, folder: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("bash is not installed")
@@ -153,7 +148,11 @@ def test_in_bash(run: Run, folder: Path) -> None:
         tab sdcli txt2img --from-file pro
     """
     ended = subprocess.run(
-        [bash, "--norc", "-c", lines], env=script(run, "bash", folder), capture_output=True, text=True, check=False
+        [bash, "--norc", "-c", lines],
+        env=script(run_python, "bash", folder),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
@@ -165,11 +164,11 @@ def test_in_bash(run: Run, folder: Path) -> None:
     ]
 
 
-def test_in_zsh(run: Run, folder: Path) -> None:
+def test_in_zsh(run_python: Run, folder: Path) -> None:
     zsh = shutil.which("zsh")
     if zsh is None:
         pytest.skip("zsh is not installed")
-    # Off a terminal zsh has no completion system; its two entries are stood in for.
+    # Off a terminal zsh has no completion system; two functions stand in for it.
     lines = """
         compdef() { print -r -- "compdef $*" }
         _arguments() { print -r -- "$*" }
@@ -178,19 +177,23 @@ def test_in_zsh(run: Run, folder: Path) -> None:
         _sdcli_completion
     """
     ended = subprocess.run(
-        [zsh, "-f", "-c", lines], env=script(run, "zsh", folder), capture_output=True, text=True, check=False
+        [zsh, "-f", "-c", lines], env=script(run_python, "zsh", folder), capture_output=True, text=True, check=False
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == ["compdef _sdcli_completion sdcli", '*: :(("plms"))']
 
 
-def test_in_fish(run: Run, folder: Path) -> None:
+def test_in_fish(run_python: Run, folder: Path) -> None:
     fish = shutil.which("fish")
     if fish is None:
         pytest.skip("fish is not installed")
     lines = "source ./script; complete -C 'sdcli txt2img --sampler d'"
     ended = subprocess.run(
-        [fish, "--no-config", "-c", lines], env=script(run, "fish", folder), capture_output=True, text=True, check=False
+        [fish, "--no-config", "-c", lines],
+        env=script(run_python, "fish", folder),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.stderr == ""
     assert ended.stdout.split() == ["ddim", "dpm_solver"]

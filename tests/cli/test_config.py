@@ -1,4 +1,4 @@
-"""`sdcli config`, and settings from files and the environment, as a person or a script meets them."""
+"""`sdcli config`, and settings from files and the environment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 from sdcli.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 
 @pytest.fixture
 def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's file, in a folder of this test's own."""
+    """The path of the user's file, in the folder of the test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     return tmp_path / "home/sdcli/sdcli.toml"
 
@@ -39,13 +40,13 @@ def test_init_writes_a_file_once(run: Run, user_file: Path) -> None:
     assert [path.name for path in user_file.parent.iterdir()] == ["sdcli.toml"]
 
 
-def test_help_fits_80_columns(run: Run) -> None:
-    text = run("config", "--help", COLUMNS="80").stdout
+def test_help_fits_80_columns(refuse: Run) -> None:
+    text = refuse("config", "--help", COLUMNS="80").stdout
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
 
 
-def test_without_a_word_from_anyone(run: Run, user_file: Path) -> None:
+def test_every_setting_at_its_default(run: Run, user_file: Path) -> None:
     shown = run("config")
     assert (shown.returncode, shown.stdout) == (0, "")
     assert f"{len(Settings.model_fields)} settings are at their defaults" in shown.stderr
@@ -53,7 +54,7 @@ def test_without_a_word_from_anyone(run: Run, user_file: Path) -> None:
     assert run("config", "--quiet").stderr == ""
 
 
-def test_what_was_said_and_where(run: Run, user_file: Path, tmp_path: Path) -> None:
+def test_values_and_their_sources(run: Run, user_file: Path, tmp_path: Path) -> None:
     user_file.parent.mkdir(parents=True)
     user_file.write_text('n_samples = 1\nplms = true\nprompt = "a [bold]fox[/]"\n')
     (tmp_path / "b.toml").write_text('\nddim-steps = 20\nckpt = "b.ckpt"\n')
@@ -75,7 +76,7 @@ def test_what_was_said_and_where(run: Run, user_file: Path, tmp_path: Path) -> N
     told = json.loads(run("config", "--json", **environment).stdout)
     assert told.keys() == set(Settings.model_fields)
     by_default = [setting["origin"]["kind"] == "default" for setting in told.values()]
-    assert by_default == sorted(by_default), "what was said comes first"
+    assert by_default == sorted(by_default), "defaults come last"
     assert told["seed"] == {"value": 7, "origin": {"kind": "environment", "name": "SDCLI_SEED", "line": None}}
     assert told["steps"] == {"value": 20, "origin": {"kind": "config file", "name": "b.toml", "line": 2}}
     assert told["sampler"] == {"value": "plms", "origin": {"kind": "user file", "name": str(user_file), "line": 2}}
@@ -94,11 +95,11 @@ def test_what_was_said_and_where(run: Run, user_file: Path, tmp_path: Path) -> N
         (["txt2img"], {"SDCLI_H": "99"}, 2, ["--H 99", "--H is set by SDCLI_H."]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_at_once(
-    run: Run, tmp_path: Path, arguments: list[str], environment: dict[str, str], code: int, says: list[str]
+def test_errors_before_anything_is_loaded(
+    refuse: Run, tmp_path: Path, arguments: list[str], environment: dict[str, str], code: int, says: list[str]
 ) -> None:
     (tmp_path / "wrong.toml").write_text("# mine\nstpes = 30\n")
-    failed = run(*arguments, **environment)
+    failed = refuse(*arguments, **environment)
     assert (failed.returncode, failed.stdout) == (code, "")
     for words in says:
         assert words in failed.stderr
@@ -107,8 +108,8 @@ def test_what_is_wrong_is_said_at_once(
 
 
 @pytest.mark.slow
-def test_a_image_from_every_source(run: Run, user_file: Path, small_checkpoint: SmallCheckpoint) -> None:
-    """Each setting from another place; a file of the current folder is not asked."""
+def test_an_image_with_settings_from_every_source(run: Run, user_file: Path, small_checkpoint: SmallCheckpoint) -> None:
+    """Each setting from another place; a file in the working folder is not read."""
     user_file.parent.mkdir(parents=True)
     user_file.write_text('steps = 9\nskip_grid = true\nplms = true\nn_iter = 1\nn_samples = 1\noutdir = "out"\n')
     Path(user_file.parents[2] / "sdcli.toml").write_text("seed = 99\n")

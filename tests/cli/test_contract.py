@@ -1,11 +1,11 @@
-"""What scripts rely on: standard output is data alone, standard error is words alone, each exit code means one thing.
+"""What scripts rely on: data on standard output, messages on standard error, one meaning for each exit code.
 
-Where each exit code is seen:
+Where each exit code is tested:
 
     0, 2, 3, 5, 70      here
     4, 6                test_txt2img.py (4 and 7 in many forms)
-    7                   here and test_batches.py, with full disks and folders that go
-    129, 130, 143, 141  test_batches.py
+    7                   here and test_interruptions.py, with full disks and folders that go
+    129, 130, 143, 141  test_interruptions.py
     1                   test_watermark.py, test_inspect.py, test_rerun.py
 """
 
@@ -17,35 +17,45 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run, Sdcli
 
 TINY = ("--steps", "1", "--safety-checker", "off")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
+SLOW_CLOCK = """
+import itertools, time
+calls = itertools.count()
+time.monotonic = lambda: float(next(calls))
+"""
+"""One second passes at each look at the clock, so that a short run reports its progress as a long one does."""
+
+
 @pytest.mark.slow
-def test_paths_on_standard_output_and_plain_lines_on_standard_error(run: Run, tmp_path: Path) -> None:
-    """A run of some seconds, with a prompt that would steer a terminal, and be cut by what reads lines."""
-    drawn = run(
-        "txt2img", "--safety-checker", "off", "--steps", "40", "--n_samples", "2", "--n_iter", "4", "--prompt",
+def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli, tmp_path: Path) -> None:
+    """The prompt has characters that control a terminal, and is too long for the model."""
+    run = sdcli.plain(
+        "--safety-checker", "off", "--steps", "10", "--n_samples", "2", "--n_iter", "2", "--prompt",
         "a red apple\x1b[31m " + "and more words " * 60, "--outdir", "a folder", "--output-name", "{index}",
+        before=SLOW_CLOCK,
     )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stdout.splitlines() == [*(f"a folder/samples/{n}.png" for n in range(8)), "a folder/grid-0000.png"]
-    assert all((tmp_path / path).is_file() for path in drawn.stdout.splitlines())
-    assert not CONTROL.search(drawn.stderr), "neither bars nor colours, nor those of the prompt"
-    said = drawn.stderr.splitlines()
-    assert said[0].startswith("sdcli: 8 images to draw with builtin on cpu")
-    assert all(line.startswith("sdcli: ") for line in said)
-    assert [line for line in said if re.fullmatch(r"sdcli: image [1-8] of 8, step \d+ of 40", line)]
-    assert sum("longer than the model reads" in line for line in said) == 1, "told once, not of each image"
-    assert len(said) < 40, "a log file is not to drown in it"
+    assert run.code == 0, run.stderr
+    assert run.paths == [*(f"a folder/samples/{n}.png" for n in range(4)), "a folder/grid-0000.png"]
+    assert all((tmp_path / path).is_file() for path in run.paths)
+    assert not CONTROL.search(run.stderr), "bars or colours, or those of the prompt"
+    report = run.stderr.splitlines()
+    assert report[0].startswith("sdcli: 4 images")
+    assert "builtin on cpu" in report[0]
+    assert all(line.startswith("sdcli: ") for line in report)
+    assert [line for line in report if re.search(r"image [1-4] of 4, step \d+ of 10", line)]
+    assert sum("longer than the model reads" in line for line in report) == 1, "once, not for each image"
+    assert len(report) < 20, "a line for each step"
 
 
 @pytest.mark.slow
@@ -56,7 +66,7 @@ def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path
     assert drawn.stderr == ""
     assert not CONTROL.search(drawn.stdout)
     told = [json.loads(line) for line in drawn.stdout.split("\n")[:-1]]
-    assert drawn.stdout.splitlines() == drawn.stdout.split("\n")[:-1], "no other sign that ends a line"
+    assert drawn.stdout.splitlines() == drawn.stdout.split("\n")[:-1], "no other character that ends a line"
     assert [line["file"] for line in told] == [
         *(f"out/samples/{n:05}.png" for n in range(len(told) - 1)),
         "out/grid-0000.png",
@@ -68,7 +78,7 @@ def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path
         assert line["safety"] is None
     assert grid["page"] == 0
     assert grid["job"] == images[0]["job"]
-    # The run's record says the same of each, and more.
+    # The journal has the same of each image, and more.
     records = [json.loads(line) for line in (tmp_path / "out/run-0000.jsonl").read_text().splitlines()]
     by_file = {f"out/{line['file']}": line for line in records if "file" in line}
     for line in images:
@@ -79,9 +89,8 @@ def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path
         assert set(record) - set(line) == {"kind", "key", "index", "seconds", "batch", "sha256"}
 
 
-@pytest.mark.slow
-def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> None:
-    """Each with what failed and what to do, in words of one prefix, and with nothing written."""
+def test_nothing_on_standard_output_when_refused(refuse: Run, tmp_path: Path) -> None:
+    """Each message has the prefix and says what failed, and no file is written."""
     (tmp_path / "rows.csv").write_text("prompt,sed\na cat,7\n")
     for arguments, code, says in (
         (("--steps", "0"), 2, "--ddim_steps 0"),
@@ -95,7 +104,7 @@ def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> No
         (("--outdir", "rows.csv"), 7, "cannot write to rows.csv"),
         (("-o", "no/folder.png"), 7, "There is no folder no"),
     ):
-        refused = run("txt2img", *arguments)
+        refused = refuse("txt2img", *arguments)
         assert refused.returncode == code, refused.stderr
         assert refused.stdout == ""
         assert says in refused.stderr
@@ -105,27 +114,26 @@ def test_nothing_on_standard_output_when_refused(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
-def test_a_card_that_is_not_there(run: Run) -> None:
-    refused = run("txt2img", "--device", "cuda")
+def test_a_card_that_is_not_there(refuse: Run) -> None:
+    refused = refuse("txt2img", "--device", "cuda")
     assert refused.returncode == 5
     assert "--device cuda is not there" in refused.stderr
     assert "choose one of: cpu" in refused.stderr
     assert refused.stdout == ""
 
 
+class BrokenStream:
+    """Raises what nothing expects, whatever is done with it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError("one by none")
+
+
 @pytest.mark.parametrize("debug", [False, True])
-def test_a_bug_is_called_one(tmp_path: Path, debug: bool) -> None:
-    """No bug is known that could be called up, so one is put in."""
-    with_a_bug = (
-        "import sys, sdcli.txt2img\nfrom sdcli.cli import main\n"
-        "def draw(*_): raise ZeroDivisionError('one by none')\n"
-        "sys.modules['sdcli.txt2img'].draw = draw\n"
-        f"sys.argv = ['sdcli', 'txt2img', *{['--debug'] * debug}]\n"
-        "main()\n"
-    )
-    failed = subprocess.run(
-        [sys.executable, "-c", with_a_bug], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ
-    )
+def test_a_bug_is_called_one(refuse: Run, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+    """No bug is known that a command line can reach, so one is put in."""
+    monkeypatch.setattr(sys, "stdin", BrokenStream())
+    failed = refuse("txt2img", "--from-file", "-", *["--debug"] * debug)
     assert failed.returncode == 70
     assert "a bug in sdcli: ZeroDivisionError: one by none" in failed.stderr
     assert ("Traceback" in failed.stderr) is debug
@@ -142,7 +150,7 @@ def test_a_bug_is_called_one(tmp_path: Path, debug: bool) -> None:
     ],
 )
 def test_closed_streams(tmp_path: Path, closing: str, code: int, told: list[str]) -> None:
-    """What would go to a stream that is closed goes nowhere else; an image that would is an error."""
+    """What belongs to a closed stream goes nowhere else; for an image that is an error."""
     drawn = subprocess.run(
         ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "sdcli", "txt2img", *TINY, "--n_samples", "1",
          "--n_iter", "1"],
@@ -155,14 +163,14 @@ def test_closed_streams(tmp_path: Path, closing: str, code: int, told: list[str]
 
 
 @pytest.mark.parametrize("command", ["config", "txt2img"])
-def test_a_command_without_flags(run: Run, tmp_path: Path, command: str) -> None:
-    """Everything has a default; a prompt file from the environment ends the drawing before it begins."""
-    ended = run(command, SDCLI_FROM_FILE="none.txt")
+def test_a_command_without_flags(refuse: Run, tmp_path: Path, command: str) -> None:
+    """Everything has a default; a prompt file from the environment that does not exist ends txt2img early."""
+    ended = refuse(command, SDCLI_FROM_FILE="none.txt")
     assert ended.returncode == {"config": 0, "txt2img": 3}[command], ended.stderr
     assert "none.txt" in ended.stdout + ended.stderr
 
 
-def test_a_dry_run_tells_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(f"a red apple\na {{red|blue}} fish\n{'word ' * 90}\n")
     flags = ("txt2img", "--from-file", "prompts.txt", "--n_iter", "1", "--dry-run", "--outdir", "out")
     told = run(*flags)

@@ -18,29 +18,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdcli.jobs import Job
 from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.gallery import Gallery
 from sdcli.settings import Settings
+from tests.jobs import job
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 PROMPTS = ["a red apple", "<script>document.title = 'broken'</script> & \"quotes\"", "תפוח אדום 🍎", "", "a Café"]
 
 
-def job(index: int, prompt: str) -> Job:
-    return Job.model_validate(
-        {
-            "prompt": prompt, "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 64,
-            "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",
-            "model_hash": "0", "index": index,
-        }
-    )  # fmt: skip
-
-
 class Browser:
-    """Headless Chromium, spoken to through two pipes in the DevTools protocol, which needs no library."""
+    """Headless Chromium, controlled by the DevTools protocol over two pipes, which needs no library."""
 
     def __init__(self, binary: str, profile: Path) -> None:
         # Chromium reads from 3 and writes to 4.
@@ -90,7 +81,7 @@ class Browser:
     def message(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
             read = os.read(self.answers, 1 << 20)
-            assert read, "the browser has gone"
+            assert read, "the browser ended"
             self.rest += read
         first, _, self.rest = self.rest.partition(b"\0")
         message: dict[str, Any] = json.loads(first)
@@ -142,12 +133,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A page of several images, finished."""
+    """A complete page of several images."""
     folder = OutputFolder(tmp_path)
     shown = Gallery(folder.new_gallery(), Settings.of(), "builtin")
     for index, prompt in enumerate(PROMPTS):
         pixels = np.full((64, 64, 3), 40 * index, dtype=np.uint8)
-        shown.add(pixels, job(index, prompt), {"safety": None}, folder.save_sample(png(pixels)))
+        shown.add(pixels, job(index=index, prompt=prompt, width=64), {"safety": None}, folder.save_sample(png(pixels)))
     shown.finish()
     return shown.path
 
@@ -169,7 +160,7 @@ def focus(browser: Browser, selector: str) -> None:
     browser.run(f"document.querySelector({json.dumps(selector)}).focus()")
 
 
-def test_it_opens_without_complaint_and_asks_for_nothing_else(browser: Browser, page: Path) -> None:
+def test_it_opens_without_errors_and_requests_nothing_else(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert browser.run(SHOWN) == PROMPTS
     assert browser.run("document.title") == "gallery-0000 · builtin"
@@ -185,7 +176,7 @@ def test_it_opens_without_complaint_and_asks_for_nothing_else(browser: Browser, 
     ("words", "found"),
     [("APPLE", [0]), ("apple red", [0]), ("script", [1]), ("אדום", [2]), ("CAFÉ", [4]), ("00003", [3]), ("whale", [])],
 )
-def test_the_filter_shows_what_matches_as_one_types(browser: Browser, page: Path, words: str, found: list[int]) -> None:
+def test_the_filter_applies_while_the_user_types(browser: Browser, page: Path, words: str, found: list[int]) -> None:
     browser.open(page)
     focus(browser, "#filter")
     browser.type(words)
@@ -196,7 +187,7 @@ def test_the_filter_shows_what_matches_as_one_types(browser: Browser, page: Path
 
 @pytest.mark.parametrize("clipboard", [True, False])
 def test_the_button_copies_the_command(browser: Browser, page: Path, clipboard: bool) -> None:
-    """By the keyboard alone, and also where the browser gives no clipboard to a file."""
+    """With the keyboard alone, and also if the browser gives a local file no clipboard."""
     browser.do("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     browser.open(page)
     if not clipboard:
@@ -234,7 +225,7 @@ def test_it_fits_any_window_in_light_and_dark(browser: Browser, page: Path, widt
     assert bright > 200 if scheme == "light" else bright < 60
 
 
-def test_a_page_cut_off_anywhere_still_shows_what_was_drawn(browser: Browser, page: Path) -> None:
+def test_a_page_that_is_cut_off_shows_its_images(browser: Browser, page: Path) -> None:
     whole = page.read_bytes()
     for length in (whole.index(b"</footer>") - 20, whole.rindex(b"<li>") + 700, whole.rindex(b"<li>") + 40):
         page.write_bytes(whole[:length])
@@ -244,7 +235,7 @@ def test_a_page_cut_off_anywhere_still_shows_what_was_drawn(browser: Browser, pa
 
 
 @pytest.mark.slow
-def test_the_run_s_page(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+def test_the_page_of_a_run(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     drawn = run(
         "txt2img", "--ckpt", small_checkpoint.ckpt, "--config", small_checkpoint.config, "--steps", "2", "--H", "128",
         "--W", "128", "--n_samples", "2", "--n_iter", "1", "--precision", "full", "--prompt", "a <cat>", "--gallery",

@@ -1,4 +1,4 @@
-"""`sdcli inspect` as its users run it: exit code, standard output, standard error."""
+"""`sdcli inspect`: exit code, standard output, standard error."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdcli.jobs import Job
 from sdcli.metadata import a1111
 from sdcli.outputs import formats
 from sdcli.records import new_record
 from sdcli.stages.watermark import Mark, write
+from tests.jobs import job
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.cli.conftest import Run
 
-JOB = Job.model_validate({
-    "prompt": "a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "negative_prompt": "", "seed": 42, "rng": "cuda",
-    "noise": {"before": [[3, 20]], "rows": 3, "row": 1}, "height": 128, "width": 128, "steps": 20, "sampler": "plms",
-    "scale": 3.0, "eta": 0.0, "precision": "full", "model": "builtin", "model_hash": "ab" * 32, "index": 4,
-})  # fmt: skip
+JOB = job(
+    prompt="a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", seed=42, scale=3.0, model_hash="ab" * 32, index=4,
+    noise={"before": [[3, 20]], "rows": 3, "row": 1}, height=128, width=128,
+)  # fmt: skip
 MARK = Mark("StableDiffusionV1", "robust")
 
 
-def draw(path: Path, format: str) -> Path:
-    """An image as sdcli leaves it."""
+def generated(path: Path, format: str) -> Path:
+    """An image file of sdcli."""
     pixels = write(np.full((128, 128, 3), 200, dtype=np.uint8), MARK)
     record = new_record(
         words_cut=None,
@@ -51,8 +50,8 @@ def foreign(path: Path, **chunks: str) -> Path:
     return path
 
 
-def test_tables_fit_80_columns_and_do_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
-    draw(tmp_path / "a.jpg", "jpeg")
+def test_tables_fit_80_columns_and_do_not_control_the_terminal(run: Run, tmp_path: Path) -> None:
+    generated(tmp_path / "a.jpg", "jpeg")
     foreign(tmp_path / "b.png", parameters="a \x9b31mcat\nSteps: 20, Sampler: Euler a, Seed: 1, Hires: \x1b[2J")
     shown = run("inspect", "a.jpg", "b.png", COLUMNS="80")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -71,7 +70,7 @@ def test_tables_fit_80_columns_and_do_not_steer_the_terminal(run: Run, tmp_path:
 
 
 def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
-    draw(tmp_path / "a.webp", "webp")
+    generated(tmp_path / "a.webp", "webp")
     (tmp_path / "words.png").write_text("not an image")
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "--json", "none.png", "a.webp", "words.png", "bare.png")
@@ -86,7 +85,7 @@ def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
     assert (bare["file"], bare["tool"], bare["settings"], bare["record"]) == ("bare.png", None, {}, None)
 
 
-def test_a_grid_claims_no_more_than_it_knows(run: Run, tmp_path: Path) -> None:
+def test_a_grid(run: Run, tmp_path: Path) -> None:
     record = new_record(grid={"n_samples": 4}, page=0, job=JOB.model_dump(mode="json"), watermark=None)
     pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     (tmp_path / "grid.png").write_bytes(formats.encode(pixels, record, a1111.write(JOB)))
@@ -96,15 +95,15 @@ def test_a_grid_claims_no_more_than_it_knows(run: Run, tmp_path: Path) -> None:
     assert not {"None", "Safety", "Computed", "Place"} & set(shown.stdout.split())
 
 
-def test_a_image_that_says_nothing_ends_with_1(run: Run, tmp_path: Path) -> None:
+def test_an_image_without_metadata_ends_with_1(run: Run, tmp_path: Path) -> None:
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "bare.png")
     assert (shown.returncode, shown.stderr) == (1, "")
     assert "not known" in shown.stdout
 
 
-def test_the_command_draws_again(run: Run, tmp_path: Path) -> None:
-    draw(tmp_path / "a.png", "png")
+def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
+    generated(tmp_path / "a.png", "png")
     foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms')
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "--command", "a.png", "b.png", "bare.png")

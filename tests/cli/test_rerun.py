@@ -1,4 +1,4 @@
-"""`sdcli rerun` as its users run it: exit code, standard output, standard error, files."""
+"""`sdcli rerun`: exit code, standard output, standard error, files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from sdcli import rerun
 from sdcli.events import Watch
 
 if TYPE_CHECKING:
-    from tests.conftest import Run, SmallCheckpoint
+    from tests.cli.conftest import Run
+    from tests.conftest import SmallCheckpoint
 
 IMAGE = ("--steps", "2", "--H", "128", "--W", "128", "--precision", "full", "--rng", "cpu", "--eta", "1")
 
@@ -55,11 +57,9 @@ def test_from_the_middle_of_a_run(run: Run, small_checkpoint: SmallCheckpoint, t
         (["bare.png", "--set", "steps"], 2, "--set steps is not of the form NAME=VALUE"),
     ],
 )
-def test_refused_with_the_right_exit_code(run: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
-    from PIL import Image
-
+def test_errors(refuse: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
-    failed = run("rerun", *arguments)
+    failed = refuse("rerun", *arguments)
     assert (failed.returncode, failed.stdout) == (code, "")
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -1,27 +1,31 @@
-"""`sdcli watermark` as its users run it: a process, its exit code, what it prints where, and the files it leaves."""
+"""`sdcli watermark`: exit code, standard output, standard error, files."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+if TYPE_CHECKING:
+    from tests.cli.conftest import Ended, Run
+
 TEXT = "StableDiffusionV1"
 
 
-def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SDCLI_")}
-    command = [sys.executable, "-m", "sdcli", "watermark", *map(str, arguments)]
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = root + os.pathsep + environment.get("PYTHONPATH", "")
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+Watermark = Callable[..., "Ended"]
+
+
+@pytest.fixture
+def watermark(run: Run) -> Watermark:
+    """`sdcli watermark` in the test's folder."""
+    return partial(run, "watermark")
 
 
 def draw(path: Path, size: int = 128, **chunks: str) -> Path:
@@ -40,31 +44,31 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_write_then_read(tmp_path: Path) -> None:
+def test_write_then_read(watermark: Watermark, tmp_path: Path) -> None:
     source = draw(tmp_path / "a.png")
     before = source.read_bytes()
-    written = run("--add", "a.png", folder=tmp_path)
+    written = watermark("--add", "a.png")
     assert (written.returncode, written.stdout, written.stderr) == (0, "a.marked.png\n", "")
     assert source.read_bytes() == before
-    read = run("a.marked.png", "a.png", folder=tmp_path)
+    read = watermark("a.marked.png", "a.png")
     assert read.returncode == 1  # because of the second
     first, second = read.stdout.splitlines()
     assert first == f"a.marked.png: found '{TEXT}' (robust, 0 of 136 bits wrong)"
     assert second.startswith(f"a.png: no '{TEXT}'")
     assert "a.png has no record" in read.stderr
     assert "--expect" in read.stderr
-    assert run("a.marked.png", folder=tmp_path).returncode == 0
+    assert watermark("a.marked.png").returncode == 0
 
 
 @pytest.mark.slow
-def test_another_text_is_remembered_by_the_image_and_by_nothing_else(tmp_path: Path) -> None:
+def test_another_text_is_read_from_the_record_of_the_image(watermark: Watermark, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     text = "Ätelier № 7"
-    written = run("--add", "--watermark", text, "-o", "b.PNG", "a.png", folder=tmp_path)
+    written = watermark("--add", "--watermark", text, "-o", "b.PNG", "a.png")
     assert (written.returncode, written.stdout) == (0, "b.PNG\n")
     with Image.open(tmp_path / "b.PNG") as image:
         image.save(tmp_path / "bare.webp", lossless=True)
-    read = run("--json", "b.PNG", "bare.webp", folder=tmp_path)
+    read = watermark("--json", "b.PNG", "bare.webp")
     kept, bare = map(json.loads, read.stdout.splitlines())
     bits = 8 * len(text.encode())
     assert kept["file"] == "b.PNG"
@@ -72,29 +76,29 @@ def test_another_text_is_remembered_by_the_image_and_by_nothing_else(tmp_path: P
     assert kept == {"file": "b.PNG"} | mark
     assert bare == bare | {"file": "bare.webp", "text": TEXT, "found": False}
     assert read.returncode == 1
-    expected = run("--expect", text, "--quiet", "bare.webp", folder=tmp_path)
+    expected = watermark("--expect", text, "--quiet", "bare.webp")
     assert expected.returncode == 0
     assert f"found '{text}'" in expected.stdout
-    wrong = run("--expect", "another text", "--quiet", "b.PNG", folder=tmp_path)
+    wrong = watermark("--expect", "another text", "--quiet", "b.PNG")
     assert (wrong.returncode, wrong.stderr) == (1, "")
 
 
 @pytest.mark.slow
-def test_the_originals_method_where_asked_for(tmp_path: Path) -> None:
+def test_the_method_of_the_original(watermark: Watermark, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    written = run("--add", "--watermark-method", "dwtDct", "--json", "a.png", folder=tmp_path)
+    written = watermark("--add", "--watermark-method", "dwtDct", "--json", "a.png")
     assert written.returncode == 0
     said = json.loads(written.stdout)
     assert (said["file"], said["method"], said["found"]) == ("a.marked.png", "dwtDct", True)
     with Image.open(tmp_path / "a.marked.png") as image:
         image.save(tmp_path / "bare.png")  # without the record
-    read = run("a.marked.png", "bare.png", folder=tmp_path)
+    read = watermark("a.marked.png", "bare.png")
     assert read.returncode == 0
     assert read.stdout.count(f"found '{TEXT}' (dwtDct, {said['wrong_bits']} of 136 bits wrong)") == 2
 
 
-def test_a_copy_keeps_text_and_transparency_and_names_the_new_mark(tmp_path: Path) -> None:
+def test_a_copy_keeps_text_and_transparency_and_records_the_new_watermark(watermark: Watermark, tmp_path: Path) -> None:
     old = {"sdcli": "0.1.0", "job": {"prompt": "a ☂"}, "watermark": {"text": "old", "method": "dwtDct", "found": True}}
     source = draw(tmp_path / "a.png", parameters="a ☂\nSteps: 20", Title="Zürich", sdcli=json.dumps(old))
     with Image.open(source) as image:
@@ -105,7 +109,7 @@ def test_a_copy_keeps_text_and_transparency_and_names_the_new_mark(tmp_path: Pat
         image.putalpha(Image.linear_gradient("L").resize(image.size))
         image.save(source, pnginfo=info)
         alpha = np.asarray(image.getchannel("A"))
-    assert run("--add", "a.png", "--output", "marked/", folder=tmp_path).returncode == 0
+    assert watermark("--add", "a.png", "--output", "marked/").returncode == 0
     with Image.open(tmp_path / "marked" / "a.marked.png") as copy:
         copy.load()
         text = copy.text  # type: ignore[attr-defined]
@@ -114,13 +118,13 @@ def test_a_copy_keeps_text_and_transparency_and_names_the_new_mark(tmp_path: Pat
         assert np.array_equal(np.asarray(copy.getchannel("A")), alpha)
     mark = {"text": TEXT, "method": "robust", "found": True, "wrong_bits": 0, "bits": 136}
     assert record == old | {"watermark": mark}
-    assert run("marked/a.marked.png", folder=tmp_path).returncode == 0
+    assert watermark("marked/a.marked.png").returncode == 0
 
 
-def test_never_over_a_file(tmp_path: Path) -> None:
+def test_no_file_is_overwritten(watermark: Watermark, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "a.marked.png").write_text("mine")
-    done = run("--add", "a.png", folder=tmp_path)
+    done = watermark("--add", "a.png")
     assert done.returncode == 7
     assert "a.marked.png is there already" in done.stderr
     assert "--output" in done.stderr
@@ -143,25 +147,23 @@ def test_never_over_a_file(tmp_path: Path) -> None:
         (["--add", "-o", "a.png/deeper/", "a.png"], 7, "a.png/deeper"),
     ],
 )
-def test_refused_with_the_right_exit_code_and_no_file(
-    tmp_path: Path, arguments: list[str], code: int, says: str
-) -> None:
+def test_errors_leave_no_file(refuse: Run, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
     draw(tmp_path / "a.png")
-    done = run(*arguments, folder=tmp_path)
+    done = refuse("watermark", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert files(tmp_path) == {"a.png"}
 
 
-def test_a_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(watermark: Watermark, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
-    run("--add", "a.png", folder=tmp_path)
+    watermark("--add", "a.png")
     good = (tmp_path / "a.marked.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
     (tmp_path / "words.png").write_text("not an image")
     draw(tmp_path / "tiny.png", 64)
-    done = run("cut.png", "words.png", "tiny.png", "a.marked.png", folder=tmp_path)
+    done = watermark("cut.png", "words.png", "tiny.png", "a.marked.png")
     assert done.returncode == 3
     tiny, found = done.stdout.splitlines()
     assert tiny == f"tiny.png: too small to carry '{TEXT}'"
@@ -171,8 +173,8 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"watermark": 7}', '{"watermark": {"text": ["x"]}}', "null"])
-def test_a_damaged_record_is_as_good_as_none(tmp_path: Path, record: str) -> None:
+def test_a_damaged_record_is_ignored(watermark: Watermark, tmp_path: Path, record: str) -> None:
     draw(tmp_path / "a.png", sdcli=record)
-    done = run("a.png", "--json", folder=tmp_path)
+    done = watermark("a.png", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["text"] == TEXT

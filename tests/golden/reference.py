@@ -1,4 +1,4 @@
-"""A plain account of the original's samplers, in float64, for any model of noise; nothing of diffusers is in it.
+"""The original's samplers in float64, for any noise prediction, without diffusers.
 
 DDIM: Song et al. 2020, eq. 12. PLMS: Liu et al. 2022, eq. 9 and 12. DPM-Solver++ 2M: Lu et al. 2022, algorithm 2.
 """
@@ -15,7 +15,7 @@ ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 
 
 def model(latents: Latents, time: float) -> Latents:
-    """A prediction of noise that depends on both, smoothly, and is nowhere simple."""
+    """A noise prediction: a smooth, nonlinear function of both arguments."""
     return np.tanh(0.7 * latents + 0.3 * np.roll(latents, 1, axis=-1) + np.sin(time / 300))
 
 

@@ -1,15 +1,20 @@
-"""A minute of training, from packages to an image: every command, on a handful of drawings made here."""
+"""A short training from npm packages to an image: every script, on a few drawings made here."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import evaluate
+import export
+import prepare
 import pytest
 import torch
+import train_text
+import train_unet
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
@@ -18,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = ROOT / "training"
 VOCABULARY = ROOT / "sdcli" / "models" / "vocabularies" / "clip"
 
-# Chosen so that a drawing or two is held out from each training.
+# Each training holds out one or two of these drawings.
 CONCEPTS = {
     # label: hexcode, tags, colour
     "red apple": ("1F34E", ["fruit"], "#d22"),
@@ -31,7 +36,7 @@ CONCEPTS = {
 
 
 def write_packages(data: Path) -> None:
-    """The four npm packages, each with the same few drawings: circles and squares."""
+    """Writes the four npm packages with a few drawings: circles and squares."""
     folder = data / "emojibase-data-17.0.0" / "package" / "en"
     folder.mkdir(parents=True)
     entries = [
@@ -60,7 +65,7 @@ def write_packages(data: Path) -> None:
 
 
 def write_teacher(folder: Path) -> None:
-    """A teacher in the layout of TAESD's files; untrained, its latents still tell drawings apart."""
+    """Writes an untrained teacher in the format of TAESD; its latents still differ from drawing to drawing."""
     folder.mkdir()
     torch.manual_seed(0)
     parts: dict[str, dict[str, torch.Tensor]] = {"encoder": {}, "decoder": {}}
@@ -71,15 +76,21 @@ def write_teacher(folder: Path) -> None:
         save_file(weights, folder / f"taesd_{part}.safetensors")
 
 
-def run(*command: object) -> str:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def last_row(log: Path) -> dict[str, float]:
+    row: dict[str, float] = json.loads(log.read_text("utf-8").splitlines()[-1])
+    return row
+
+
+def learning_curve(log: Path, name: str) -> list[float]:
+    rows = map(json.loads, log.read_text("utf-8").splitlines())
+    return [row[name] for row in rows if name in row]
 
 
 @pytest.mark.slow
-def test_a_minute_of_training_goes_from_packages_to_a_image(tmp_path: Path) -> None:
+def test_training_goes_from_packages_to_an_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     data, work, teacher, out = (tmp_path / name for name in ("data", "work", "teacher", "model"))
     write_packages(data)
     write_teacher(teacher)
@@ -89,43 +100,54 @@ def test_a_minute_of_training_goes_from_packages_to_a_image(tmp_path: Path) -> N
         '[words]\n"red apple" = ["apple"]\n',
         "utf-8",
     )
-    size, tokenizer = ("--size", 64), ("--tokenizer", VOCABULARY)
-    sources = ("--data", data, "--teacher", teacher, "--concepts", concepts)
-    prepare = (TRAINING / "prepare.py", "--work", work, *size, *sources, "--variants", 4, "--tile-variants", 3)
-    assert "5 concepts, 15 drawings" in run(*prepare)
-    assert "variant" not in run(*prepare), "everything was there already"
 
-    run(TRAINING / "train_text.py", "--work", work, *size, *tokenizer, "--minutes", 0.5, "--batch", 16)
-    train = (TRAINING / "train.py", "--work", work, *size, *tokenizer, "--teacher", teacher, "--processes", 2)
-    run(*train, "--minutes", 1.6, "--log-steps", 5, "--warmup", 5, "--lr", 2e-3, "--batch", 8, "--ema", 0.9)
-    assert list((work / "imagined").glob("*.png")), "what is held out is imagined"
-    for part, name in (("text", "telling"), ("unet", "loss")):
-        rows = map(json.loads, (work / part / "log.jsonl").read_text("utf-8").splitlines())
-        losses = [row[name] for row in rows if name in row]
+    def run(module: ModuleType, *arguments: object) -> str:
+        module.main(["--work", str(work), *map(str, arguments)])
+        return capsys.readouterr().out
+
+    size, tokenizer, cpu = ("--size", 64), ("--tokenizer", VOCABULARY), ("--device", "cpu")
+    sources = ("--data", data, "--teacher", teacher, "--concepts", concepts, "--variants", 4, "--tile-variants", 3)
+    assert "5 concepts, 15 drawings" in run(prepare, *size, *sources, *cpu)
+    assert "variant" not in run(prepare, *size, *sources, *cpu), "the files of the first run are used"
+
+    # As a script, every stage: each script's steps are those of all its stages so far.
+    script = [sys.executable, TRAINING / "train.py", "--work", work, *size, *tokenizer, "--teacher", teacher]
+    script += ["--steps", 1, "--processes", 2, "--log-steps", 1, "--batch", 8, "--sheet-images", 2]
+    done = subprocess.run([*map(str, script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = {"vae": 2, "imagined": 1, "text": 1, "classifier/concepts": 1, "classifier/styles": 1, "redrawn": 1}
+    assert {part: last_row(work / part / "log.jsonl")["step"] for part in steps} == steps
+    unet = last_row(work / "unet" / "log.jsonl")
+    assert (unet["step"], unet["images"]) == (2, 2 * 8 * 2), "each of two processes has its own images"
+    assert list((work / "imagined").glob("*.png")), "there are images of the held-out drawings"
+    assert sorted(sheet.name for sheet in (work / "unet").glob("*.png")) == ["0000001.png", "0000002.png"]
+
+    # With a larger budget, training continues from the checkpoints, and the losses fall.
+    run(train_text, *size, *tokenizer, *cpu, "--steps", 20, "--batch", 8)
+    run(train_unet, *size, *tokenizer, "--steps", 12, "--batch", 8, "--log-steps", 4, "--warmup", 5, "--lr", 2e-3,
+        "--ema", 0.9, "--sheet-images", 0)  # fmt: skip
+    unet = last_row(work / "unet" / "log.jsonl")
+    assert (unet["step"], unet["images"]) == (12, 2 * 8 * 2 + 8 * 10)
+    for part, name in (("text", "padding"), ("unet", "loss")):
+        losses = learning_curve(work / part / "log.jsonl", name)
         assert losses[-1] < 0.95 * losses[0], f"{part}, {name}: {losses}"
 
-    # Given more time, it carries on from where it was.
-    before = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
-    run(*train, "--minutes", 1.7, "--log-steps", 5, "--batch", 8)
-    after = json.loads((work / "unet" / "last" / "progress.json").read_text("utf-8"))
-    assert before["step"] < after["step"] < 2 * before["step"]
-    assert after["images"] == 2 * 8 * after["step"], "each process adds its own"
-
-    evaluate = (TRAINING / "evaluate.py", "--work", work, *size, *tokenizer, "--images", 4, "--steps", 2)
-    run(*evaluate)
+    run(evaluate, *size, *tokenizer, *cpu, "--images", 4, "--steps", 2)
     figures = json.loads((work / "evaluation" / "figures.json").read_text("utf-8"))
     assert figures["singles"]["images"] == 4
     assert 0 <= figures["seeds"]["least"] <= figures["seeds"]["difference"]
-    run(TRAINING / "export.py", "--work", work, *tokenizer, "--out", out, "--before", "Nothing before.")
+    run(export, *tokenizer, "--out", out, "--before", "Nothing before.")
     card = (out / "README.md").read_text("utf-8")
-    assert "5 things" in card and "$" not in card and "Not measured" not in card and "Nothing before." in card
+    assert "5 objects" in card and "$" not in card and "Not measured" not in card and "Nothing before." in card
     shown = [line.split("(")[-1].strip(")") for line in card.splitlines() if "![" in line]
     assert "sheets/singles.webp" in shown and "sheets/seeds.webp" in shown
     for name in shown:
         with Image.open(out / name) as sheet:
             assert sheet.width == 8 * 64
 
-    drawn = run("-m", "sdcli", "txt2img", "--model", out, "--prompt", "an apple", "--steps", 3, "--n_samples", 1,
-                "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "images")  # fmt: skip
-    with Image.open(drawn.split()[0]) as image:
+    command = [sys.executable, "-m", "sdcli", "txt2img", "--model", out, "--prompt", "an apple", "--steps", 3]
+    command += ["--n_samples", 1, "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "images"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with Image.open(done.stdout.split()[0]) as image:
         assert image.size == (64, 64)

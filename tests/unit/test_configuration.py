@@ -1,4 +1,4 @@
-"""Where settings come from: names and types in files and the environment, and which source wins."""
+"""Sources of settings: names and types in files and in the environment, and which source wins."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 import sdcli
 from sdcli import configuration
-from sdcli.configuration import Origin, Said, load, merge, origin, read_environment, read_file, template
+from sdcli.configuration import Given, Origin, load, merge, origin, read_environment, read_file, template
 from sdcli.errors import InputFileError, SdcliError, UsageError
-from sdcli.settings import Settings, flag_of, flags
+from sdcli.settings import Settings, flags, options
 
-PATHS = {"FILE", "FOLDER", "YAML", "MODEL"}
 DEFAULTS = Settings.of()
 
 File = Callable[[str], str]
@@ -39,32 +38,35 @@ def file(tmp_path: Path) -> File:
 
 
 def values(name: str) -> st.SearchStrategy[Any]:
-    """What a setting may be, as far as one setting tells."""
+    """The values of a setting that are valid alone."""
     annotation = Settings.model_fields[name].annotation
-    choices = next(choices for setting, _, _, choices in flags() if setting == name)
-    if choices:
-        return st.sampled_from(choices)
+    if options()[name].choices:
+        return st.sampled_from(options()[name].choices)
     kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
     return {
         bool: st.booleans(),
         int: st.integers(1, 10_000),
         float: st.floats(0, 1, width=32),
-        # A variable holds no zero byte, and an empty one says nothing.
+        # A variable cannot contain a zero byte, and an empty one is ignored.
         str: st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20),
     }[kind]
 
 
 def spellings(name: str) -> list[str]:
-    names = [name, *(flag.removeprefix("--") for flag in flag_of(name).names)]
+    names = [name, *(flag.lstrip("-") for flag in options()[name].names)]
     return [spelling.replace(*pair) for spelling in names for pair in (("-", "_"), ("_", "-"))]
 
 
 def quoted(value: Any) -> str:
-    """A TOML value; a text is all escapes."""
-    return '"' + "".join(f"\\U{ord(sign):08X}" for sign in value) + '"' if isinstance(value, str) else json.dumps(value)
+    """A TOML value. Text consists of escapes only."""
+    return (
+        '"' + "".join(f"\\U{ord(character):08X}" for character in value) + '"'
+        if isinstance(value, str)
+        else json.dumps(value)
+    )
 
 
-NAMES = [name for name, flag, _, _ in flags() if flag.metavar not in PATHS]
+NAMES = [name for name, line in options().items() if line.path is None]
 
 
 @given(data=st.data(), name=st.sampled_from(NAMES))
@@ -85,7 +87,7 @@ def test_a_value_is_the_same_from_every_source(
 
 
 def test_no_two_settings_share_a_spelling() -> None:
-    """Not as variables either, which know no small letters."""
+    """Nor as variables, which have capital letters only."""
     owners = {(spelling.replace("-", "_").upper(), name) for name, *_ in flags() for spelling in spellings(name)}
     assert len(owners) == len({spelling for spelling, _ in owners})
     assert "CONFIG_FILE" not in {spelling for spelling, _ in owners}
@@ -111,19 +113,19 @@ LAYER = st.fixed_dictionaries(
 )
 
 
-def said(values: dict[str, Any], kind: Any = "config file") -> dict[str, Said]:
-    return {name: Said(value, Origin(kind, "here")) for name, value in values.items()}
+def layer(values: dict[str, Any]) -> dict[str, Given]:
+    return {name: Given(value, Origin("config file", "here")) for name, value in values.items()}
 
 
 @given(st.lists(LAYER, min_size=2, max_size=4))
-def test_layers_that_are_right_alone_are_right_together(layers: list[dict[str, Any]]) -> None:
-    """No error between layers, and the strongest has its say whole."""
-    for layer in layers:
+def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, Any]]) -> None:
+    """Layers never contradict each other, and the strongest is kept whole."""
+    for values in layers:
         try:
-            Settings.of(**layer)
+            Settings.of(**values)
         except UsageError:
             assume(False)
-    merged = {name: one.value for name, one in merge(*map(said, layers)).items()}
+    merged = {name: given.value for name, given in merge(*map(layer, layers)).items()}
     assert Settings.of(**merged)
     assert merged.items() >= layers[-1].items()
 
@@ -150,10 +152,23 @@ def test_layers_that_are_right_alone_are_right_together(layers: list[dict[str, A
         ({"from_file": "a.txt"}, {"prompt": "a cat"}, {"from_file": None, "prompt": "a cat"}),
         ({"prompt": "a cat"}, {"from_file": "a.txt"}, {"from_file": "a.txt"}),
         ({"no_watermark": True}, {"watermark": "mine"}, {"no_watermark": False, "watermark": "mine"}),
+        ({"fixed_code": True}, {"seed_mode": "image"}, {"fixed_code": False, "seed_mode": "image"}),
+        ({"seed_mode": "image"}, {"fixed_code": True}, {"fixed_code": True, "seed_mode": "run"}),
+        ({"seed_mode": "image"}, {"fixed_code": False}, {"fixed_code": False, "seed_mode": "image"}),
+        ({"fixed_code": True}, {"seed_mode": "run"}, {"fixed_code": True, "seed_mode": "run"}),
+        ({"matrix": True}, {"compat": True}, {"matrix": False, "compat": True}),
+        ({"skip_save": True}, {"resume": ""}, {"skip_save": False, "resume": ""}),
+        ({"gallery": True, "output_name": "{index}"}, {"output": "a.png"}, {"gallery": False, "output_name": None}),
+        ({"output": "a.png"}, {"gallery": True}, {"output": None, "gallery": True}),
+        (
+            {"from_file": "a.txt", "n_samples": 4, "n_iter": 3, "matrix": True, "images_per_prompt": 2},
+            {"output": "a.png"},
+            {"from_file": None, "n_samples": 1, "n_iter": 1, "matrix": False, "images_per_prompt": None},
+        ),
     ],
 )  # fmt: skip
 def test_a_stronger_layer_wins(weaker: dict[str, Any], stronger: dict[str, Any], settings: dict[str, Any]) -> None:
-    merged = Settings.of(**{name: one.value for name, one in merge(said(weaker), said(stronger)).items()})
+    merged = Settings.of(**{name: given.value for name, given in merge(layer(weaker), layer(stronger)).items()})
     assert {name: getattr(merged, name) for name in settings} == settings
 
 
@@ -169,30 +184,30 @@ def test_sources_from_the_weakest_to_the_strongest(file: File) -> None:
     assert {name: getattr(found.settings, name) for name in ("n_samples", "steps", "seed", "scale", "n_iter")} == {
         "n_samples": 3, "steps": 1, "seed": 2, "scale": 3.0, "n_iter": 4,
     }  # fmt: skip
-    assert {name: origin(name, found.said) for name in ("n_samples", "steps", "seed", "scale", "n_iter")} == {
+    assert {name: origin(name, found.given) for name in ("n_samples", "steps", "seed", "scale", "n_iter")} == {
         "n_samples": Origin("default"),
         "steps": Origin("user file", str(user), 1),
         "seed": Origin("config file", path, 2),
         "scale": Origin("environment", "SDCLI_SCALE"),
         "n_iter": Origin("flag", "--n_iter"),
     }
-    assert load(environment={}).settings == DEFAULTS, "the user's file is gone"
+    assert load(environment={}).settings == DEFAULTS, "the user's file is deleted"
 
 
 def test_a_switch_is_the_origin_of_what_it_stands_for(file: File) -> None:
     found = load(config_file=file("laion400m = true\n\nplms = true\n"), environment={"SDCLI_OUTDIR": "out"})
-    lines = {name: origin(name, found.said).line for name in ("sampler", "plms", "ckpt", "config")}
+    lines = {name: origin(name, found.given).line for name in ("sampler", "plms", "ckpt", "config")}
     assert lines == {"sampler": 3, "plms": 3, "ckpt": 1, "config": 1}
-    assert str(origin("outdir", found.said)) == "SDCLI_OUTDIR"
-    assert origin("sampler", said({"plms": False})) == Origin("default")
+    assert str(origin("outdir", found.given)) == "SDCLI_OUTDIR"
+    assert origin("sampler", layer({"plms": False})) == Origin("default")
 
 
-def test_an_empty_variable_says_nothing() -> None:
+def test_an_empty_variable_is_ignored() -> None:
     assert not read_environment({"SDCLI_STEPS": "", "SDCLI_UNKNOWN": "", "SDCLI_CONFIG_FILE": "x", "STEPS": "x"})
     assert load(environment={"SDCLI_CONFIG_FILE": ""}).settings == DEFAULTS
 
 
-def test_a_given_file_stands_instead_of_the_variable(file: File) -> None:
+def test_a_given_file_replaces_the_one_of_the_variable(file: File) -> None:
     environment = {"SDCLI_CONFIG_FILE": "missing.toml"}
     assert load(config_file=file("steps = 7"), environment=environment).settings.steps == 7
 
@@ -206,7 +221,7 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def read(text: str) -> dict[str, Any]:
         path.write_text(text)
-        return {name: one.value for name, one in read_file(path, "config file").items()}
+        return {name: given.value for name, given in read_file(path, "config file").items()}
 
     assert read('from_file = "a.txt"\nckpt = "../b.ckpt"\nconfig = "own.yaml"\noutdir = "out"') == {
         "from_file": "conf/a.txt", "ckpt": "conf/../b.ckpt", "config": "conf/own.yaml", "outdir": "out",
@@ -220,7 +235,7 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "says"),
+    ("text", "code", "phrases"),
     [
         ("a = 1", 2, ["unknown setting a in FILE, line 1"]),
         ("\n# x\nstpes = 30", 2, ["unknown setting stpes in FILE, line 3", "Did you mean steps"]),
@@ -234,34 +249,33 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("prompt = [\n]", 2, ["prompt = []", "string"]),
         ("prompt.a = 5", 2, ["prompt", "string"]),
         ("prompt = 1979-05-27", 2, ["1979-05-27", "string"]),
-        ('sampler = "euler"', 2, ['sampler = "euler"', "'ddim'"]),
+        ('sampler = "euler"', 2, ["--sampler 'euler' is not valid", "FILE, line 1", "ddim, plms, dpm_solver"]),
+        ('on-unsafe = "hide"', 2, ['on-unsafe = "hide" in FILE, line 1', "'blur'"]),
         ("steps = 3\nddim-steps = 3", 2, ["steps and ddim-steps in FILE, line 2", "the same setting"]),
         ("\nsteps = 0", 2, ["--ddim_steps 0", "--ddim_steps is set by FILE, line 2."]),
         ("scale = nan", 2, ["--scale nan", "FILE, line 1"]),
         ("plms = true\nsampler = 'ddim'", 2, ["--plms contradicts --sampler ddim", "FILE, line 1", "FILE, line 2"]),
-        ("plms = true\neta = 0.5", 2, ["does not go with PLMS", "--ddim_eta is set by FILE, line 2", "line 1"]),
+        ("plms = true\neta = 0.5", 2, ["used with the sampler plms", "--ddim_eta is set by FILE, line 2", "line 1"]),
         ("model = 'a'\nckpt = 'b'", 2, ["--model and --ckpt contradict", "FILE, line 1", "FILE, line 2"]),
         ("steps = \n", 3, ["FILE", "line 1"]),
         ("steps = 3\nsteps = 4\n", 3, ["FILE", "overwrite", "line 2"]),
-        ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 holds the byte 0xff"]),
+        ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 contains the byte 0xff"]),
         (None, 3, ["FILE", "No such file"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_file_is_told_with_its_line(
-    file: File, text: str | None, code: int, says: list[str]
-) -> None:
+def test_an_error_in_a_file_names_its_line(file: File, text: str | None, code: int, phrases: list[str]) -> None:
     path = file(text or "")
     if text is None:
         Path(path).unlink()
     with pytest.raises(SdcliError) as caught:
         load(config_file=path, environment={})
     assert caught.value.exit_code == code
-    for words in says:
-        assert words.replace("FILE", path) in str(caught.value)
+    for phrase in phrases:
+        assert phrase.replace("FILE", path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("environment", "phrases"),
     [
         ({"SDCLI_STEP": "30"}, ["SDCLI_STEP in the environment", "Did you mean SDCLI_STEPS"]),
         ({"SDCLI_steps": "30"}, ["SDCLI_steps", "SDCLI_STEPS"]),
@@ -269,30 +283,28 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(
         ({"SDCLI_PLMS": "perhaps"}, ['SDCLI_PLMS = "perhaps"', "boolean"]),
         ({"SDCLI_STEPS": "3", "SDCLI_DDIM_STEPS": "3"}, ["SDCLI_STEPS and SDCLI_DDIM_STEPS", "the same setting"]),
         ({"SDCLI_STEPS": "0"}, ["--ddim_steps 0", "set by SDCLI_STEPS"]),
-        ({"SDCLI_REVISION": "main"}, ["--revision goes with a hub id", "set by SDCLI_REVISION"]),
+        ({"SDCLI_REVISION": "main"}, ["--revision needs a Hugging Face model id", "set by SDCLI_REVISION"]),
     ],
 )
-def test_what_is_wrong_in_the_environment_is_told_with_its_variable(
-    environment: dict[str, str], says: list[str]
-) -> None:
+def test_an_error_in_the_environment_names_its_variable(environment: dict[str, str], phrases: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         load(environment=environment)
-    for words in says:
-        assert words in str(caught.value)
+    for phrase in phrases:
+        assert phrase in str(caught.value)
 
 
-def test_a_wrong_value_does_not_count_where_a_stronger_one_stands(file: File) -> None:
+def test_an_invalid_value_is_ignored_if_a_stronger_source_replaces_it(file: File) -> None:
     assert load({"steps": 5}, config_file=file("steps = 0"), environment={}).settings.steps == 5
     with pytest.raises(UsageError) as caught:
         load({"steps": 0}, config_file=file("steps = 5"), environment={})
-    assert "set by" not in str(caught.value), "the flag speaks for itself"
+    assert "set by" not in str(caught.value), "a flag is its own origin"
 
 
-def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_not_a_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputFileError, match="cannot read the settings"):
         load(config_file=str(tmp_path), environment={})
     monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
-    assert load(environment={}).settings == DEFAULTS, "no user's file there"
+    assert load(environment={}).settings == DEFAULTS, "the user has no file"
 
 
 @given(
@@ -311,8 +323,8 @@ def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.Monkey
         max_size=12,
     )
 )
-def test_every_key_has_its_line(statements: list[str]) -> None:
-    statements = [statement.format(f"key{place}") for place, statement in enumerate(statements)]
+def test_the_line_of_every_key_is_found(statements: list[str]) -> None:
+    statements = [statement.format(f"key{number}") for number, statement in enumerate(statements)]
     text = "".join(statements)
     lines = configuration._lines(text)
     assert lines.keys() == tomllib.loads(text).keys()
@@ -321,11 +333,11 @@ def test_every_key_has_its_line(statements: list[str]) -> None:
     assert all(one < other for one, other in pairwise(lines.values()))
 
 
-def test_the_template_sets_nothing_and_uncommented_the_defaults() -> None:
+def test_the_template_sets_nothing_and_its_comments_are_the_defaults() -> None:
     text = template()
     assert tomllib.loads(text) == {}
     names = [line.removeprefix("# ").partition(" = ")[0] for line in text.splitlines() if " = " in line]
-    assert [name for name in names if name in Settings.model_fields] == list(Settings.model_fields)
+    assert [name for name in names if name in Settings.model_fields] == list(options())
     kept = "\n".join(
         line.removeprefix("# ")
         for line in text.splitlines()
@@ -335,9 +347,10 @@ def test_the_template_sets_nothing_and_uncommented_the_defaults() -> None:
     assert Settings.of(**tomllib.loads(kept)) == DEFAULTS
 
 
-def test_the_library_hears_neither_files_nor_the_environment(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
+def test_the_library_ignores_files_and_the_environment(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr(sys.modules["sdcli.txt2img"], "draw", lambda settings, watch: seen.append(settings) or [])
+    module = sys.modules["sdcli.txt2img"]
+    monkeypatch.setattr(module, "generate", lambda settings, progress: seen.append(settings) or [])
     monkeypatch.setenv("SDCLI_STEPS", "7")
     monkeypatch.setenv("SDCLI_CONFIG_FILE", file("seed = 7"))
     assert load().settings.seed == load().settings.steps == 7

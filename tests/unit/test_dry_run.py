@@ -1,4 +1,4 @@
-"""A dry run: what it foresees, and what it costs."""
+"""A dry run: its forecasts and its costs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from sdcli import estimates
 from sdcli.dry_run import DryRun, Forecast
 from sdcli.errors import UsageError
-from sdcli.events import Watch
+from sdcli.events import Event, Note, ignore
 from sdcli.jobs import Job, NoisePlace
 from sdcli.outputs.folder import OutputFolder
-from sdcli.outputs.journal import Journal, Keys
+from sdcli.outputs.journal import Journal
+from sdcli.records import Key, Keys, RunLine
 from sdcli.settings import Settings
 
 
@@ -25,10 +26,10 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forecasts(**settings: object) -> list[Forecast]:
-    return list(DryRun(Settings.of(**settings), Watch()))
+    return list(DryRun(Settings.of(**settings), ignore))
 
 
-def test_jobs_names_tokens_and_watermark() -> None:
+def test_a_forecast_has_job_name_tokens_and_watermark() -> None:
     first, *_, last = forecasts(prompt="a red apple", n_samples=2, n_iter=2)
     assert [str(one.file) for one in (first, last)] == [
         "outputs/txt2img-samples/samples/00000.png",
@@ -41,13 +42,13 @@ def test_jobs_names_tokens_and_watermark() -> None:
     assert not Path("outputs").exists(), "nothing is written"
 
 
-def test_words_past_the_limit_are_told() -> None:
+def test_the_end_of_a_long_prompt_is_cut() -> None:
     (one,) = forecasts(prompt="cat " * 80 + "and a dog", n_samples=1, n_iter=1)
     assert one.words.tokens == 85
     assert one.words.cut == "cat " * 5 + "and a dog"
 
 
-def test_names_are_those_that_are_free() -> None:
+def test_names_are_free() -> None:
     samples = Path("out/samples")
     samples.mkdir(parents=True)
     for name in ("00000.png", "00003.png", "a-cat.png"):
@@ -58,27 +59,43 @@ def test_names_are_those_that_are_free() -> None:
     assert [one.file.name for one in named if one.file] == ["a-cat-2.png", "a-cat-3.png"]
 
 
-def test_without_files_there_are_no_names() -> None:
+def test_images_that_are_not_saved_have_no_name() -> None:
     assert {one.file for one in forecasts(prompt="a cat", skip_save=True)} == {None}
     assert [one.file for one in forecasts(prompt="a cat", output="cat.webp")] == [Path("cat.webp")]
 
 
-def test_what_a_resumed_run_has_is_told() -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_images_of_a_resumed_run_exist(schema: int) -> None:
+    """Also if sdcli 0.1.0, which wrote keys of schema 1, started the run."""
     settings = Settings.of(prompt="a cat", outdir="out", n_samples=3, n_iter=1, resume="", seed_mode="image")
-    run = DryRun(settings, Watch())
-    jobs = [one.job for one in run]
-    folder = OutputFolder(Path("out"), journal=Journal(Path("out"), {}))
-    folder.save_sample(b"an image", key=Keys(settings).next(jobs[0]))
-    again = DryRun(settings, Watch())
-    assert [(one.there, one.file.name if one.file else None) for one in again] == [
+    key = Keys(settings).next(next(iter(DryRun(settings, ignore))).job)
+    if schema == 1:
+        assert key.old is not None
+        key = Key(key.old)
+    folder = OutputFolder(Path("out"), journal=Journal(Path("out"), RunLine(settings={}, folder="/")))
+    folder.save_sample(b"an image", key=key)
+    run = DryRun(settings, ignore)
+    assert [(one.exists, one.file.name if one.file else None) for one in run] == [
         (True, "00000.png"), (False, "00001.png"), (False, "00002.png"),
     ]  # fmt: skip
-    assert (again.images, again.there) == (3, 1)
+    assert (run.images, run.existing) == (3, 1)
 
 
-def test_what_a_run_refuses_a_dry_run_refuses() -> None:
+def test_an_invalid_row_is_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a cat"}\n{"prompt": "a dog", "steps": 0}\n')
+    events: list[Event] = []
+    run = DryRun(Settings.of(from_file=str(path), on_error="skip"), events.append)
+    assert [one.job.prompt for one in run] == ["a cat"]
+    (note,) = events
+    assert isinstance(note, Note)
+    assert f"{path}, line 2" in note.text
+    assert run.run.skipped == 1
+
+
+def test_a_dry_run_refuses_what_a_run_refuses() -> None:
     with pytest.raises(UsageError, match="--W 100"):
-        DryRun(Settings.of(width=100), Watch())
+        DryRun(Settings.of(width=100), ignore)
 
 
 def job(**changes: object) -> Job:
@@ -88,36 +105,36 @@ def job(**changes: object) -> Job:
 
 class TestEstimates:
     @pytest.fixture(autouse=True)
-    def nothing_known(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def test_nothing_is_made_up(self) -> None:
+    def test_unknown_values_are_none(self) -> None:
         unknown = estimates.estimate(job(), "auto", 1, None)
         assert unknown == estimates.Estimate(None, None, measured=False)
-        run = DryRun(Settings.of(prompt="a cat"), Watch())
+        run = DryRun(Settings.of(prompt="a cat"), ignore)
         list(run)
         assert run.seconds is None
 
-    def test_a_measured_batch_is_what_it_was(self) -> None:
+    def test_a_measured_batch_keeps_its_time(self) -> None:
         one = job(steps=20)
-        estimates.note(one, "cpu", 2, 8.0)
+        estimates.remember(one, "cpu", 2, 8.0)
         again = estimates.estimate(one, "auto", 2, 10**9)
         assert again.seconds == pytest.approx(4.0)
         assert again.measured
         assert again.memory is not None
-        assert again.memory > 10**7, "of this very process"
+        assert again.memory > 10**7, "of this process"
 
-    def test_other_steps_and_sizes_are_reckoned_from_the_nearest(self) -> None:
-        estimates.note(job(steps=20), "cpu", 1, 4.0)
-        estimates.note(job(steps=20, height=512, width=512), "cpu", 1, 64.0)
+    def test_other_steps_and_sizes_are_estimated_from_the_nearest(self) -> None:
+        estimates.remember(job(steps=20), "cpu", 1, 4.0)
+        estimates.remember(job(steps=20, height=512, width=512), "cpu", 1, 64.0)
         assert estimates.estimate(job(steps=10), "cpu", 1, None).seconds == pytest.approx(2.0)
         larger = estimates.estimate(job(steps=20, height=512, width=576), "cpu", 1, 10**9)
         assert larger.seconds == pytest.approx(64.0 * 576 / 512)
         assert not larger.measured
         assert larger.memory == estimates.BASE + 10**9 + 512 * 576 * estimates.BYTES_PER_PIXEL
 
-    def test_another_model_or_device_tells_nothing(self) -> None:
-        estimates.note(job(), "cpu", 1, 4.0)
+    def test_another_model_or_device_is_not_used(self) -> None:
+        estimates.remember(job(), "cpu", 1, 4.0)
         assert estimates.estimate(job(model_hash="another"), "cpu", 1, None).seconds is None
         assert estimates.estimate(job(), "cuda", 1, None).seconds is None
 
@@ -133,14 +150,14 @@ finally:
 
 
 @pytest.mark.slow
-def test_a_long_stream_takes_little_memory() -> None:
-    """Read, planned and written as it comes: 20,000 lines take hardly more than one, and no PyTorch."""
+def test_a_long_stream_needs_little_memory() -> None:
+    """20,000 lines need hardly more memory than one, because each is planned as it arrives, without PyTorch."""
     peaks = []
     for lines in (1, 20_000):
-        said = "".join(f"a cat, number {number}\n" for number in range(lines))
+        prompts = "".join(f"a cat, number {number}\n" for number in range(lines))
         done = subprocess.run(
             [sys.executable, "-c", PRODUCER, "txt2img", "--from-file", "-", "--dry-run", "--json", "--quiet"],
-            input=said, capture_output=True, text=True, check=True, timeout=300,
+            input=prompts, capture_output=True, text=True, check=True, timeout=300,
         )  # fmt: skip
         rows = done.stdout.splitlines()
         assert len(rows) == lines

@@ -1,10 +1,18 @@
-"""Settings: the original's flags and defaults, and what is refused whatever the model is."""
+"""The table of settings: flags and defaults of the original, facets, and values that are refused for every model."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from sdcli import settings as table
 from sdcli.errors import UsageError
-from sdcli.pipeline.samplers import SAMPLERS
-from sdcli.settings import Settings, flags, spellings
+from sdcli.jobs import Job
+from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
+from sdcli.settings import ImageSettings, Scope, Settings, flags, image_format, in_use, names, options, spellings
 
 ORIGINAL = {
     "--prompt": "a painting of a virus monster playing guitar",
@@ -28,23 +36,91 @@ ORIGINAL = {
     "--seed": 42,
     "--precision": "autocast",
 }
-"""Flags of `scripts/txt2img.py` and their defaults; --H and --W are 512 there, --scale 7.5, see `test_jobs.py`."""
+"""Flags of `scripts/txt2img.py` and their defaults. Its --H and --W are 512, its --scale is 7.5: see `test_jobs.py`."""
 
 
-def test_every_flag_of_the_original_with_its_default() -> None:
-    ours = {flag.names[0]: default for _, flag, default, _ in flags()}
-    assert {name: ours[name] for name in ORIGINAL} == ORIGINAL
-    assert {"--H", "--W", "--scale"} <= ours.keys()
+def test_every_flag_of_the_original_exists_with_its_default() -> None:
+    defaults = {line.names[0]: default for _, line, default, _ in flags()}
+    assert {name: defaults[name] for name in ORIGINAL} == ORIGINAL
+    assert {"--H", "--W", "--scale"} <= defaults.keys()
 
 
-def test_flags_are_spelt_once() -> None:
-    names = [name.replace("-", "_") for _, flag, _, _ in flags() for name in flag.names]
-    assert len(names) == len(set(names))
+class TestTable:
+    """The facets of the settings agree with each other and with everything that is derived from them."""
+
+    def test_every_scope_is_known(self) -> None:
+        assert {line.scope for line in options().values()} <= set(get_args(Scope))
+        assert options().keys() == Settings.model_fields.keys()
+
+    def test_every_setting_that_a_facet_names_exists(self) -> None:
+        for name, line in options().items():
+            for other in (*line.contradicts, *line.displaces, *line.stands_for):
+                assert other in options(), f"{name} names {other}"
+                assert other != name
+
+    def test_contradictions_are_symmetric(self) -> None:
+        pairs = {(name, other) for name, line in options().items() for other in line.contradicts}
+        assert pairs == {(other, name) for name, other in pairs}
+
+    def test_a_switch_stands_for_valid_values(self) -> None:
+        for name, line in options().items():
+            for other, value in line.stands_for.items():
+                assert getattr(Settings.of(**{name: True}), other) == value
+
+    def test_a_job_has_the_settings_of_an_image_and_its_place(self) -> None:
+        assert set(ImageSettings.model_fields) == set(names("image"))
+        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out"}
+
+    def test_only_settings_of_a_job_differ_within_a_batch(self) -> None:
+        assert set(names(varies=True)) == {"prompt", "negative_prompt", "seed"}
+
+    def test_the_table_is_in_the_order_of_the_help_page(self) -> None:
+        panels = [panel for panel, _ in groupby(line.panel for _, line, _, _ in flags())]
+        assert panels == [table.PROMPT, table.SIZE, table.SAMPLING, table.MODEL, table.STAGES, table.OUTPUT]
+
+    def test_every_spelling_belongs_to_one_setting(self) -> None:
+        flag_names = [name.replace("-", "_") for line in options().values() for name in line.names]
+        assert len(flag_names) == len(set(flag_names))
+        known = spellings()
+        assert known["H"] == known["height"] == "height"
+        assert known["ddim_steps"] == known["steps"] == "steps"
+        assert known["images_per_prompt"] == "images_per_prompt"
+        for name, line in options().items():
+            assert {known[spelling.lstrip("-").replace("-", "_")] for spelling in (name, *line.names)} == {name}
+
+    def test_every_setting_has_one_sentence_of_help(self) -> None:
+        for name, line in options().items():
+            assert line.help[0].isupper() or line.help.startswith(("auto", "run")), name
+            assert line.help.endswith("."), name
+
+    def test_choices_are_the_entries_of_the_registry(self) -> None:
+        assert options()["sampler"].choices == tuple(SAMPLERS)
+        assert options()["format"].choices == tuple(FORMATS)
+        assert options()["executor"].choices == tuple(EXECUTORS)
+        assert options()["safety_checker"].choices == ("auto", *SAFETY_CHECKERS, "off")
+        assert options()["watermark_method"].choices == ("auto", *WATERMARK_METHODS)
+
+    def test_every_default_is_valid(self) -> None:
+        for name, line, default, choices in flags():
+            assert not choices or default in choices, name
+            assert default is None or line.least is None or default >= line.least, name
 
 
-def test_every_sampler_that_can_be_named_is_there() -> None:
-    choices = {name: choices for name, _, _, choices in flags()}
-    assert set(choices["sampler"]) == set(SAMPLERS)
+@pytest.mark.parametrize(
+    ("name", "value", "used"),
+    [
+        ("plms", True, True),
+        ("plms", False, False),
+        ("seed_mode", "run", False),
+        ("seed_mode", "image", True),
+        ("resume", "", True),
+        ("resume", None, False),
+        ("ckpt", Settings.model_fields["ckpt"].default, True),
+    ],
+)
+def test_a_setting_is_in_use_unless_it_is_off(name: str, value: object, used: bool) -> None:
+    assert in_use(name, {name: value}) is used
+    assert not in_use(name, {})
 
 
 @pytest.mark.parametrize(
@@ -58,11 +134,11 @@ def test_every_sampler_that_can_be_named_is_there() -> None:
         ({"sampler": "plms", "plms": True}, "plms"),
     ],
 )
-def test_samplers_by_switch_and_by_name(given: dict[str, object], sampler: str) -> None:
+def test_a_switch_or_a_name_selects_the_sampler(given: dict[str, object], sampler: str) -> None:
     assert Settings.of(**given).sampler == sampler
 
 
-def test_laion400m_sets_what_was_not_said() -> None:
+def test_laion400m_sets_what_is_not_given() -> None:
     settings = Settings.of(laion400m=True)
     assert settings.config == "configs/latent-diffusion/txt2img-1p4B-eval.yaml"
     assert settings.checkpoint == "models/ldm/text2img-large/model.ckpt"
@@ -70,7 +146,9 @@ def test_laion400m_sets_what_was_not_said() -> None:
     assert Settings.of(laion400m=True, outdir="here").outdir == "here"
 
 
-def test_the_builtin_model_draws_where_no_checkpoint_is(tmp_path, monkeypatch) -> None:
+def test_the_builtin_model_is_used_if_the_default_checkpoint_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert Settings.of().checkpoint is None
     default = tmp_path / "models/ldm/stable-diffusion-v1/model.ckpt"
@@ -106,7 +184,7 @@ def test_the_builtin_model_draws_where_no_checkpoint_is(tmp_path, monkeypatch) -
         {"unknown": 1},
     ],
 )
-def test_what_cannot_be_meant_is_refused(given: dict[str, object]) -> None:
+def test_invalid_values_and_combinations_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
         Settings.of(**given)
     assert caught.value.exit_code == 2
@@ -127,7 +205,7 @@ def test_what_cannot_be_meant_is_refused(given: dict[str, object]) -> None:
         ({"output": "a.png", "format": "jpeg"}, ("--output a.png", "--format jpeg")),
     ],
 )
-def test_contradictions_are_refused_and_each_alone_is_not(
+def test_a_contradiction_is_refused_and_each_setting_alone_is_not(
     given: dict[str, object], flags_named: tuple[str, str]
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -140,7 +218,7 @@ def test_contradictions_are_refused_and_each_alone_is_not(
 
 
 class TestOutput:
-    """`--output`: one image, and nothing else."""
+    """`--output` saves one image and nothing else."""
 
     def test_one_image_is_the_default(self) -> None:
         settings = Settings.of(output="a.png")
@@ -165,26 +243,18 @@ class TestOutput:
             ("a", "png"), ("a.gif", "png"), ("-", "png"), (".jpg", "png"),
         ],
     )  # fmt: skip
-    def test_its_ending_gives_the_format(self, name: str, format: str) -> None:
+    def test_its_suffix_selects_the_format(self, name: str, format: str) -> None:
         assert Settings.of(output=name).format == format
+        assert image_format(name) in (format, None)
 
     @pytest.mark.parametrize("name", ["a", "-", "a.gif", "a.jpg"])
-    def test_a_format_that_is_said_counts(self, name: str) -> None:
+    def test_a_given_format_is_used_if_the_suffix_does_not_contradict_it(self, name: str) -> None:
         assert Settings.of(output=name, format="jpeg").format == "jpeg"
 
 
 @pytest.mark.parametrize("name", ["n_samples", "n_iter", "images_per_prompt", "steps", "height", "width"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_there_is_at_least_one_of_each(name: str, value: int) -> None:
+def test_numbers_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(UsageError) as caught:
         Settings.of(**{name: value})
     assert caught.value.exit_code == 2
-
-
-def test_every_spelling_leads_to_one_setting() -> None:
-    known = spellings()
-    assert known["H"] == known["height"] == "height"
-    assert known["ddim_steps"] == known["steps"] == "steps"
-    assert known["images_per_prompt"] == "images_per_prompt"
-    for name, flag, _, _ in flags():
-        assert {known[spelling.lstrip("-").replace("-", "_")] for spelling in (name, *flag.names)} == {name}

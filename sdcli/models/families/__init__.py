@@ -16,7 +16,9 @@ from sdcli.registry import FAMILIES
 if TYPE_CHECKING:
     import torch
 
+    from sdcli.jobs import Job
     from sdcli.models.checkpoint_config import OriginalConfig
+    from sdcli.models.conditioning import Conditioning
     from sdcli.models.model import Model
 
 
@@ -114,6 +116,19 @@ class Family(Protocol):
             text_config: the fields of the text encoder's `config.json`.
         """
         return int(text_config.get("max_position_embeddings", 77))
+
+    def condition(self, model: Model, jobs: Sequence[Job]) -> Conditioning:
+        """The conditioning of a batch. A family whose UNet needs more than embeddings of the prompts replaces this.
+
+        Args:
+            model: a loaded model of this family.
+            jobs: the batch.
+        """
+        from sdcli.models.conditioning import Conditioning
+
+        prompt = self.encode(model, [job.prompt for job in jobs])
+        negative = self.encode(model, [job.negative_prompt for job in jobs])
+        return Conditioning(prompt, negative)
 
     def encode(self, model: Model, prompts: Sequence[str]) -> torch.Tensor:
         """The embeddings of prompts: the last hidden state of the text encoder.

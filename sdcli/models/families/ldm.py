@@ -69,8 +69,8 @@ class LatentDiffusion(Family):
 
         with torch.device("meta"):
             model = bert.build(self.text_config(config, folder))
-        ours = {bert.name(name.removeprefix(PREFIX)): tensor for name, tensor in part(tensors, TEXT).items()}
-        return weights.assign(model, ours, what="text encoder", source=source, config=config_name)
+        renamed = {bert.name(name.removeprefix(PREFIX)): tensor for name, tensor in part(tensors, TEXT).items()}
+        return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
 
     def text_encoder_class(self) -> Any:
         from sdcli.models.bert import BertTextModel

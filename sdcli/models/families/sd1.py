@@ -19,7 +19,7 @@ PREFIX = f"{TEXT}transformer."
 
 
 class StableDiffusion1(Family):
-    """Stable Diffusion 1; version 2 differs in sizes only."""
+    """Stable Diffusion 1 and 2. Their sizes and noise schedules differ, which is in their configuration files."""
 
     label = "CLIP"
 
@@ -33,7 +33,7 @@ class StableDiffusion1(Family):
 
     checkpoint_models = "Stable Diffusion 1"
     embedder = "FrozenCLIPEmbedder"
-    # The last three are of early checkpoints, whose names lack "text_model.".
+    # The last three occur in early checkpoints, which have no "text_model." in their names.
     tensor_prefixes = tuple(
         PREFIX + name for name in ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
     )
@@ -78,13 +78,13 @@ class StableDiffusion1(Family):
             raise ModelError(
                 f"the text encoder's configuration in {folder} cannot be read", why=f"{error!r}."
             ) from error
-        ours = {
+        renamed = {
             name.removeprefix(PREFIX).removeprefix("text_model."): tensor
             for name, tensor in part(tensors, TEXT).items()
         }
         with torch.device("meta"):
             model = self.text_encoder_class()(described)
-        return weights.assign(model, ours, what="text encoder", source=source, config=config_name)
+        return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
 
     def text_encoder_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModel

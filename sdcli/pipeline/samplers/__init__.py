@@ -28,9 +28,10 @@ class Step:
     Attributes:
         index: number of the evaluation, from 0.
         timestep: the time that the model received.
-        sigma: ratio of noise to signal at that time, as in k-diffusion; infinite at a zero terminal SNR.
+        sigma: ratio of noise to signal in the latents that the model received, as in k-diffusion; infinite at a zero
+            terminal SNR.
         latents: (batch, C, height/f, width/f), float32; those of the last step are the result.
-        denoised: the model's estimate of the noise-free latents at that time, of the same shape.
+        denoised: the estimate of the noise-free latents that the prediction stands for, of the same shape.
     """
 
     index: int

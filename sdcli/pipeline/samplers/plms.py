@@ -40,7 +40,9 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
     scheduler.set_timesteps(steps)
 
     def evaluation(model_time: int, scheduler_time: int) -> Evaluation:
-        return Evaluation(model_time, scheduler_time, float(scheduler.alphas_cumprod[model_time]))
+        after_last = scheduler_time < 0
+        alpha_bar = scheduler.final_alpha_cumprod if after_last else scheduler.alphas_cumprod[scheduler_time]
+        return Evaluation(model_time, scheduler_time, float(alpha_bar))
 
     times = timesteps(steps, schedule)
     stride = schedule.num_train_timesteps // steps

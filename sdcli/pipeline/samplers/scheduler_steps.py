@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         model_time: the time that the model receives.
         scheduler_time: the time that the scheduler receives.
-        alpha_bar: cumulative product of alphas at the model's time, 0 to 1 (Ho et al., 2020).
+        alpha_bar: cumulative product of alphas of the latents, 0 to 1 (Ho et al., 2020).
     """
 
     model_time: float

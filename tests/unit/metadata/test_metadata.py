@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdcli.metadata import a1111, provenance, texts
-from sdcli.metadata.provenance import Provenance
+from sdcli.metadata import a1111, provenance, record_in, texts
+from sdcli.metadata.provenance import Provenance, kinds, needed
+from sdcli.records import ImageRecord, WatermarkRecord
 from tests.jobs import job
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
@@ -26,11 +27,18 @@ def found(**read: str) -> Provenance:
     return result
 
 
+def test_every_needed_setting_has_a_type() -> None:
+    assert set(needed()) <= kinds().keys()
+    assert set(needed()) == {"prompt", "seed", "steps", "sampler", "scale", "height", "width", "model"}
+
+
 class TestRecord:
     def test_it_has_priority_over_other_metadata(self) -> None:
-        record = {"sdcli": "9", "job": job(prompt="a dog").model_dump(mode="json")}
-        result = found(sdcli=json.dumps(record), parameters=a1111.write(job()), prompt="{}")
-        assert (result.tool, result.version, result.record) == ("sdcli", "9", record)
+        record = ImageRecord(sdcli="9", job=job(prompt="a dog"))
+        result = found(sdcli=json.dumps(record.values()), parameters=a1111.write(job()), prompt="{}")
+        assert (result.tool, result.version, result.unreadable) == ("sdcli", "9", "")
+        assert result.record is not None
+        assert result.record.values() == {**record.values(), "schema": 1}
         assert result.settings["prompt"] == "a dog"
         assert result.unknown == []
 
@@ -38,6 +46,22 @@ class TestRecord:
     def test_a_damaged_record_is_ignored(self, record: str) -> None:
         assert provenance({"sdcli": record}) is None
         assert found(sdcli=record, parameters=a1111.write(job())).record is None
+
+    def test_a_record_of_a_newer_version_is_read_as_far_as_possible(self) -> None:
+        record = {"sdcli": "9", "schema": 99, "job": {**job().model_dump(mode="json"), "lora": "x"}}
+        result = found(sdcli=json.dumps(record))
+        assert (result.tool, result.version, result.record) == ("sdcli", "9", None)
+        assert "sdcli 9 with schema 99" in result.unreadable
+        assert result.notes == (f"the record cannot be read: {result.unreadable}",)
+        assert result.settings["prompt"] == "a cat"
+        assert record_in({"sdcli": json.dumps(record)}) is None
+
+    def test_a_record_without_a_job_is_found(self) -> None:
+        """`sdcli watermark --add` writes it."""
+        record = ImageRecord.new(watermark=WatermarkRecord(text="mine", method="robust"))
+        texts_of_file = {"sdcli": json.dumps(record.values())}
+        assert record_in(texts_of_file) == record
+        assert provenance(texts_of_file) is None
 
     def test_values_of_the_wrong_type_are_left_out(self) -> None:
         values = {"prompt": 7, "steps": "many", "seed": True, "scale": float("inf"), "width": 1.5, "height": "64"}
@@ -49,14 +73,14 @@ class TestA1111:
         ("changes", "text"),
         [
             (
-                {},
+                {"precision": "autocast"},
                 "a cat\nSteps: 20, Sampler: PLMS, CFG scale: 7.5, Seed: 7, Size: 128x64, Model hash: 0123456789, "
                 "Model: builtin, RNG: NV, Version: sdcli 9",
             ),
             (
                 {"negative_prompt": "dog", "sampler": "ddim", "eta": 0.5, "rng": "cpu", "model": "a, b"},
                 "a cat\nNegative prompt: dog\nSteps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 7, Size: 128x64, "
-                'Model hash: 0123456789, Model: "a, b", Eta: 0.5, RNG: CPU, Version: sdcli 9',
+                'Model hash: 0123456789, Model: "a, b", Eta: 0.5, Precision: full, RNG: CPU, Version: sdcli 9',
             ),
         ],
     )
@@ -67,7 +91,8 @@ class TestA1111:
     def test_a_written_text_is_read_back(self, prompt: str, negative: str, model: str, seed: int, sampler: str) -> None:
         one = job(prompt=prompt, negative_prompt=negative, model=model, seed=seed, sampler=sampler)
         result = found(parameters=a1111.write(one, "9"))
-        same = ("prompt", "negative_prompt", "model", "seed", "sampler", "steps", "scale", "width", "height", "rng")
+        same = ("prompt", "negative_prompt", "model", "seed", "sampler", "steps", "scale", "width", "height", "rng",
+                "precision")  # fmt: skip
         assert {name: result.settings[name] for name in same} == one.model_dump(include=set(same))
         assert (result.tool, result.version) == ("sdcli", "9")
 
@@ -106,7 +131,7 @@ class TestA1111:
     def test_missing_and_invalid_values_are_unknown(self) -> None:
         result = found(parameters="Steps: 20, Seed: ?, Size: 512")
         assert result.settings["prompt"] == ""
-        assert result.unknown == ["seed", "sampler", "scale", "height", "model"]
+        assert result.unknown == ["height", "sampler", "scale", "seed", "model"]
 
     def test_a_comment_of_a_camera_is_not_a_prompt(self) -> None:
         assert provenance({"UserComment": "Holiday, 1999"}) is None
@@ -271,7 +296,7 @@ class TestComfyUI:
     def test_image_to_image_has_no_size(self) -> None:
         graph = GRAPH | {"5": node("VAEEncode", pixels=["40", 0], vae=["4", 2]), "40": node("LoadImage", image="a.png")}
         result = found(prompt=json.dumps(graph))
-        assert result.unknown == ["width", "height"]
+        assert result.unknown == ["height", "width"]
         assert "another image" in result.notes[0]
 
     def test_nan_is_accepted(self) -> None:

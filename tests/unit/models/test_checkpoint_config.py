@@ -77,7 +77,7 @@ def test_the_sizes_of_laion_400m() -> None:
 
 
 def changed(path: Path, **changes: Any) -> Path:
-    """The YAML of Stable Diffusion 1 with fields of model.params changed; "__" separates levels, None removes a field."""
+    """The YAML of Stable Diffusion 1 with other fields in model.params; "__" separates levels, None removes a field."""
     content = yaml.safe_load(checkpoint_config.find(V1).read_text())
     for name, value in changes.items():
         *levels, last = name.split("__")

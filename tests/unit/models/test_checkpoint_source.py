@@ -72,8 +72,8 @@ def part(which: str, tensors: Tensors, config: OriginalConfig | None = None) -> 
 
 def same(one: Any, other: Any) -> bool:
     """Whether two parts have the same weights."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    actual, expected = one.state_dict(), other.state_dict()
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 def test_finding_imports_nothing_heavy(small_checkpoint: SmallCheckpoint) -> None:
@@ -89,13 +89,13 @@ def test_finding_imports_nothing_heavy(small_checkpoint: SmallCheckpoint) -> Non
 def test_every_tensor_of_the_file_is_a_weight_of_the_model(small_checkpoint: SmallCheckpoint, v1: Model) -> None:
     """And every weight of the model comes from the file."""
     tensors = checkpoint_file.read_tensors(small_checkpoint.ckpt).values()
-    theirs = sorted(tensor.double().sum().item() for tensor in tensors)
+    expected = sorted(tensor.double().sum().item() for tensor in tensors)
     parts = (v1.unet, v1.vae, v1.text_encoder)
-    ours = sorted(weight.double().sum().item() for part in parts for weight in part.state_dict().values())
+    actual = sorted(weight.double().sum().item() for part in parts for weight in part.state_dict().values())
     position_ids = 77 * 76 / 2
-    if position_ids in theirs:
-        theirs.remove(position_ids)
-    assert ours == pytest.approx(theirs)
+    if position_ids in expected:
+        expected.remove(position_ids)
+    assert actual == pytest.approx(expected)
     assert not any(tensor.is_meta for part in parts for tensor in [*part.parameters(), *part.buffers()])
 
 
@@ -130,8 +130,8 @@ def test_early_names_of_the_text_encoder_are_supported(tensors: Tensors, v1: Mod
 
 def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
     unet = part("UNet", {name: tensor.half() for name, tensor in tensors.items()})
-    for ours, theirs in zip(unet.parameters(), v1.unet.parameters(), strict=True):
-        assert ours.dtype == torch.float32 and torch.equal(ours, theirs.half().float())
+    for actual, expected in zip(unet.parameters(), v1.unet.parameters(), strict=True):
+        assert actual.dtype == torch.float32 and torch.equal(actual, expected.half().float())
 
 
 def averaged(old: Tensors) -> Tensors:
@@ -147,8 +147,10 @@ def test_averaged_weights_are_ignored_by_default(tensors: Tensors, v1: Model) ->
 
 def test_averaged_weights_are_used_if_the_configuration_enables_them(tensors: Tensors, v1: Model) -> None:
     config = config_with("use_ema: False", "use_ema: True")
-    for ours, theirs in zip(part("UNet", averaged(tensors), config).parameters(), v1.unet.parameters(), strict=True):
-        assert torch.equal(ours, theirs * 0.5)
+    for actual, expected in zip(
+        part("UNet", averaged(tensors), config).parameters(), v1.unet.parameters(), strict=True
+    ):
+        assert torch.equal(actual, expected * 0.5)
     assert same(part("UNet", tensors, config), v1.unet)  # without averaged weights
 
 
@@ -191,9 +193,9 @@ def test_the_laion_text_encoder_matches_the_original(small_laion_checkpoint: Sma
     ids = torch.tensor(model.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
     expected = x_transformer(checkpoint_file.read_tensors(small_laion_checkpoint.ckpt), ids, layers=2)
     with torch.inference_mode():
-        ours = model.text_encoder(ids)[0]
+        actual = model.text_encoder(ids)[0]
     assert ids.shape == (1, 77) and model.spec.family == "ldm"
-    assert (ours - expected).abs().max() < 1e-5
+    assert (actual - expected).abs().max() < 1e-5
 
 
 def test_the_hash_is_that_of_the_file(small_checkpoint: SmallCheckpoint) -> None:
@@ -284,12 +286,9 @@ def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpo
 
 
 def test_a_missing_text_encoder_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    config = copied(tmp_path, "{version: clip}", "{version: nowhere}")
     with pytest.raises(ModelError, match="names the text encoder nowhere"):
-        find(
-            ModelRequest(
-                ckpt=str(small_checkpoint.ckpt), config=str(copied(tmp_path, "{version: clip}", "{version: nowhere}"))
-            )
-        )
+        find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(config)))
 
 
 def test_the_wrong_text_encoder_is_refused_before_anything_loads(

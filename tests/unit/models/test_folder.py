@@ -46,8 +46,8 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def same(one: Any, other: Any) -> bool:
-    ours, theirs = weights(one), weights(other)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    actual, expected = weights(one), weights(other)
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 def test_a_folder_loads_the_same_model_as_the_checkpoint(small_folder: Path, small_checkpoint: SmallCheckpoint) -> None:

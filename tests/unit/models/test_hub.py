@@ -158,8 +158,8 @@ def test_only_needed_files_are_downloaded_and_weights_when_they_are_used(hub: Hu
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     }
-    for ours, theirs in zip(model.unet.parameters(), local.unet.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(model.unet.parameters(), local.unet.parameters(), strict=True):
+        assert torch.equal(actual, expected)
     assert source.hash() == find(ModelRequest(model=str(small_folder))).hash()
     assert source.safety_checker(download=False) is None
     assert "safety_checker/model.safetensors" not in hub.downloaded()
@@ -190,8 +190,8 @@ def test_a_cached_model_works_offline_without_a_connection(
     model = load(source)
     assert source.hash() == find(ModelRequest(model=str(small_folder))).hash()
     assert hub.connections == 0
-    for ours, theirs in zip(model.vae.parameters(), before.vae.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, expected in zip(model.vae.parameters(), before.vae.parameters(), strict=True):
+        assert torch.equal(actual, expected)
     use(monkeypatch, hub.url, offline=True)  # set by the environment
     assert find(ModelRequest(model=ID)).spec == source.spec
     assert hub.connections == 0

@@ -50,11 +50,11 @@ def test_fields_of_the_file_are_used() -> None:
 @pytest.mark.parametrize("name", scheduler_config.SPACINGS)
 def test_missing_fields_have_the_defaults_of_diffusers(name: str) -> None:
     noise = scheduler_config.schedule({"_class_name": name}, PATH, "LDMTextToImagePipeline")
-    ours = noise.model_dump()
+    actual = noise.model_dump()
     parameters = inspect.signature(getattr(schedulers, name).__init__).parameters
     for field in scheduler_config.FIELDS:
         if field in parameters:
-            assert ours[field] == parameters[field].default, field
+            assert actual[field] == parameters[field].default, field
 
 
 def test_the_pipeline_overrides_the_offset() -> None:

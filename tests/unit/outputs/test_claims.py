@@ -1,4 +1,4 @@
-"""What of a run is left to draw."""
+"""Claims: which jobs of a run are still to be generated, and by which process."""
 
 import hashlib
 import subprocess
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from sdcli.jobs import Job, NoisePlace
-from sdcli.outputs.claims import Work
+from sdcli.outputs.claims import Claims
 from sdcli.outputs.folder import OutputFolder
-from sdcli.outputs.journal import Entry, Journal
+from sdcli.outputs.journal import Journal
+from sdcli.records import Key, Keys, Line, RunLine
 from sdcli.settings import Settings
+from tests.jobs import job
 
-RESUMED = Settings.of(resume="out")
+START = RunLine(kind="run", settings={}, folder="/")
+KEYS = [Keys(Settings.of()).next(job(index=index, prompt=f"cat {index}")) for index in range(4)]
 
 HOLDER = """
 import sys
@@ -28,23 +30,11 @@ sys.stdin.read()
 """
 
 
-def job(index: int, **changes: object) -> Job:
-    values = {
-        "prompt": f"cat {index}", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": NoisePlace(), "height": 64,
-        "width": 64, "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",
-        "model_hash": "0", "index": index,
-    }  # fmt: skip
-    return Job.model_validate(values | changes)
-
-
-JOBS = [job(index) for index in range(4)]
-
-
 @contextmanager
-def drawn_elsewhere(folder: OutputFolder, *keys: str) -> Iterator[None]:
-    """Another process has these jobs."""
+def claimed_elsewhere(folder: OutputFolder, *keys: Key) -> Iterator[None]:
+    """Another process claims these jobs; an error if it cannot have them all."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder.path), *keys],
+        [sys.executable, "-c", HOLDER, str(folder.path), *(key.key for key in keys)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -59,112 +49,112 @@ def drawn_elsewhere(folder: OutputFolder, *keys: str) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> OutputFolder:
-    return OutputFolder(tmp_path / "out", journal=Journal(tmp_path / "out", {}))
+    return OutputFolder(tmp_path / "out", journal=Journal(tmp_path / "out", START))
 
 
-@pytest.mark.parametrize("saves", [True, False])
-def test_without_resume_all_is_ours(folder: OutputFolder, saves: bool) -> None:
-    work = Work(Settings.of(), folder if saves else None)
-    keys = work.keys(JOBS)
-    folder.save_sample(b"a", key=keys[0])
-    assert work.take(keys) == ["ours"] * 4
-    with drawn_elsewhere(folder, keys[1]):
-        assert work.take(keys) == ["ours"] * 4
-    work.release(keys, ["ours"] * 4)
-    assert work.find(keys[0]) is None
-    assert work.name(keys[0]) is None
+def saved(line: object) -> tuple[str, str | None, str | None]:
+    assert isinstance(line, Line)
+    return line.kind, line.file, line.sha256
 
 
-def test_with_nothing_saved_all_is_ours() -> None:
-    work = Work(RESUMED, None)
-    keys = work.keys(JOBS)
-    assert work.take(keys) == ["ours"] * 4
-    work.release(keys, ["ours"] * 4)
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def test_done_ours_and_theirs(folder: OutputFolder) -> None:
-    keys = Work(RESUMED, folder).keys(JOBS)
-    folder.save_sample(b"a", "cat", key=keys[0])
-    folder.note("withheld", key=keys[3])
-    work = Work(RESUMED, folder)
-    with drawn_elsewhere(folder, keys[1]):
-        states = work.take(work.keys(JOBS))
-    done = Entry("picture", "samples/cat", hashlib.sha256(b"a").hexdigest())
-    assert states == [done, "theirs", "ours", Entry("withheld")]
-    with drawn_elsewhere(folder, keys[0], keys[1], keys[3]):
-        assert work.take(keys[2:3]) == ["ours"], "only that was kept"
-    work.release(keys, states)
-    with drawn_elsewhere(folder, *keys):
-        assert work.take(keys) == [done, "theirs", "theirs", Entry("withheld")]
+def test_a_run_that_is_not_resumed_claims_every_job(folder: OutputFolder) -> None:
+    claims = Claims(None)
+    folder.save_sample(b"a", KEYS[0])
+    assert claims.claim(KEYS) == ["claimed"] * 4
+    with claimed_elsewhere(folder, KEYS[1]):
+        assert claims.claim(KEYS) == ["claimed"] * 4
+    claims.release(KEYS)
+    assert claims.find(KEYS[0]) is None
+    assert claims.name(KEYS[0]) is None
 
 
-def test_jobs_are_given_back_however_their_drawing_ends(folder: OutputFolder) -> None:
-    work = Work(RESUMED, folder)
-    with pytest.raises(RuntimeError), work.taken(JOBS) as taken:
-        assert [(job, state) for job, _, state in taken] == [(job, "ours") for job in JOBS]
-        raise RuntimeError
-    with drawn_elsewhere(folder, *(key for _, key, _ in taken)):
-        pass  # it could have them all
+def test_finished_and_claimed_jobs_of_a_resumed_run(folder: OutputFolder) -> None:
+    folder.save_sample(b"a", KEYS[0], "cat")
+    folder.note(Line.new("withheld", KEYS[3]))
+    claims = Claims(folder)
+    with claimed_elsewhere(folder, KEYS[1]):
+        finished, elsewhere, claimed, withheld = claims.claim(KEYS)
+    assert saved(finished) == ("picture", "samples/cat", digest(b"a"))
+    assert (elsewhere, claimed) == ("elsewhere", "claimed")
+    assert saved(withheld) == ("withheld", None, None)
+    with claimed_elsewhere(folder, KEYS[0], KEYS[1], KEYS[3]):
+        assert claims.claim(KEYS[2:3]) == ["claimed"], "only this one is closed to other processes"
+    claims.release(KEYS[2:3])
+    with claimed_elsewhere(folder, *KEYS):
+        assert claims.claim(KEYS[1:3]) == ["elsewhere", "elsewhere"]
 
 
-def test_what_is_ours_is_kept_from_others(folder: OutputFolder) -> None:
-    work = Work(RESUMED, folder)
-    keys = work.keys(JOBS)
-    work.take(keys)
-    claimed = subprocess.run(
-        [sys.executable, "-c", HOLDER, str(folder.path), keys[0]], input="", capture_output=True, text=True, check=True
+def test_claimed_jobs_are_closed_to_other_processes(folder: OutputFolder) -> None:
+    Claims(folder).claim(KEYS)
+    other = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(folder.path), KEYS[0].key],
+        input="",
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert claimed.stdout == "False\n"
+    assert other.stdout == "False\n"
 
 
-def test_a_image_that_is_gone_or_changed_is_drawn_again_under_its_name(folder: OutputFolder) -> None:
-    keys = Work(RESUMED, folder).keys(JOBS)
-    for name, key in zip("abc", keys, strict=False):
-        folder.save_sample(name.encode(), name, key=key)
+def test_an_image_that_is_gone_or_changed_is_generated_again_under_its_name(folder: OutputFolder) -> None:
+    for name, key in zip("abc", KEYS, strict=False):
+        folder.save_sample(name.encode(), key, name)
     (folder.samples / "a").unlink()
     (folder.samples / "b").write_bytes(b"changed")
-    work = Work(RESUMED, folder)
-    assert [state == "ours" for state in work.take(keys)] == [True, True, False, True]
-    assert [work.name(key) for key in keys] == ["samples/a", "samples/b", "samples/c", None]
+    claims = Claims(folder)
+    assert [state == "claimed" for state in claims.claim(KEYS)] == [True, True, False, True]
+    assert [claims.name(key) for key in KEYS] == ["samples/a", "samples/b", "samples/c", None]
 
 
-def test_what_another_finished_since_the_last_look_is_seen(folder: OutputFolder) -> None:
-    work = Work(RESUMED, folder)
-    keys = work.keys(JOBS)
-    # Another run of the same images, with a record of its own.
-    other = OutputFolder(folder.path, journal=Journal(folder.path, {}))
-    other.save_sample(b"a", "a", key=keys[0])
-    states = work.take(keys[:2])
-    assert states == [Entry("picture", "samples/a", hashlib.sha256(b"a").hexdigest()), "ours"]
-    with drawn_elsewhere(folder, keys[0]):
-        pass  # its claim was given back, or this could not be had
-    other.save_sample(b"b", "b", key=keys[2])
-    assert isinstance(work.take([keys[2]])[0], Entry)
+def test_a_job_that_another_process_finished_meanwhile_is_found(folder: OutputFolder) -> None:
+    claims = Claims(folder)
+    # Another run with the same images and its own journal.
+    other = OutputFolder(folder.path, journal=Journal(folder.path, START))
+    other.save_sample(b"a", KEYS[0], "a")
+    finished, claimed = claims.claim(KEYS[:2])
+    assert saved(finished) == ("picture", "samples/a", digest(b"a"))
+    assert claimed == "claimed"
+    with claimed_elsewhere(folder, KEYS[0]):
+        pass  # the claim was released again
+    other.save_sample(b"b", KEYS[2], "b")
+    assert isinstance(claims.claim([KEYS[2]])[0], Line)
 
 
-def test_a_line_that_was_taken_back_hides_none_of_those_after_it(folder: OutputFolder) -> None:
-    """A record shrinks when a file does not get its name; whoever had read that line goes on at the right place."""
-    work = Work(RESUMED, folder)
-    keys = work.keys(JOBS)
+def test_a_line_that_is_removed_does_not_hide_the_lines_after_it(folder: OutputFolder) -> None:
+    """A journal gets shorter if a file does not get its name. A reader must not continue after the removed line."""
+    claims = Claims(folder)
     journal = folder.journal
     assert journal is not None
-    read: list[object] = []
+    states: list[object] = []
     with folder.locks.writing():
-        journal.append("picture", key=keys[0], file="samples/gone", sha256="0", more="x" * 50)
-        # Looks while the other is between its line and its file.
-        looking = threading.Thread(target=lambda: read.append(work.take([keys[3]])))
-        looking.start()
-        looking.join(0.3)
-        journal.take_back()
-    looking.join(20)
-    assert read == [["ours"]]
-    folder.save_sample(b"a", "a", key=keys[1])
-    assert isinstance(work.take([keys[1]])[0], Entry)
+        journal.append(Line.new("picture", KEYS[0], file="samples/gone", sha256="0", more="x" * 50))
+        # Reads while the writer is between its line and its file.
+        reader = threading.Thread(target=lambda: states.append(claims.claim([KEYS[3]])))
+        reader.start()
+        reader.join(0.3)
+        journal.remove_last()
+    reader.join(20)
+    assert states == [["claimed"]]
+    folder.save_sample(b"a", KEYS[1], "a")
+    assert isinstance(claims.claim([KEYS[1]])[0], Line)
 
 
 def test_pages_of_the_grid_are_found(folder: OutputFolder) -> None:
-    folder.save_grid(b"grid", key="f" * 64)
-    work = Work(RESUMED, folder)
-    assert work.find("f" * 64) == Entry("grid", "grid-0000.png", hashlib.sha256(b"grid").hexdigest())
-    assert work.find("e" * 64) is None
-    assert work.name("f" * 64) == "grid-0000.png"
+    page = Key("f" * 64)
+    folder.save_grid(b"grid", page)
+    claims = Claims(folder)
+    assert saved(claims.find(page)) == ("grid", "grid-0000.png", digest(b"grid"))
+    assert claims.find(Key("e" * 64)) is None
+    assert claims.name(page) == "grid-0000.png"
+
+
+def test_lines_with_the_key_of_schema_1_are_found(folder: OutputFolder) -> None:
+    folder.save_sample(b"a", Key("a" * 64), "cat")
+    claims = Claims(folder)
+    (line,) = claims.claim([Key("b" * 64, "a" * 64)])
+    assert saved(line) == ("picture", "samples/cat", digest(b"a"))
+    assert claims.name(Key("b" * 64, "a" * 64)) == "samples/cat"

@@ -1,4 +1,4 @@
-"""The command of an image, run through the command line's own parser and planner, leads back to its job."""
+"""Parsing the command of an image and planning its run gives the job of the image again."""
 
 import importlib
 import os
@@ -8,41 +8,42 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdcli.cli import app
-from sdcli.jobs import Job, plan
+from sdcli.jobs import Job, batches
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.outputs.command import command_line
 from sdcli.pipeline.noise import BatchNoise
-from sdcli.pipeline.samplers import SAMPLERS
 from sdcli.prompts import Prompts
-from sdcli.settings import SamplerName, Settings
+from sdcli.registry import SAMPLERS
+from sdcli.settings import Settings
 
 SPEC = ModelSpec(
-    name="builtin", kind="builtin", text="clip", latent_channels=4, downscale=8, size_multiple=64,
+    name="builtin", kind="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
     default_height=64, default_width=64, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="robust",
 )  # fmt: skip
 SHAPE = (4, 8, 8)
 
 
 def jobs(settings: Settings) -> list[Job]:
-    def draws(sampler: SamplerName, steps: int) -> int:
+    def draws(sampler: str, steps: int) -> int:
         return SAMPLERS[sampler].draws(steps, SPEC.schedule)
 
-    return [job for batch in plan(Prompts(settings), settings, SPEC, "00", draws) for job in batch]
+    return [job for batch in batches(Prompts(settings), settings, SPEC, "00", draws) for job in batch]
 
 
 def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings that a shell and the command line make of a command."""
+    """The settings of a command, parsed by a shell and by the command line."""
     kept: list[Settings] = []
-    # By its full name: `sdcli.txt2img` as an attribute is the function.
+    # Imported by name, because the attribute `sdcli.txt2img` is the function.
     module = importlib.import_module("sdcli.txt2img")
-    monkeypatch.setattr(module, "draw", lambda settings, _: kept.append(settings) or [])
+    monkeypatch.setattr(module, "generate", lambda settings, _: kept.append(settings) or [])
     shell = ["bash", "-c", f"sdcli() {{ printf '%s\\0' \"$@\"; }}\n{line}"]
-    said = subprocess.run(shell, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
-    app(said.stdout.decode().split("\0")[:-1], standalone_mode=False)
+    arguments = subprocess.run(shell, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
+    app(arguments.stdout.decode().split("\0")[:-1], standalone_mode=False)
     return kept[0]
 
 
@@ -50,13 +51,13 @@ def job(**changes: object) -> Job:
     return jobs(Settings.of(prompt="a cat", n_samples=1, n_iter=1))[0].model_copy(update=changes)
 
 
-def test_what_is_default_is_left_out() -> None:
+def test_defaults_are_left_out() -> None:
     assert command_line(job()) == (
         "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --scale 7.5 --seed 42"
     )
 
 
-def test_what_is_not_is_said() -> None:
+def test_every_other_setting_is_named() -> None:
     line = command_line(job(sampler="plms", scale=3.0, steps=20, negative_prompt="a dog", rng="cpu", precision="full"))
     assert line == (
         "sdcli txt2img --prompt 'a cat' --negative-prompt 'a dog' --H 64 --W 64 --n_samples 1 --n_iter 1 "
@@ -72,22 +73,22 @@ def test_another_model_is_named(model: str, flag: str) -> None:
     assert f" {flag}" in command_line(job(model=model))
 
 
-def test_the_run_s_settings_tell_what_a_job_does_not_hold() -> None:
+def test_the_settings_of_the_run_add_what_a_job_does_not_contain() -> None:
     settings = Settings.of(
         ckpt="models/my own.ckpt", config="v1.yaml", safety_checker="off", no_watermark=True, outdir="elsewhere"
     )
     line = command_line(job(model="my own.ckpt"), settings)
     assert line.endswith(
         "--seed 42 --ckpt 'models/my own.ckpt' --config v1.yaml --safety-checker off --no-watermark"
-    ), "and not where it was saved"
+    ), "the output folder is left out"
 
 
 @pytest.mark.parametrize("path", [f"{Path.home()}/my models/a.ckpt", "~/my models/a.ckpt"])
-def test_the_home_folder_has_no_name(path: str) -> None:
-    said = Settings.of(ckpt=path, config="v1.yaml", watermark="~/")
-    line = command_line(job(prompt=f"{Path.home()}/", model="a.ckpt"), said)
+def test_the_home_folder_is_not_named(path: str) -> None:
+    settings = Settings.of(ckpt=path, config="v1.yaml", watermark="~/")
+    line = command_line(job(prompt=f"{Path.home()}/", model="a.ckpt"), settings)
     assert line.endswith("--ckpt ~/'my models/a.ckpt' --config v1.yaml --watermark '~/'")
-    assert f"--prompt {Path.home()}/ " in line, "a prompt is no path"
+    assert f"--prompt {Path.home()}/ " in line, "a prompt is not a path"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +105,14 @@ def test_the_home_folder_has_no_name(path: str) -> None:
         "it's \\ \x1b[2J\x85\r\n",
     ],
 )
-def test_any_prompt_comes_back_from_a_shell(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_parses_any_prompt_back(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parsed(command_line(job(prompt=prompt, negative_prompt=prompt)), monkeypatch)
     assert (settings.prompt, settings.negative_prompt) == (prompt, prompt)
 
 
 def noise(one: Job) -> np.ndarray:
-    made = BatchNoise([one], SHAPE)
-    return np.stack([made.start().numpy(), made.step(0).numpy(), made.step(1).numpy()])
+    stream = BatchNoise([one], SHAPE, torch.device("cpu"))
+    return np.stack([stream.initial().numpy(), stream.draw(0).numpy(), stream.draw(1).numpy()])
 
 
 @hypothesis.settings(max_examples=40)
@@ -124,7 +125,7 @@ def noise(one: Job) -> np.ndarray:
     lines=st.integers(0, 5),
     data=st.data(),
 )
-def test_the_command_draws_the_same_noise_where_it_says(
+def test_the_command_gives_the_same_noise_at_the_place_that_it_names(
     tmp_path_factory: pytest.TempPathFactory,
     rng: str,
     sampler: str,
@@ -134,14 +135,14 @@ def test_the_command_draws_the_same_noise_where_it_says(
     lines: int,
     data: st.DataObject,
 ) -> None:
-    """Of a prompt and of a file whose last batch may be short; in each run for an image anywhere in it."""
-    said: dict[str, object] = {"prompt": "a cat"}
+    """For a prompt, and for a file with a short last batch; for any image of the run."""
+    source: dict[str, object] = {"prompt": "a cat"}
     if lines:
         path = tmp_path_factory.getbasetemp() / f"{lines}.txt"
         path.write_text("".join(f"prompt {number}\n" for number in range(lines)))
-        said = {"from_file": str(path)}
+        source = {"from_file": str(path)}
     settings = Settings.of(
-        rng=rng, sampler=sampler, n_samples=n_samples, n_iter=n_iter, fixed_code=fixed_code, steps=4, **said
+        rng=rng, sampler=sampler, n_samples=n_samples, n_iter=n_iter, fixed_code=fixed_code, steps=4, **source
     )
     one = data.draw(st.sampled_from(jobs(settings)))
     with pytest.MonkeyPatch.context() as patch:
@@ -154,10 +155,9 @@ def test_the_command_draws_the_same_noise_where_it_says(
         assert np.array_equal(noise(found), noise(one))
 
 
-def test_where_flags_do_not_lead_it_says_so() -> None:
+def test_a_place_that_no_command_reaches_is_marked_in_the_comment() -> None:
     place = {"before": ((3, 51), (1, 51)), "rows": 3, "row": 1, "fixed_rows": 0}
     line = command_line(Job.model_validate(job().model_dump() | {"noise": place, "index": 5}))
     assert (
-        line.splitlines()[1]
-        == "# not the same image, which comes after batches of several sizes: sdcli rerun draws that"
+        line.splitlines()[1] == "# not the same image, which follows batches of several sizes: use sdcli rerun for that"
     )

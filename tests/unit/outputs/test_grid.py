@@ -9,28 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcli.jobs import Job
 from sdcli.outputs import grid
 from sdcli.outputs.grid import Grid, Page
+from tests.jobs import job
 
 
 def image(value: int, height: int = 3, width: int = 5) -> np.ndarray:
     return np.full((height, width, 3), value, dtype=np.uint8)
 
 
-def job(index: int) -> Job:
-    return Job.model_validate(
-        {
-            "prompt": "a cat", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64, "width": 64,
-            "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full", "model": "builtin",
-            "model_hash": "0", "index": index,
-        }
-    )  # fmt: skip
-
-
 def pages(images: Sequence[np.ndarray], per_row: int, total: int | None = None) -> list[Page]:
     filling = Grid(per_row, len(images) if total is None else total)
-    made = [filling.add(job(index), added) for index, added in enumerate(images)]
+    made = [filling.add(job(index=index), added) for index, added in enumerate(images)]
     return [page for page in (*made, filling.rest()) if page is not None]
 
 
@@ -87,7 +77,12 @@ def test_pages_have_whole_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_page_is_returned_as_soon_as_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "PIXELS", 2 * 2 * 5 * 7)
     filling = Grid(2, 8)
-    assert [filling.add(job(index), image(1)) is not None for index in range(8)] == [False, False, False, True] * 2
+    assert [filling.add(job(index=index), image(1)) is not None for index in range(8)] == [
+        False,
+        False,
+        False,
+        True,
+    ] * 2
     assert filling.rest() is None
 
 
@@ -169,7 +164,7 @@ def test_memory_is_that_of_one_page() -> None:
     tracemalloc.start()
     try:
         for index in range(count):
-            page = filling.add(job(index), image(index % 255 + 1, side, side))
+            page = filling.add(job(index=index), image(index % 255 + 1, side, side))
             if page is not None:
                 shown += int((page.pixels[2 :: side + 2, 2 :: side + 2, 0] > 0).sum())
                 del page

@@ -1,4 +1,4 @@
-"""Names of files: what a pattern and a row may call them, and that nothing leaves the folder."""
+"""File names from patterns and from rows of prompt files. No name leaves the output folder."""
 
 import unicodedata
 from pathlib import PurePosixPath
@@ -9,21 +9,17 @@ from hypothesis import strategies as st
 
 from sdcli.errors import UsageError
 from sdcli.jobs import Job
-from sdcli.outputs.names import FIELDS, check_pattern, name_of, require_name, slug
+from sdcli.outputs.names import check_pattern, fields, name_of, require_name, slug
+from tests.jobs import job as make_job
 
 
 def job(**changes: object) -> Job:
-    values = {
-        "prompt": "A cat, asleep", "negative_prompt": "", "seed": 7, "rng": "cuda", "noise": {}, "height": 64,
-        "width": 128, "steps": 20, "sampler": "plms", "scale": 7.5, "eta": 0.0, "precision": "full",
-        "model": "CompVis/v1-4", "model_hash": "0a", "index": 3,
-    }  # fmt: skip
-    return Job.model_validate(values | changes)
+    return make_job(**{"prompt": "A cat, asleep", "model": "CompVis/v1-4", "model_hash": "0a"} | changes)
 
 
 class TestSlug:
     @pytest.mark.parametrize(
-        ("text", "short"),
+        ("text", "expected"),
         [
             ("A Cat, asleep!", "a-cat-asleep"),
             ("  ../..\\x ", "x"),
@@ -43,10 +39,10 @@ class TestSlug:
             ("a\0b\nc", "a-b-c"),
         ],
     )
-    def test_words(self, text: str, short: str) -> None:
-        assert slug(text) == short
+    def test_letters_and_digits_of_any_script_are_kept(self, text: str, expected: str) -> None:
+        assert slug(text) == expected
 
-    def test_whole_words_up_to_60_signs(self) -> None:
+    def test_whole_words_up_to_60_characters(self) -> None:
         assert slug("word " * 40) == "-".join(["word"] * 12)
         assert len(slug("word " * 40)) == 59
         assert slug("a" * 60 + " b") == "a" * 60
@@ -60,14 +56,14 @@ class TestSlug:
         assert slug("猫 " * 60) == "-".join("猫" * 30)
 
     @given(st.text())
-    def test_of_any_text(self, text: str) -> None:
-        short = slug(text)
-        assert 0 < len(short) <= 60
-        assert len(short.encode()) <= 120
-        assert short[0].isalnum()
-        assert short[-1] != "-"
-        assert not set(short) & set('/\\. _:*?"<>|\n\0')
-        assert require_name(short, "png", "it") == f"{short}.png"
+    def test_any_text_gives_a_name(self, text: str) -> None:
+        name = slug(text)
+        assert 0 < len(name) <= 60
+        assert len(name.encode()) <= 120
+        assert name[0].isalnum()
+        assert name[-1] != "-"
+        assert not set(name) & set('/\\. _:*?"<>|\n\0')
+        assert require_name(name, "png", "it") == f"{name}.png"
 
 
 class TestPattern:
@@ -90,22 +86,23 @@ class TestPattern:
             ("{eta:slug}", "0-0.png"),
         ],
     )
-    def test_fields_and_their_forms(self, pattern: str, name: str) -> None:
+    def test_fields_and_their_formats(self, pattern: str, name: str) -> None:
         check_pattern(pattern, "png")
         assert name_of(job(), pattern, "png") == name
 
     def test_every_field(self) -> None:
-        for field in FIELDS:
+        assert set(fields()) == Job.model_fields.keys() - {"noise", "out"}
+        for field in fields():
             check_pattern(f"{{{field}}}", "png")
             assert name_of(job(), f"{{{field}}}", "png")
 
-    def test_endings_are_those_of_the_format(self) -> None:
+    def test_the_suffix_is_that_of_the_format(self) -> None:
         assert name_of(job(), "{index}", "jpeg") == "3.jpg"
         assert name_of(job(), "{index}.jpeg", "jpeg") == "3.jpeg"
         assert name_of(job(), "{index}", "webp") == "3.webp"
 
     @pytest.mark.parametrize(
-        ("pattern", "says"),
+        ("pattern", "phrase"),
         [
             ("{promt}", "{promt}"),
             ("{out}", "{out}"),
@@ -116,48 +113,48 @@ class TestPattern:
             ("{prompt:{prompt.__class__}}", "{prompt.__class__}"),
             ("{prompt!r}", "!r"),
             ("{prompt!s:slug}", "!s"),
-            ("{prompt", "is not a pattern"),
-            ("prompt}", "is not a pattern"),
-            ("{prompt:d}", "is not a pattern"),
-            ("{index:slugs}", "is not a pattern"),
-            ("{index:.2}", "is not a pattern"),
+            ("{prompt", "is not a valid pattern"),
+            ("prompt}", "is not a valid pattern"),
+            ("{prompt:d}", "is not a valid pattern"),
+            ("{index:slugs}", "is not a valid pattern"),
+            ("{index:.2}", "is not a valid pattern"),
             ("{index}.jpg", "contradicts --format png"),
             ("../{index}", "leave the output folder"),
             ("a/../../{index}", "leave the output folder"),
             ("/tmp/{index}", "leave the output folder"),
             ("C:{index}", "leave the output folder"),
             ("c:/{index}", "leave the output folder"),
-            (".{index}", "is no name"),
-            ("a/.hidden/{index}", "is no name"),
-            ("{index}/", "is no name"),
-            ("", "is no name"),
-            ("a\\{index}", "is no name"),
-            ("one:{index}", "is no name"),
-            ("{index}?", "is no name"),
-            ("a\n{index}", "is no name"),
+            (".{index}", "is not a valid file name"),
+            ("a/.hidden/{index}", "is not a valid file name"),
+            ("{index}/", "is not a valid file name"),
+            ("", "is not a valid file name"),
+            ("a\\{index}", "is not a valid file name"),
+            ("one:{index}", "is not a valid file name"),
+            ("{index}?", "is not a valid file name"),
+            ("a\n{index}", "is not a valid file name"),
             ("a" * 300, "is longer"),
             ("a" * 300 + "/{index}", "is longer"),
         ],
     )
-    def test_what_gives_no_name_is_refused_before_anything_is_drawn(self, pattern: str, says: str) -> None:
+    def test_an_invalid_pattern_is_refused(self, pattern: str, phrase: str) -> None:
         with pytest.raises(UsageError) as caught:
             check_pattern(pattern, "png")
-        assert says in caught.value.what
+        assert phrase in caught.value.what
         assert caught.value.exit_code == 2
 
-    def test_numbers_that_are_no_signs(self) -> None:
-        """1 is one, as far as the pattern is looked at before."""
+    def test_numbers_that_are_not_characters(self) -> None:
+        """The example of `check_pattern` has the seed 42, which is a character."""
         with pytest.raises(UsageError):
             name_of(job(seed=2**64 - 1), "{seed:c}", "png")
 
-    def test_a_row_s_own_name_counts_more_than_the_pattern(self) -> None:
+    def test_the_name_of_a_row_overrides_the_pattern(self) -> None:
         assert name_of(job(out="cats/one"), "{index}", "png") == "cats/one.png"
         assert name_of(job(out="cats/one.png"), None, "png") == "cats/one.png"
         assert name_of(job(out="{index}"), None, "png") == "{index}.png"
         assert name_of(job(), None, "png") is None
 
     @pytest.mark.parametrize("prompt", ["a photo.jpg", "a.webp", "x.png", ".png", "a.b.jpeg", "cat.gif"])
-    def test_an_ending_in_a_prompt_is_no_ending(self, prompt: str) -> None:
+    def test_the_end_of_a_prompt_is_not_a_suffix(self, prompt: str) -> None:
         name = name_of(job(prompt=prompt), "{prompt}", "png")
         assert name is not None
         assert name.endswith(".png")
@@ -188,18 +185,18 @@ HARD = st.text(st.sampled_from("ab./\\ -:.jpg.png猫🐱\0\n\u0301\u202e~|\x7f\x
 @example(prompt="猫" * 500, negative_prompt="x.jpg")
 @example(prompt=".." + "/.." * 50, negative_prompt="C:\\")
 @example(prompt="", negative_prompt="/")
-def test_any_prompt_gives_a_name_below_the_folder(pattern: str, prompt: str, negative_prompt: str) -> None:
+def test_any_prompt_gives_a_name_in_the_folder(pattern: str, prompt: str, negative_prompt: str) -> None:
     check_pattern(pattern, "png")
     name = name_of(job(prompt=prompt, negative_prompt=negative_prompt), pattern, "png")
     assert name is not None
     assert require_name(name, "png", "it") == name
     path = PurePosixPath(name)
     assert not path.is_absolute()
-    assert len(path.parts) == pattern.count("/") + 1, "only the pattern makes folders"
+    assert len(path.parts) == pattern.count("/") + 1, "only the pattern creates folders"
     for part in path.parts:
         assert part not in (".", "..")
         assert not part.startswith(".")
-        # A number may follow it.
+        # A number may be appended.
         assert len(part.encode()) <= 255 - len("-1000")
         assert not set(part) & set('/\\:*?"<>|\0\n\x7f')
     assert path.suffix == ".png"
@@ -216,7 +213,7 @@ def test_any_prompt_gives_a_name_below_the_folder(pattern: str, prompt: str, neg
         ("a/.b", None), ("a\0b", None), ("a\tb", None), ("a*", None), (".png", None), ("x/" + "b" * 300 + "/y", None),
     ],
 )  # fmt: skip
-def test_names_that_rows_give(name: str, full: str | None) -> None:
+def test_names_of_rows(name: str, full: str | None) -> None:
     if full is not None:
         assert require_name(name, "png", "out") == full
         return
@@ -226,7 +223,7 @@ def test_names_that_rows_give(name: str, full: str | None) -> None:
 
 
 @given(name=HARD | st.text())
-def test_a_name_that_is_taken_is_one_below_the_folder(name: str) -> None:
+def test_a_valid_name_is_in_the_folder(name: str) -> None:
     try:
         full = require_name(name, "png", "out")
     except UsageError:

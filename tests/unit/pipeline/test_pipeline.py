@@ -1,267 +1,36 @@
-"""A batch on its way: not a number is seen, and memory that runs out becomes words."""
+"""From jobs to images: runs of several batches against the original's arithmetic and its one stream of noise."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import reference
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from sdcli.devices import Compute, choose, memory_errors
-from sdcli.errors import DeviceError, ModelError
-from sdcli.events import Watch
-from sdcli.jobs import Job, plan
-from sdcli.model_spec import ModelSpec, NoiseSchedule
-from sdcli.models.model import Model
-from sdcli.pipeline import Limits, generate
-from sdcli.pipeline.samplers import SAMPLERS
+from sdcli.jobs import batches
+from sdcli.pipeline import generate
+from sdcli.pipeline.conditioning import Conditioning, encode
+from sdcli.pipeline.decode import decode
+from sdcli.pipeline.guidance import GuidedDenoiser
+from sdcli.pipeline.samplers import Step
 from sdcli.prompts import Prompts
-from sdcli.settings import SamplerName, Settings
-
-SPEC = ModelSpec(
-    name="m", kind="original", text="clip", latent_channels=4, downscale=8, size_multiple=8,
-    default_height=16, default_width=16, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
-)  # fmt: skip
-
-
-class Tokenizer:
-    model_max_length = 3
-
-    def __call__(self, prompts: list[str], **_: object) -> dict[str, torch.Tensor]:
-        return {"input_ids": torch.tensor([[len(prompt)] * 3 for prompt in prompts])}
-
-
-class Text(nn.Module):
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor]:
-        return (ids[..., None].float().expand(-1, -1, 2),)
-
-
-class Unet(nn.Module):
-    """Predicts its input, by way of numbers of `through` times its size: past 65,504 float16 has none."""
-
-    def __init__(self, through: float) -> None:
-        super().__init__()
-        self.up, self.down = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
-        with torch.no_grad():
-            self.up.weight.copy_(torch.eye(4)[..., None, None] * through)
-            self.down.weight.copy_(torch.eye(4)[..., None, None] / through)
-
-    def forward(self, latents: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
-        return (self.down(self.up(latents)),)
-
-
-class Vae(nn.Module):
-    class config:
-        scaling_factor = 1.0
-
-    def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
-        return (nn.functional.interpolate(latents[:, :3], scale_factor=8),)
-
-
-class Notes(Watch):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def jobs(count: int = 2) -> list[Job]:
-    return [
-        Job.model_validate(
-            {
-                "prompt": "a" * (row + 1), "negative_prompt": "", "seed": 1, "rng": "cpu",
-                "noise": {"rows": count, "row": row}, "height": 16, "width": 16, "steps": 4, "sampler": "ddim",
-                "scale": 2.0, "eta": 0.0, "precision": "autocast", "model": "m", "model_hash": "0", "index": row,
-            }
-        )
-        for row in range(count)
-    ]  # fmt: skip
-
-
-def model(through: float) -> Model:
-    return Model(SPEC, Tokenizer(), Text(), Unet(through), Vae(), torch.device("cpu"))
-
-
-def test_not_a_number_in_autocast_is_drawn_again_in_full_precision() -> None:
-    half, full = Compute(torch.device("cpu"), torch.float16), Compute(torch.device("cpu"), None)
-    notes = Notes()
-    again = generate(model(1e6), jobs(), half, notes, Limits())
-    assert again.precision == "full, after not a number in autocast float16"
-    assert "drawing the batch again" in notes.notes[0]
-    expected = generate(model(1e6), jobs(), full, Notes(), Limits())
-    for one, other in zip(again.images, expected.images, strict=True):
-        assert (one == other).all(), "from the same noise"
-
-
-def test_what_autocast_can_do_stays_in_autocast() -> None:
-    notes = Notes()
-    drawn = generate(model(10.0), jobs(), Compute(torch.device("cpu"), torch.float16), notes, Limits())
-    assert (drawn.precision, drawn.rows, drawn.tiled) == ("autocast float16", 2, False)
-    assert notes.notes == []
-    assert len(drawn.images) == 2
-    assert all(p.shape == (16, 16, 3) and p.min() >= 0 and p.max() <= 1 for p in drawn.images)
-
-
-def test_not_a_number_in_full_precision_is_an_error() -> None:
-    with pytest.raises(ModelError, match="not numbers"):
-        generate(model(float("nan")), jobs(), Compute(torch.device("cpu"), None), Notes(), Limits())
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."
-        ),
-    ],
-)
-def test_no_memory_becomes_a_device_error(error: Exception) -> None:
-    with pytest.raises(DeviceError, match="out of memory") as caught, memory_errors("Draw less."):
-        raise error
-    assert caught.value.exit_code == 5
-    assert caught.value.fix == "Draw less."
-
-
-def test_a_real_allocation_that_cannot_be_made_is_seen() -> None:
-    with pytest.raises(DeviceError), memory_errors(""):
-        torch.empty(2**60, dtype=torch.uint8)
-
-
-def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), memory_errors(""):
-        raise RuntimeError("shapes do not match")
-
-
-def test_full_precision_is_full() -> None:
-    assert choose("cpu", "full") == Compute(torch.device("cpu"), None)
-    assert choose("cpu", "full").precision == "full"
-
-
-def test_a_cpu_without_fast_bfloat16_says_that_it_runs_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: False)
-    slow = choose("cpu", "autocast")
-    assert slow.precision == "full"
-    assert "no fast bfloat16" in slow.note
-    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: True)
-    assert choose("cpu", "autocast").precision == "autocast bfloat16"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(DeviceError, match="cuda"):
-        choose("cuda", "full")
-
-
-class SmallMemory(Unet):
-    """Has room for `holds` images; keeps count of those it was asked for, guidance's two halves as one."""
-
-    def __init__(self, holds: int) -> None:
-        super().__init__(10.0)
-        self.holds = holds
-        self.asked: list[int] = []
-
-    def forward(self, latents: torch.Tensor, *given: object, **named: object) -> tuple[torch.Tensor]:
-        self.asked.append(len(latents) // 2)
-        if len(latents) // 2 > self.holds:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return super().forward(latents, *given, **named)
-
-
-class TilingVae(AutoencoderKL):
-    """A real VAE with room for latents of `holds` pixels a side."""
-
-    def __init__(self, holds: int) -> None:
-        super().__init__(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, sample_size=512,
-        )  # fmt: skip
-        self.holds = holds
-
-    def _decode(self, z: torch.Tensor, return_dict: bool = True) -> object:
-        if not self.use_tiling and z.shape[-1] > self.holds:
-            raise MemoryError
-        return super()._decode(z, return_dict)
-
-
-FULL = Compute(torch.device("cpu"), None)
-
-
-def test_a_batch_that_memory_does_not_hold_is_halved_and_the_size_kept() -> None:
-    unet, notes, limits = SmallMemory(holds=2), Notes(), Limits()
-    small = Model(SPEC, Tokenizer(), Text(), unet, Vae(), torch.device("cpu"))
-    drawn = generate(small, jobs(7), FULL, notes, limits)
-    assert drawn.rows == 1
-    assert limits == Limits(rows=1)
-    assert [note.split(":")[0] for note in notes.notes] == [
-        "out of memory with 7 images at a time", "out of memory with 3 images at a time",
-    ]  # fmt: skip
-    expected = generate(model(10.0), jobs(7), FULL, Notes(), Limits())
-    for one, other in zip(drawn.images, expected.images, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-    unet.asked.clear()
-    generate(small, jobs(7), FULL, notes, limits)
-    assert set(unet.asked) == {1}, "not tried again for the rest of the run"
-    assert len(notes.notes) == 2
-
-
-@given(holds=st.integers(1, 8), count=st.integers(1, 9))
-def test_halving_ends_with_every_image_in_order(holds: int, count: int) -> None:
-    limits = Limits()
-    small = Model(SPEC, Tokenizer(), Text(), SmallMemory(holds), Vae(), torch.device("cpu"))
-    drawn = generate(small, jobs(count), FULL, Notes(), limits)
-    assert len(drawn.images) == count
-    assert drawn.rows <= holds
-    expected = generate(model(10.0), jobs(count), FULL, Notes(), Limits())
-    for one, other in zip(drawn.images, expected.images, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_a_image_that_memory_does_not_hold_is_decoded_in_tiles() -> None:
-    torch.manual_seed(0)
-    vae = TilingVae(holds=16).eval()
-    size = {"height": 256, "width": 256, "noise": {"rows": 1}}
-    one = [Job.model_validate(jobs(1)[0].model_dump() | size)]
-    notes, limits = Notes(), Limits()
-    drawn = generate(Model(SPEC, Tokenizer(), Text(), Unet(10.0), vae, torch.device("cpu")), one, FULL, notes, limits)
-    assert drawn.tiled
-    assert limits.tiled
-    assert vae.tile_latent_min_size == 16
-    assert "VAE in tiles" in notes.notes[0]
-    vae.disable_tiling()
-    vae.holds = 32
-    whole = generate(
-        Model(SPEC, Tokenizer(), Text(), Unet(10.0), vae, torch.device("cpu")), one, FULL, Notes(), Limits()
-    )
-    apart = np.mean((drawn.images[0] - whole.images[0]) ** 2)
-    assert 0 < apart < 1e-2, "nearly the same image, with seams blended"
-
-
-def test_with_nothing_left_to_save_it_is_an_error() -> None:
-    small = Model(SPEC, Tokenizer(), Text(), SmallMemory(holds=0), Vae(), torch.device("cpu"))
-    with pytest.raises(DeviceError), memory_errors("Draw less."):
-        generate(small, jobs(4), FULL, Notes(), Limits())
+from sdcli.registry import SAMPLERS
+from sdcli.settings import Settings
+from tests.unit.pipeline.toy_model import SPEC, toy_job, toy_jobs, toy_model
 
 
 class ReferenceUnet(nn.Module):
-    """The reference's model; each half of the batch told apart by its embeddings, whose first number is a length."""
+    """The reference's model, with the length of the prompt as its only conditioning."""
 
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[list[float]] = []
 
-    def forward(self, latents: torch.Tensor, times: torch.Tensor, *given: torch.Tensor, **named: object) -> object:
-        embeddings = given[0] if given else named["encoder_hidden_states"]
-        lengths = embeddings[:, 0, 0].tolist()
+    def forward(self, latents: torch.Tensor, times: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor]:
+        lengths = arguments["encoder_hidden_states"][:, 0, 0].tolist()
         self.batches.append(lengths)
         rows = [
             predicted(row.double().numpy(), float(time), length)
@@ -272,16 +41,6 @@ class ReferenceUnet(nn.Module):
 
 def predicted(latents: np.ndarray, time: float, length: float) -> np.ndarray:
     return reference.model(latents, time) + 0.05 * length
-
-
-class KeepingVae(Vae):
-    def __init__(self) -> None:
-        super().__init__()
-        self.latents: list[torch.Tensor] = []
-
-    def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
-        self.latents.append(latents)
-        return super().decode(latents, return_dict)
 
 
 @pytest.mark.parametrize(
@@ -297,21 +56,22 @@ class KeepingVae(Vae):
         ("dpm_solver", 0.0, 0.5, True, 20),
     ],
 )
-def test_a_whole_run_is_the_original_s(
-    tmp_path: Path, sampler: SamplerName, eta: float, scale: float, fixed_code: bool, steps: int
+def test_a_whole_run_equals_the_original(
+    tmp_path: Path, sampler: str, eta: float, scale: float, fixed_code: bool, steps: int
 ) -> None:
-    """One generator for the run, drawn from in the original's order, a short last batch included."""
+    """One generator for the run, with draws in the original's order and a last batch that is not full."""
     path = tmp_path / "prompts.txt"
     path.write_text("a\nbb\nccc\n")
     settings = Settings.of(
         from_file=str(path), n_samples=2, n_iter=2, rng="cpu", sampler=sampler, eta=eta, scale=scale,
         fixed_code=fixed_code, steps=steps, height=16, width=16, precision="full",
     )  # fmt: skip
-    unet, vae = ReferenceUnet(), KeepingVae()
-    toy = Model(SPEC, Tokenizer(), Text(), unet, vae, torch.device("cpu"))
+    unet = ReferenceUnet()
     draws = SAMPLERS[sampler].draws(steps, SPEC.schedule)
-    for batch in plan(Prompts(settings), settings, SPEC, "0", lambda *_: draws):
-        generate(toy, batch, Compute(torch.device("cpu"), None), Watch(), Limits())
+    results = [
+        generate(toy_model(unet), batch, lambda step: None)[1]
+        for batch in batches(Prompts(settings), settings, SPEC, "0", lambda *_: draws)
+    ]
 
     generator = torch.Generator().manual_seed(42)
 
@@ -319,24 +79,108 @@ def test_a_whole_run_is_the_original_s(
         return torch.randn((rows, 4, 2, 2), generator=generator).double().numpy()
 
     code = drawn(2) if fixed_code else None
-    for latents, lengths in zip(vae.latents, [[1, 2], [3], [1, 2], [3]], strict=True):
+    for latents, lengths in zip(results, [[1, 2], [3], [1, 2], [3]], strict=True):
 
         def guided(state: np.ndarray, time: float, lengths: list[int] = lengths) -> np.ndarray:
-            words = np.stack([predicted(row, time, length) for row, length in zip(state, lengths, strict=True)])
-            nothing = np.stack([predicted(row, time, 0) for row in state])
-            return words if scale == 1.0 else nothing + scale * (words - nothing)
+            prompt = np.stack([predicted(row, time, length) for row, length in zip(state, lengths, strict=True)])
+            negative = np.stack([predicted(row, time, 0) for row in state])
+            return prompt if scale == 1.0 else negative + scale * (prompt - negative)
 
         rows = len(lengths)
         start = drawn(rows) if code is None else code[:rows]
-        fresh = (drawn(rows) for _ in range(draws))
+        noise = (drawn(rows) for _ in range(draws))
         if sampler == "ddim":
-            expected = reference.ddim(start, steps, eta, fresh, guided)
+            expected = reference.ddim(start, steps, eta, noise, guided)
         elif sampler == "plms":
             expected = reference.plms(start, steps, guided)
         else:
             expected = reference.dpm_solver(start, steps, guided)
-        for _ in fresh:  # drawn all the same
+        for _ in noise:  # the original draws it even where nothing uses it
             pass
         np.testing.assert_allclose(latents.double().numpy(), expected, atol=2e-3, rtol=2e-3)
 
-    assert unet.batches[0] == ([1, 2] if scale == 1.0 else [0, 0, 1, 2]), "unconditional first"
+    assert unet.batches[0] == ([1, 2] if scale == 1.0 else [0, 0, 1, 2]), "the negative half comes first"
+
+
+def test_every_step_is_reported_and_the_last_one_is_decoded() -> None:
+    steps: list[Step] = []
+    images, latents = generate(toy_model(), toy_jobs(3), steps.append)
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
+    assert torch.equal(latents, steps[-1].latents)
+    assert torch.equal(images, decode(toy_model(), latents))
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("rng", ["cpu", "cuda"])
+def test_an_image_is_the_same_alone_and_in_a_batch(sampler: str, rng: str) -> None:
+    jobs = toy_jobs(3, sampler=sampler, rng=rng)
+    together, _ = generate(toy_model(), jobs, lambda step: None)
+    for row, job in enumerate(jobs):
+        alone, _ = generate(toy_model(), [job], lambda step: None)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_latents_are_divided_by_the_scaling_factor_before_decoding() -> None:
+    model = toy_model(
+        vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=0.5), decode=lambda z, return_dict: [z])
+    )
+    assert torch.equal(decode(model, torch.ones(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 2.0))
+
+
+class TestConditioning:
+    PROMPT, NEGATIVE = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
+
+    def test_without_guidance_only_the_prompts_are_passed(self) -> None:
+        arguments = Conditioning(self.PROMPT, self.NEGATIVE).unet_arguments(guided=False)
+        assert list(arguments) == ["encoder_hidden_states"]
+        assert torch.equal(arguments["encoder_hidden_states"], self.PROMPT)
+
+    def test_with_guidance_the_negative_half_comes_first(self) -> None:
+        arguments = Conditioning(self.PROMPT, self.NEGATIVE).unet_arguments(guided=True)
+        assert list(arguments) == ["encoder_hidden_states"]
+        assert torch.equal(arguments["encoder_hidden_states"], torch.cat([self.NEGATIVE, self.PROMPT]))
+
+    @pytest.mark.parametrize("guided", [False, True])
+    def test_added_conditions_are_passed_in_the_same_order(self, guided: bool) -> None:
+        added = {"text_embeds": (torch.ones(2, 5), torch.zeros(2, 5)), "time_ids": (torch.ones(2, 6), torch.ones(2, 6))}
+        passed = Conditioning(self.PROMPT, self.NEGATIVE, added).unet_arguments(guided=guided)["added_cond_kwargs"]
+        rows = [0.0, 0.0, 1.0, 1.0] if guided else [1.0, 1.0]
+        assert passed["text_embeds"][:, 0].tolist() == rows
+        assert passed["text_embeds"].shape == (len(rows), 5)
+        assert passed["time_ids"].shape == (len(rows), 6)
+
+    def test_prompts_are_encoded_in_the_order_of_the_jobs(self) -> None:
+        jobs = [toy_job(prompt="aaa"), toy_job(prompt="a", negative_prompt="aa"), toy_job(prompt="aaa")]
+        conditioning = encode(toy_model(), jobs)
+        assert conditioning.prompt[:, 0, 0].tolist() == [3, 1, 3]
+        assert conditioning.negative[:, 0, 0].tolist() == [0, 2, 0]
+        assert conditioning.prompt.shape == conditioning.negative.shape
+
+
+class TestGuidance:
+    def guided(self, scale: float, time: float = 5.0) -> tuple[torch.Tensor, list[Any]]:
+        calls: list[Any] = []
+
+        def unet(latents: torch.Tensor, times: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor]:
+            calls.append((latents, times, arguments))
+            return (latents + arguments["encoder_hidden_states"][:, :1, :1, None],)
+
+        conditioning = Conditioning(torch.full((2, 3, 4), 3.0), torch.full((2, 3, 4), 1.0))
+        return GuidedDenoiser(unet, conditioning, scale)(torch.zeros(2, 4, 2, 2), time), calls
+
+    @pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (2.0, 5.0), (7.5, 16.0)])
+    def test_the_prediction_moves_from_the_negative_prompt_to_the_prompt(self, scale: float, expected: float) -> None:
+        output, ((latents, times, _),) = self.guided(scale)
+        assert torch.equal(output, torch.full((2, 4, 2, 2), expected))
+        assert latents.shape == (4, 4, 2, 2) and times.tolist() == [5] * 4
+
+    def test_a_scale_of_1_evaluates_the_prompt_alone(self) -> None:
+        output, ((latents, _, _),) = self.guided(1.0)
+        assert torch.equal(output, torch.full((2, 4, 2, 2), 3.0))
+        assert latents.shape == (2, 4, 2, 2)
+
+    def test_whole_times_are_integers_and_fractions_are_not(self) -> None:
+        assert self.guided(1.0, 5.0)[1][0][1].dtype == torch.int64
+        assert self.guided(1.0, 5.5)[1][0][1].tolist() == [5.5, 5.5]

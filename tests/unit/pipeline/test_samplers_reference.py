@@ -1,6 +1,7 @@
-"""Each sampler against the plain account of the original's arithmetic in `tests/golden/reference.py`."""
+"""Each sampler against the original's arithmetic as `tests/golden/reference.py` states it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,21 +9,36 @@ import torch
 from reference import Latents, ddim, dpm_solver, model, plms
 
 from sdcli.model_spec import NoiseSchedule
-from sdcli.pipeline.samplers import SAMPLERS
-from sdcli.settings import SamplerName
+from sdcli.registry import SAMPLERS
 
 V1 = NoiseSchedule()
 SHAPE = (1, 4, 3, 5)
 
 
-def ours(name: SamplerName, latents: Latents, steps: int, eta: float, fresh: Iterator[Latents]) -> Latents:
-    plan = SAMPLERS[name].plan(steps, V1)
-    state = torch.from_numpy(latents).float()
-    for evaluation in plan.evaluations:
-        output = torch.from_numpy(model(state.double().numpy(), evaluation.model_time)).float()
-        noise = torch.from_numpy(next(fresh)).float() if plan.takes_noise else None
-        state = plan.step(output, evaluation, state, eta, noise if eta else None)
-    return state.double().numpy()
+class GivenNoise:
+    """The noise of the reference: the initial latents, and the draws of an iterator in order."""
+
+    def __init__(self, initial: Latents, draws: Iterator[Latents]) -> None:
+        self._initial, self._draws = initial, draws
+        self._next = 0
+
+    def initial(self) -> torch.Tensor:
+        return torch.from_numpy(self._initial).float()
+
+    def draw(self, number: int) -> torch.Tensor:
+        assert number == self._next
+        self._next += 1
+        return torch.from_numpy(next(self._draws)).float()
+
+
+def sampled(name: str, latents: Latents, steps: int, eta: float, draws: Iterator[Latents]) -> Latents:
+    def denoiser(state: torch.Tensor, time: float) -> torch.Tensor:
+        return torch.from_numpy(model(state.double().numpy(), time)).float()
+
+    noise: Any = GivenNoise(latents, draws)
+    *_, last = SAMPLERS[name].sample(denoiser, noise, steps, V1, eta)
+    result: Latents = last.latents.double().numpy()
+    return result
 
 
 def draws(seed: int) -> Iterator[Latents]:
@@ -36,17 +52,17 @@ def draws(seed: int) -> Iterator[Latents]:
 def test_ddim(steps: int, eta: float) -> None:
     start = next(draws(0))
     expected = ddim(start, steps, eta, draws(1))
-    np.testing.assert_allclose(ours("ddim", start, steps, eta, draws(1)), expected, atol=3e-4, rtol=3e-4)
+    np.testing.assert_allclose(sampled("ddim", start, steps, eta, draws(1)), expected, atol=3e-4, rtol=3e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 6, 10, 30, 50, 60])
 def test_plms(steps: int) -> None:
     start = next(draws(0))
-    np.testing.assert_allclose(ours("plms", start, steps, 0.0, draws(1)), plms(start, steps), atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(sampled("plms", start, steps, 0.0, draws(1)), plms(start, steps), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5, 10, 14, 15, 20, 27, 50, 101])
 def test_dpm_solver(steps: int) -> None:
     start = next(draws(0))
     expected = dpm_solver(start, steps)
-    np.testing.assert_allclose(ours("dpm_solver", start, steps, 0.0, draws(1)), expected, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(sampled("dpm_solver", start, steps, 0.0, draws(1)), expected, atol=1e-3, rtol=1e-3)

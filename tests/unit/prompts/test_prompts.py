@@ -1,4 +1,4 @@
-"""Prompts: what is read from flags, files and streams, in which order, with which seeds, and what is refused."""
+"""Prompts of flags, files and streams: their order and seeds, and the files and rows that are refused."""
 
 import csv
 import io
@@ -15,16 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdcli.errors import InputFileError, UsageError
-from sdcli.prompts import Prompts, Request, Row
-from sdcli.prompts.files import ROW_SETTINGS
-from sdcli.settings import Settings, flag_of
+from sdcli.prompts import Prompt, Prompts, Row
+from sdcli.settings import Settings, names, options
 
 FORMATS = ("text", "jsonl", "csv")
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """A prompt file of these bytes or this text, and where it is."""
+    """Writes a prompt file with these bytes or this text, and returns its path."""
 
     def write(data: bytes | str, name: str = "prompts.txt") -> str:
         path = tmp_path / name
@@ -34,57 +33,57 @@ def write(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-def requests(file: str | None = None, **settings: object) -> list[Request]:
+def prompts(file: str | None = None, **settings: object) -> list[Prompt]:
     if file is not None:
         settings = {"from_file": file, "n_iter": 1} | settings
     return list(Prompts(Settings.of(**settings)))
 
 
-def prompts(file: str | None = None, **settings: object) -> list[str]:
-    return [request.prompt for request in requests(file, **settings)]
+def texts(file: str | None = None, **settings: object) -> list[str]:
+    return [prompt.text for prompt in prompts(file, **settings)]
 
 
 def refused(file: str, **settings: object) -> InputFileError:
-    """What is said of a file, when all of it is read before anything is drawn."""
+    """The error of an invalid file, which is read as a whole before the first image is generated."""
     with pytest.raises(InputFileError) as caught:
-        Prompts(Settings.of(from_file=file, **settings)).look()
+        Prompts(Settings.of(from_file=file, **settings)).count()
     assert caught.value.exit_code == 3
     return caught.value
 
 
 class TestFlag:
-    def test_a_prompt_is_drawn_n_samples_times_in_each_pass(self) -> None:
-        drawn = requests(prompt="a cat", n_samples=3, n_iter=2)
-        assert [(one.prompt, one.index, one.iteration) for one in drawn] == [("a cat", i, i // 3) for i in range(6)]
-        assert {one.seed for one in drawn} == {None}
-        assert {one.out for one in drawn} == {None}
+    def test_a_prompt_gives_n_samples_images_in_each_pass(self) -> None:
+        found = prompts(prompt="a cat", n_samples=3, n_iter=2)
+        assert [(one.text, one.index, one.iteration) for one in found] == [("a cat", i, i // 3) for i in range(6)]
+        assert {one.seed for one in found} == {None}
+        assert {one.out for one in found} == {None}
 
-    def test_images_per_prompt_counts_instead_of_n_samples(self) -> None:
-        assert len(requests(prompt="a cat", n_samples=3, images_per_prompt=5)) == 5
-        assert len(requests(prompt="a cat", n_samples=3, images_per_prompt=5, n_iter=2)) == 10
+    def test_images_per_prompt_replaces_n_samples(self) -> None:
+        assert len(prompts(prompt="a cat", n_samples=3, images_per_prompt=5)) == 5
+        assert len(prompts(prompt="a cat", n_samples=3, images_per_prompt=5, n_iter=2)) == 10
 
     def test_matrix_gives_every_combination_once(self) -> None:
-        assert prompts(prompt="a {red|blue} cat", matrix=True) == ["a red cat", "a blue cat"]
+        assert texts(prompt="a {red|blue} cat", matrix=True) == ["a red cat", "a blue cat"]
         each = ["a", "a", "b", "b"]
-        assert prompts(prompt="{a|b}", matrix=True, images_per_prompt=2) == each
-        assert prompts(prompt="{a|b}", matrix=True, images_per_prompt=2, n_iter=2) == each * 2
+        assert texts(prompt="{a|b}", matrix=True, images_per_prompt=2) == each
+        assert texts(prompt="{a|b}", matrix=True, images_per_prompt=2, n_iter=2) == each * 2
 
-    def test_choices_fall_by_seed_and_place(self) -> None:
-        words = "{" + "|".join(map(str, range(1000))) + "}"
-        first = prompts(prompt=words, n_samples=8, n_iter=1, seed=1)
+    def test_choices_depend_on_seed_and_index(self) -> None:
+        template = "{" + "|".join(map(str, range(1000))) + "}"
+        first = texts(prompt=template, n_samples=8, n_iter=1, seed=1)
         assert len(set(first)) > 1
-        assert prompts(prompt=words, n_samples=8, n_iter=1, seed=1) == first
-        assert prompts(prompt=words, n_samples=8, n_iter=1, seed=2) != first
+        assert texts(prompt=template, n_samples=8, n_iter=1, seed=1) == first
+        assert texts(prompt=template, n_samples=8, n_iter=1, seed=2) != first
 
-    def test_compat_takes_braces_as_they_are(self) -> None:
-        assert prompts(prompt="{a|b} __c__", n_samples=1, n_iter=1, compat=True) == ["{a|b} __c__"]
+    def test_braces_are_ordinary_characters_with_compat(self) -> None:
+        assert texts(prompt="{a|b} __c__", n_samples=1, n_iter=1, compat=True) == ["{a|b} __c__"]
 
-    def test_what_cannot_be_drawn_is_found_before(self) -> None:
+    def test_an_invalid_prompt_is_found_by_counting(self) -> None:
         def check(row: Row) -> None:
-            raise UsageError(f"no {row.prompt}")
+            raise UsageError(f"no {row.text}")
 
         with pytest.raises(UsageError, match="no a cat"):
-            Prompts(Settings.of(prompt="a cat"), check).look()
+            Prompts(Settings.of(prompt="a cat"), check).count()
 
 
 class TestText:
@@ -103,42 +102,42 @@ class TestText:
         ],
     )
     def test_lines(self, write: Callable[..., str], data: bytes, lines: list[str]) -> None:
-        assert prompts(write(data)) == lines
+        assert texts(write(data)) == lines
 
-    def test_compat_counts_every_line(self, write: Callable[..., str]) -> None:
+    def test_every_line_is_a_prompt_with_compat(self, write: Callable[..., str]) -> None:
         path = write(b'\xef\xbb\xbf# one\n\n{"prompt": 1}\r\n{a|b}\n')
-        assert prompts(path, compat=True) == ["# one", "", '{"prompt": 1}', "{a|b}"]
+        assert texts(path, compat=True) == ["# one", "", '{"prompt": 1}', "{a|b}"]
 
     @given(text=st.text(st.sampled_from("ab #\n\r\x0b\x0c\x1c\x1d\x85\u2028\u2029") | st.characters(codec="utf-8")))
-    def test_lines_end_where_python_ends_them(self, tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    def test_lines_are_those_of_splitlines(self, tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
         if "\0" in text or text.startswith("\ufeff") or not text:
             return
         path = tmp_path_factory.getbasetemp() / "lines.txt"
         path.write_bytes(text.encode())
-        assert prompts(str(path), compat=True) == text.splitlines()
-        # Its sign for "nothing here" is Python's too.
-        counting = [line for line in text.splitlines() if line.strip() and line[0] not in "#{\\"]
-        if counting and not any(sign in text for sign in "{\\_"):
-            assert prompts(str(path)) == counting
+        assert texts(str(path), compat=True) == text.splitlines()
+        # Blank lines are those that `str.strip` empties.
+        expected = [line for line in text.splitlines() if line.strip() and line[0] not in "#{\\"]
+        if expected and not any(character in text for character in "{\\_"):
+            assert texts(str(path)) == expected
 
     def test_a_file_is_repeated_as_a_whole(self, write: Callable[..., str]) -> None:
-        drawn = requests(write("one\ntwo\nthree\n"), n_iter=2)
-        assert [one.prompt for one in drawn] == ["one", "two", "three"] * 2
-        assert [one.index for one in drawn] == list(range(6))
-        assert [one.iteration for one in drawn] == [0] * 3 + [1] * 3
+        found = prompts(write("one\ntwo\nthree\n"), n_iter=2)
+        assert [one.text for one in found] == ["one", "two", "three"] * 2
+        assert [one.index for one in found] == list(range(6))
+        assert [one.iteration for one in found] == [0] * 3 + [1] * 3
 
-    def test_every_line_is_drawn_images_per_prompt_times(self, write: Callable[..., str]) -> None:
-        assert prompts(write("one\ntwo\n"), images_per_prompt=2) == ["one", "one", "two", "two"]
+    def test_every_line_gives_images_per_prompt_images(self, write: Callable[..., str]) -> None:
+        assert texts(write("one\ntwo\n"), images_per_prompt=2) == ["one", "one", "two", "two"]
 
-    def test_a_row_of_json_is_no_prompt(self, write: Callable[..., str]) -> None:
+    def test_a_json_object_is_not_a_prompt(self, write: Callable[..., str]) -> None:
         path = write('\n# rows\n{"prompt": "a cat"}\n')
         error = refused(path)
         assert error.what.startswith(f"{path}, line 3: ")
         assert "--prompt-format jsonl" in error.fix
         assert "--compat" in error.fix
-        assert prompts(path, compat=True) == ["", "# rows", '{"prompt": "a cat"}']
+        assert texts(path, compat=True) == ["", "# rows", '{"prompt": "a cat"}']
 
-    def test_a_wildcard_without_a_file_is_told_with_its_line(self, write: Callable[..., str], tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_wildcard_names_the_line(self, write: Callable[..., str], tmp_path: Path) -> None:
         path = write("one\na __beast__\n")
         error = refused(path, wildcards=str(tmp_path))
         assert error.what.startswith(f"{path}, line 2: ")
@@ -147,42 +146,46 @@ class TestText:
 
 class TestRefused:
     @pytest.mark.parametrize(
-        ("data", "says", "why"),
+        ("data", "phrase", "why"),
         [
             (b"", " is empty", ""),
             (b"\xef\xbb\xbf", " is empty", ""),
             (b"\n# nothing\n", " is empty", ""),
-            (b"a cat\n\0\1\2", ", line 2: this is binary", "There is a zero byte in it."),
-            (b"ok\ncaf\xe9\n", ", line 2: this is not UTF-8", "It holds the byte 0xe9."),
-            (b"\xff\xfea\0", ", line 1: this is binary", "There is a zero byte in it."),
+            (b"a cat\n\0\1\2", ", line 2: the file is binary", "It contains a zero byte."),
+            (b"ok\ncaf\xe9\n", ", line 2: the line is not UTF-8", "It contains the byte 0xe9."),
+            (b"\xff\xfea\0", ", line 1: the file is binary", "It contains a zero byte."),
         ],
     )
-    def test_what_is_no_text(self, write: Callable[..., str], data: bytes, says: str, why: str) -> None:
+    def test_files_that_are_not_text(self, write: Callable[..., str], data: bytes, phrase: str, why: str) -> None:
         path = write(data)
         error = refused(path)
-        assert error.what.endswith(f"{path}{says}")
+        assert error.what.endswith(f"{path}{phrase}")
         assert error.why == why
 
     @pytest.mark.parametrize(("name", "first"), [("p.jsonl", b'{"prompt": "a"}\n'), ("p.csv", b"prompt\n")])
-    def test_bytes_that_are_no_text_in_rows(self, write: Callable[..., str], name: str, first: bytes) -> None:
-        for data, says in ((b"\0", "binary"), (b"caf\xe9", "not UTF-8"), (b"\n\xff\xfe", "not UTF-8")):
+    def test_rows_that_are_not_text(self, write: Callable[..., str], name: str, first: bytes) -> None:
+        for data, phrase in (
+            (b"\0", "the file is binary"),
+            (b"caf\xe9", "the line is not UTF-8"),
+            (b"\n\xff\xfe", "the line is not UTF-8"),
+        ):
             path = write(first + data + b"\n", name)
-            assert refused(path).what == f"{path}, line {2 + data.count(10)}: this is {says}"
+            assert refused(path).what == f"{path}, line {2 + data.count(10)}: {phrase}"
             path = write(data + b"\n" + first, name)
-            assert refused(path).what == f"{path}, line {1 + data.count(10)}: this is {says}"
+            assert refused(path).what == f"{path}, line {1 + data.count(10)}: {phrase}"
 
     @pytest.mark.parametrize("name", ["p.jsonl", "p.csv"])
     @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", b"\n \n"])
-    def test_no_rows(self, write: Callable[..., str], name: str, data: bytes) -> None:
+    def test_a_file_without_rows(self, write: Callable[..., str], name: str, data: bytes) -> None:
         assert refused(write(data, name)).what.endswith(f"{name} is empty")
 
-    def test_missing_and_folder_are_told_apart(self, tmp_path: Path) -> None:
-        for file, says in (("none.txt", "does not exist"), (".", "is a folder"), ("x" * 300, "cannot be read")):
-            with pytest.raises(InputFileError, match=says):
+    def test_a_missing_file_and_a_folder_have_different_errors(self, tmp_path: Path) -> None:
+        for file, phrase in (("none.txt", "does not exist"), (".", "is a folder"), ("x" * 300, "cannot be read")):
+            with pytest.raises(InputFileError, match=phrase):
                 Prompts(Settings.of(from_file=str(tmp_path / file)))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-    def test_a_file_that_may_not_be_read(self, write: Callable[..., str]) -> None:
+    def test_a_file_without_read_permission(self, write: Callable[..., str]) -> None:
         path = write("a cat\n")
         Path(path).chmod(0)
         assert "cannot be read" in refused(path).what
@@ -193,7 +196,7 @@ def jsonl(*rows: object) -> str:
 
 
 def as_csv(*rows: dict[str, object]) -> str:
-    """The rows as CSV; those of one file have the same names."""
+    """The rows as CSV. All have the same names."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
@@ -210,111 +213,113 @@ VALUES: dict[str, object] = {
 class TestRows:
     """JSON Lines and CSV."""
 
-    def test_all_settings_of_rows_are_tried_here(self) -> None:
-        assert VALUES.keys() == set(ROW_SETTINGS) - {"prompt"}
+    def test_the_table_has_every_setting_of_a_row(self) -> None:
+        assert VALUES.keys() == set(names(row=True)) - {"prompt"}
 
     @pytest.mark.parametrize("name", list(VALUES))
     @pytest.mark.parametrize("kind", ["jsonl", "csv"])
     def test_every_setting_by_every_spelling(self, write: Callable[..., str], name: str, kind: str) -> None:
         value = VALUES[name]
         of_run = {"sampler": "ddim"} if name != "eta" else {}
-        for flag in (name, *flag_of(name).names):
+        for flag in (name, *options()[name].names):
             for spelling in {flag, flag.lstrip("-"), flag.replace("_", "-"), flag.lstrip("-").replace("-", "_")}:
                 row = {"prompt": "a cat", spelling: value}
                 path = write(jsonl(row) if kind == "jsonl" else as_csv(row), f"rows.{kind}")
-                (first, *_) = drawn = requests(path, **of_run)
+                (first, *_) = found = prompts(path, **of_run)
                 assert getattr(first.settings, name) == value, spelling
-                assert first.prompt == "a cat"
-                assert len(drawn) == (2 if name == "images_per_prompt" else 1)
+                assert first.text == "a cat"
+                assert len(found) == (2 if name == "images_per_prompt" else 1)
 
-    def test_a_row_stands_over_the_run_and_alone(self, write: Callable[..., str]) -> None:
+    def test_a_row_overrides_the_run_for_itself_only(self, write: Callable[..., str]) -> None:
         rows = [{"prompt": "one", "steps": 9, "sampler": "dpm-solver"}, {"prompt": "two"}]
         path = write(jsonl(*rows), "rows.jsonl")
-        one, two = requests(path, steps=30, scale=2.0, plms=True, height=256)
+        one, two = prompts(path, steps=30, scale=2.0, plms=True, height=256)
         assert (one.settings.steps, one.settings.sampler) == (9, "dpm_solver")
         assert (two.settings.steps, two.settings.sampler) == (30, "plms")
         assert {(row.settings.scale, row.settings.height) for row in (one, two)} == {(2.0, 256)}
 
     def test_rows_of_a_run_with_the_laion_model(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "one", "steps": 9}), "rows.jsonl")
-        (one,) = requests(path, laion400m=True, outdir="here")
+        (one,) = prompts(path, laion400m=True, outdir="here")
         assert one.settings.checkpoint == "models/ldm/text2img-large/model.ckpt"
         assert one.settings.outdir == "here"
 
-    def test_what_is_null_is_not_said(self, write: Callable[..., str]) -> None:
+    def test_null_leaves_the_setting_of_the_run(self, write: Callable[..., str]) -> None:
         row = dict.fromkeys(VALUES, None) | {"prompt": "a cat", "out": None}
-        (one,) = requests(write(jsonl(row), "rows.jsonl"), seed=5, steps=30, negative_prompt="a dog")
+        (one,) = prompts(write(jsonl(row), "rows.jsonl"), seed=5, steps=30, negative_prompt="a dog")
         assert (one.settings.steps, one.settings.negative_prompt, one.seed, one.out) == (30, "a dog", None, None)
 
-    def test_an_empty_cell_is_not_said(self, write: Callable[..., str]) -> None:
+    def test_an_empty_field_leaves_the_setting_of_the_run(self, write: Callable[..., str]) -> None:
         path = write("prompt,seed,steps,out,sampler\none,,,,\ntwo,3,4,x,plms\n", "rows.csv")
-        one, two = requests(path, steps=30)
+        one, two = prompts(path, steps=30)
         assert (one.settings.steps, one.seed, one.out, one.settings.sampler) == (30, None, None, "ddim")
         assert (two.settings.steps, two.seed, two.out, two.settings.sampler) == (4, 3, "x", "plms")
 
-    def test_no_words_are_words_too(self, write: Callable[..., str]) -> None:
+    def test_an_empty_prompt_is_valid(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "", "negative_prompt": ""}), "rows.jsonl")
-        (one,) = requests(path, prompt="a cat", negative_prompt="a dog")
-        assert (one.prompt, one.settings.negative_prompt) == ("", "")
+        (one,) = prompts(path, prompt="a cat", negative_prompt="a dog")
+        assert (one.text, one.settings.negative_prompt) == ("", "")
 
-    def test_blank_lines_are_none(self, write: Callable[..., str]) -> None:
-        assert prompts(write('\n{"prompt": "one"}\n  \n{"prompt": "two"}', "rows.jsonl")) == ["one", "two"]
-        assert prompts(write("\nprompt,seed\n\none,1\n,\ntwo,2", "rows.csv")) == ["one", "two"]
+    def test_blank_lines_are_ignored(self, write: Callable[..., str]) -> None:
+        assert texts(write('\n{"prompt": "one"}\n  \n{"prompt": "two"}', "rows.jsonl")) == ["one", "two"]
+        assert texts(write("\nprompt,seed\n\none,1\n,\ntwo,2", "rows.csv")) == ["one", "two"]
 
-    def test_signs_of_any_script(self, write: Callable[..., str]) -> None:
-        words = 'ein Fuchs, "Café"\n一只猫 🐱'
-        for name, text in (("rows.jsonl", jsonl({"prompt": words})), ("rows.csv", as_csv({"prompt": words}))):
-            assert prompts(write("\ufeff" + text, name)) == [words]
+    def test_characters_of_any_script(self, write: Callable[..., str]) -> None:
+        prompt = 'ein Fuchs, "Café"\n一只猫 🐱'
+        for name, text in (("rows.jsonl", jsonl({"prompt": prompt})), ("rows.csv", as_csv({"prompt": prompt}))):
+            assert texts(write("\ufeff" + text, name)) == [prompt]
 
     def test_csv_keeps_line_breaks_and_quotes_within_quotes(self, write: Callable[..., str]) -> None:
         path = write('prompt,seed\r\n"a cat,\r\n""big""\n and red",3\r\n a dog ,4\r\n', "rows.csv")
-        assert [(one.prompt, one.seed) for one in requests(path)] == [
+        assert [(one.text, one.seed) for one in prompts(path)] == [
             ('a cat,\r\n"big"\n and red', 3),
             (" a dog ", 4),
         ]
 
     @pytest.mark.parametrize(
-        ("row", "says"),
+        ("row", "phrase"),
         [
             ({"prompt": "x", "step": 5}, "no setting step"),
             ({"prompt": "x", "outdir": "y"}, "no setting outdir"),
             ({"prompt": "x", "n_samples": 5}, "no setting n_samples"),
-            ({"prompt": "x", "steps": 5, "ddim_steps": 5}, "steps is there twice"),
-            ({"prompt": "x", "H": 64, "--height": 64}, "height is there twice"),
-            ({"prompt": "x", "steps": 0}, "--ddim_steps 0 is not possible"),
+            ({"prompt": "x", "steps": 5, "ddim_steps": 5}, "steps is set twice"),
+            ({"prompt": "x", "H": 64, "--height": 64}, "height is set twice"),
+            ({"prompt": "x", "steps": 0}, "--ddim_steps 0 is out of range"),
             ({"prompt": "x", "steps": "many"}, "--ddim_steps 'many' is not valid"),
             ({"prompt": "x", "seed": -1}, "--seed -1 is out of range"),
             ({"prompt": "x", "seed": 1.5}, "--seed 1.5 is not valid"),
             ({"prompt": "x", "scale": float("nan")}, "is not a number"),
             ({"prompt": "x", "sampler": "euler"}, "--sampler 'euler' is not valid"),
-            ({"prompt": "x", "sampler": "plms", "eta": 0.5}, "does not go with PLMS"),
-            ({"prompt": "x", "images_per_prompt": 0}, "--images-per-prompt 0 is not possible"),
-            ({"seed": 5}, "there is no prompt"),
-            ({"prompt": None}, "there is no prompt"),
-            ({}, "there is no prompt"),
-            ({"prompt": 5}, "prompt 5 is no text"),
-            ({"prompt": ["x"]}, "is no text"),
-            ({"prompt": "x", "out": 5}, "out 5 is no text"),
+            ({"prompt": "x", "sampler": "plms", "eta": 0.5}, "cannot be used with the sampler plms"),
+            ({"prompt": "x", "images_per_prompt": 0}, "--images-per-prompt 0 is out of range"),
+            ({"seed": 5}, "the row has no prompt"),
+            ({"prompt": None}, "the row has no prompt"),
+            ({}, "the row has no prompt"),
+            ({"prompt": 5}, "prompt 5 is not text"),
+            ({"prompt": ["x"]}, "is not text"),
+            ({"prompt": "x", "out": 5}, "out 5 is not text"),
             ({"prompt": "x", "negative_prompt": 5}, "--negative-prompt 5 is not valid"),
             ({"prompt": "x", "steps": [5]}, "--ddim_steps [5] is not valid"),
             ({"prompt": "x", "sampler": {"a": 1}}, "is not valid"),
-            ("a cat", "this is no JSON object"),
-            (["a cat"], "this is no JSON object"),
-            (None, "this is no JSON object"),
-            # Half of a character, which JSON can write: no file could hold it.
-            ({"prompt": "\ud83d"}, "prompt '\\ud83d' holds half of a character"),
-            ({"prompt": "x", "negative_prompt": "\ud83d"}, "negative_prompt '\\ud83d' holds half"),
-            ({"prompt": "x", "out": "\ud83d"}, "out '\\ud83d' holds half"),
+            ("a cat", "the line is not a JSON object"),
+            (["a cat"], "the line is not a JSON object"),
+            (None, "the line is not a JSON object"),
+            # Half of a character, which JSON can express and no file can store.
+            ({"prompt": "\ud83d"}, "prompt '\\ud83d' contains half of a character"),
+            ({"prompt": "x", "negative_prompt": "\ud83d"}, "negative_prompt '\\ud83d' contains half"),
+            ({"prompt": "x", "out": "\ud83d"}, "out '\\ud83d' contains half"),
         ],
     )
-    def test_wrong_rows_are_told_with_file_and_line(self, write: Callable[..., str], row: object, says: str) -> None:
+    def test_the_error_for_an_invalid_row_names_its_line(
+        self, write: Callable[..., str], row: object, phrase: str
+    ) -> None:
         path = write(jsonl({"prompt": "fine"}, row), "rows.jsonl")
         error = refused(path)
         assert error.what.startswith(f"{path}, line 2: ")
-        assert says in error.what
+        assert phrase in error.what
         str(error).encode()
 
-    def test_the_nearest_name_is_told(self, write: Callable[..., str]) -> None:
+    def test_the_error_names_the_nearest_setting(self, write: Callable[..., str]) -> None:
         for wrong, near in (
             ("promt", "prompt"),
             ("step", "steps"),
@@ -325,78 +330,78 @@ class TestRows:
             assert error.why == f"Did you mean {near}?"
         error = refused(write(jsonl({"prompt": "x", "qqq": 1}), "rows.jsonl"))
         assert error.why == ""
-        assert all(name in error.fix for name in (*ROW_SETTINGS, "out"))
+        assert all(name in error.fix for name in (*names(row=True), "out"))
 
     @pytest.mark.parametrize(
         "line",
         ['{"prompt": "x"', "{prompt: 'x'}", "a cat", "[" * 100_000, "1" * 5000, '{"prompt": "x", "prompt": "y"}'],
     )
-    def test_what_is_no_json(self, write: Callable[..., str], line: str) -> None:
+    def test_lines_that_are_not_json(self, write: Callable[..., str], line: str) -> None:
         path = write(f'{{"prompt": "fine"}}\n{line}\n', "rows.jsonl")
         error = refused(path)
-        assert error.what == f"{path}, line 2: this is not JSON"
+        assert error.what == f"{path}, line 2: the line is not JSON"
         assert error.why.endswith(".")
 
     @pytest.mark.parametrize(
-        ("text", "says"),
+        ("text", "phrase"),
         [
-            ("prompt,seed\na cat, asleep,5\n", "line 2: there are 3 fields, and 2 in the header"),
-            ("prompt,seed\na cat\n", "line 2: there are 1 fields, and 2 in the header"),
-            ('prompt,seed\n"a"b,5\n', "line 2: this is not CSV"),
-            ('prompt,seed\n"a\n\nb,5\n', "line 4: this is not CSV"),
+            ("prompt,seed\na cat, asleep,5\n", "line 2: the row has 3 fields, and the header has 2"),
+            ("prompt,seed\na cat\n", "line 2: the row has 1 fields, and the header has 2"),
+            ('prompt,seed\n"a"b,5\n', "line 2: the row is not CSV"),
+            ('prompt,seed\n"a\n\nb,5\n', "line 4: the row is not CSV"),
             ("prompt,seed\n\n\na,x\n", "line 4: --seed 'x' is not valid"),
             ('prompt,seed\n"a\nb",1\nc,-1\n', "line 4: --seed '-1'"),
             ("\nprompt,sede\na,1\n", "line 2, the header: an image has no setting sede"),
-            ("prompt,prompt\na,1\n", "line 1, the header: a name is there twice"),
-            ("prompt,H,height\na,1,2\n", "line 1, the header: height is there twice"),
-            ("seed,steps\n1,2\n", "line 1, the header: there is no prompt"),
+            ("prompt,prompt\na,1\n", "line 1, the header: a column name is used twice"),
+            ("prompt,H,height\na,1,2\n", "line 1, the header: height is set twice"),
+            ("seed,steps\n1,2\n", "line 1, the header: the row has no prompt"),
             ("prompt,\na,1\n", "line 1, the header: an image has no setting "),
             ("a cat\n", "line 1, the header: an image has no setting a cat"),
         ],
     )
-    def test_what_is_no_csv(self, write: Callable[..., str], text: str, says: str) -> None:
+    def test_files_that_are_not_csv(self, write: Callable[..., str], text: str, phrase: str) -> None:
         path = write(text, "rows.csv")
         error = refused(path)
-        assert error.what.startswith(f"{path}, {says}".replace("--seed '-1'", "--seed -1")), error.what
+        assert error.what.startswith(f"{path}, {phrase}".replace("--seed '-1'", "--seed -1")), error.what
 
-    def test_a_header_alone_is_no_prompt(self, write: Callable[..., str]) -> None:
+    def test_a_header_without_rows_is_an_empty_file(self, write: Callable[..., str]) -> None:
         assert refused(write("prompt,seed\n", "rows.csv")).what.endswith("is empty")
 
-    def test_a_row_that_cannot_be_drawn_is_told_with_its_line(self, write: Callable[..., str]) -> None:
+    def test_the_error_for_a_row_that_cannot_be_generated_names_its_line(self, write: Callable[..., str]) -> None:
         def check(row: Row) -> None:
             if row.settings.height == 100:
-                raise UsageError("--H 100 is no size", why="Because.", fix="Give 128.")
+                raise UsageError("--H 100 is not a size", why="Because.", fix="Pass 128.")
 
         path = write(jsonl({"prompt": "a"}, {"prompt": "b", "H": 100}), "rows.jsonl")
         with pytest.raises(InputFileError) as caught:
-            Prompts(Settings.of(from_file=path), check).look()
+            Prompts(Settings.of(from_file=path), check).count()
         error = caught.value
-        assert (error.what, error.why, error.fix) == (f"{path}, line 2: --H 100 is no size", "Because.", "Give 128.")
+        assert (error.what, error.why, error.fix) == (f"{path}, line 2: --H 100 is not a size", "Because.", "Pass 128.")
 
 
 class TestFormat:
     ROW = '{"prompt": "a cat"}\n'
 
     @pytest.mark.parametrize("name", ["p.jsonl", "p.JSONL", "p.ndjson", "p.csv.jsonl"])
-    def test_json_lines_by_the_ending(self, write: Callable[..., str], name: str) -> None:
-        assert prompts(write(self.ROW, name)) == ["a cat"]
+    def test_the_suffix_selects_json_lines(self, write: Callable[..., str], name: str) -> None:
+        assert texts(write(self.ROW, name)) == ["a cat"]
 
-    def test_csv_by_the_ending(self, write: Callable[..., str]) -> None:
-        assert prompts(write("prompt\na cat\n", "p.CSV")) == ["a cat"]
-        assert prompts(write("prompt\na cat\n", "csv")) == ["prompt", "a cat"]
+    def test_the_suffix_selects_csv(self, write: Callable[..., str]) -> None:
+        assert texts(write("prompt\na cat\n", "p.CSV")) == ["a cat"]
+        assert texts(write("prompt\na cat\n", "csv")) == ["prompt", "a cat"]
 
-    def test_what_is_said_counts_more_than_the_ending(self, write: Callable[..., str]) -> None:
-        assert prompts(write(self.ROW, "p.txt"), prompt_format="jsonl") == ["a cat"]
-        assert prompts(write("prompt\na cat\n", "p.jsonl"), prompt_format="csv") == ["a cat"]
-        assert prompts(write("prompt\na cat\n", "p.csv"), prompt_format="text") == ["prompt", "a cat"]
+    def test_a_given_format_overrides_the_suffix(self, write: Callable[..., str]) -> None:
+        assert texts(write(self.ROW, "p.txt"), prompt_format="jsonl") == ["a cat"]
+        assert texts(write("prompt\na cat\n", "p.jsonl"), prompt_format="csv") == ["a cat"]
+        assert texts(write("prompt\na cat\n", "p.csv"), prompt_format="text") == ["prompt", "a cat"]
 
-    def test_compat_is_for_text_and_braces(self, write: Callable[..., str]) -> None:
+    def test_compat_applies_to_text_and_braces(self, write: Callable[..., str]) -> None:
         path = write('\n{"prompt": "{a|b}"}\n', "p.jsonl")
-        assert prompts(path, compat=True) == ["{a|b}"]
+        assert texts(path, compat=True) == ["{a|b}"]
 
 
 class TestRepeats:
-    """How often a run goes over its prompts where nobody says it."""
+    """The default number of passes over the prompts."""
 
     @pytest.mark.parametrize(
         ("settings", "passes"),
@@ -413,25 +418,27 @@ class TestRepeats:
             ({"prompt_format": "jsonl"}, 1),
         ],
     )
-    def test_as_the_original_or_once(self, settings: dict[str, object], passes: int) -> None:
+    def test_two_as_in_the_original_or_one_for_new_sources(self, settings: dict[str, object], passes: int) -> None:
         assert Settings.of(**settings).n_iter == passes
         assert Settings.of(**settings, n_iter=3).n_iter == 3
 
 
-def rows(kind: str, *words: str) -> list[str]:
-    """The lines of a file of these prompts, the first with what must come before it."""
+def rows(kind: str, *prompts: str) -> list[str]:
+    """The lines of a file of these prompts. The first includes the header."""
     if kind == "jsonl":
-        return [jsonl({"prompt": word}) for word in words]
-    lines = [f"{word}\n" for word in words]
+        return [jsonl({"prompt": prompt}) for prompt in prompts]
+    lines = [f"{prompt}\n" for prompt in prompts]
     return ["prompt\n" + lines[0], *lines[1:]] if kind == "csv" else lines
 
 
 class TestStream:
-    """A pipe is read once, as it comes."""
+    """A pipe is read once, as it arrives."""
 
     @pytest.mark.parametrize("kind", FORMATS)
     @pytest.mark.parametrize("n_iter", [1, 2])
-    def test_each_line_is_there_before_the_next_is_written(self, tmp_path: Path, kind: str, n_iter: int) -> None:
+    def test_each_prompt_is_yielded_before_the_next_line_is_written(
+        self, tmp_path: Path, kind: str, n_iter: int
+    ) -> None:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         arrived = threading.Event()
@@ -449,13 +456,13 @@ class TestStream:
         producer.start()
         settings = Settings.of(from_file=str(pipe), prompt_format=kind, n_iter=n_iter)
         reading = Prompts(settings)
-        assert reading.look() is None
-        coming = iter(reading)
-        assert next(coming).prompt == "one"
+        assert reading.count() is None
+        stream = iter(reading)
+        assert next(stream).text == "one"
         arrived.set()
-        assert [request.prompt for request in coming] == ["two", *["one", "two"] * (n_iter - 1)]
+        assert [prompt.text for prompt in stream] == ["two", *["one", "two"] * (n_iter - 1)]
         producer.join()
-        assert waited == [True], "the second line was waited for"
+        assert waited == [True], "the first prompt arrived before the second line was written"
 
     @pytest.mark.parametrize("kind", FORMATS)
     @pytest.mark.parametrize("n_iter", [1, 3])
@@ -465,36 +472,38 @@ class TestStream:
         os.close(start)
         with os.fdopen(end) as file:
             monkeypatch.setattr(sys, "stdin", file)
-            assert prompts("-", prompt_format=kind, n_iter=n_iter) == ["one", "一只猫"] * n_iter
+            assert texts("-", prompt_format=kind, n_iter=n_iter) == ["one", "一只猫"] * n_iter
 
     @pytest.mark.parametrize(
-        ("data", "says"), [(b"", "standard input is empty"), (b"a\n\xff\n", "standard input, line 2")]
+        ("data", "phrase"), [(b"", "standard input is empty"), (b"a\n\xff\n", "standard input, line 2")]
     )
-    def test_a_stream_is_refused_as_it_comes(self, monkeypatch: pytest.MonkeyPatch, data: bytes, says: str) -> None:
+    def test_an_invalid_stream_is_refused_as_it_arrives(
+        self, monkeypatch: pytest.MonkeyPatch, data: bytes, phrase: str
+    ) -> None:
         end, start = os.pipe()
         os.write(start, data)
         os.close(start)
         with os.fdopen(end) as file:
             monkeypatch.setattr(sys, "stdin", file)
-            with pytest.raises(InputFileError, match=says):
-                prompts("-")
+            with pytest.raises(InputFileError, match=phrase):
+                texts("-")
 
-    def test_bad_rows_of_a_stream_are_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_invalid_rows_of_a_stream_are_reported_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         end, start = os.pipe()
         os.write(start, b'{"prompt": "one"}\nnone\n{"prompt": "two"}\n')
         os.close(start)
-        told: list[str] = []
+        reported: list[str] = []
         with os.fdopen(end) as file:
             monkeypatch.setattr(sys, "stdin", file)
             settings = Settings.of(from_file="-", prompt_format="jsonl", n_iter=2)
-            reading = Prompts(settings, on_bad=lambda error: told.append(error.what))
-            assert [request.prompt for request in reading] == ["one", "two"] * 2
-        assert told == ["standard input, line 2: this is not JSON"]
+            reading = Prompts(settings, on_invalid=lambda error: reported.append(error.what))
+            assert [prompt.text for prompt in reading] == ["one", "two"] * 2
+        assert reported == ["standard input, line 2: the line is not JSON"]
 
 
 class TestSkip:
     @pytest.mark.parametrize(
-        ("name", "data", "lines", "right"),
+        ("name", "data", "lines", "valid"),
         [
             ("p.txt", b"one\n\xff\ntwo\n\0\n__none__\n", [2, 4, 5], ["one", "two"]),
             (
@@ -512,123 +521,126 @@ class TestSkip:
             ),
         ],
     )
-    def test_bad_rows_are_told_of_once_and_the_rest_is_drawn(
-        self, write: Callable[..., str], tmp_path: Path, name: str, data: bytes, lines: list[int], right: list[str]
+    def test_invalid_rows_are_reported_once_and_skipped(
+        self, write: Callable[..., str], tmp_path: Path, name: str, data: bytes, lines: list[int], valid: list[str]
     ) -> None:
-        told: list[InputFileError] = []
+        reported: list[InputFileError] = []
         path = write(data, name)
         settings = Settings.of(from_file=path, n_iter=3, wildcards=str(tmp_path))
-        reading = Prompts(settings, on_bad=told.append)
-        assert reading.look() == 3 * len(right)
-        drawn = list(reading)
-        assert [request.prompt for request in drawn] == right * 3
-        assert [request.index for request in drawn] == list(range(3 * len(right)))
-        assert [error.what.split(":")[0] for error in told] == [f"{path}, line {number}" for number in lines]
+        reading = Prompts(settings, on_invalid=reported.append)
+        assert reading.count() == 3 * len(valid)
+        found = list(reading)
+        assert [prompt.text for prompt in found] == valid * 3
+        assert [prompt.index for prompt in found] == list(range(3 * len(valid)))
+        assert [error.what.split(":")[0] for error in reported] == [f"{path}, line {number}" for number in lines]
 
     @pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv"])
-    def test_where_no_row_is_right_the_run_ends_and_says_why(self, write: Callable[..., str], name: str) -> None:
+    def test_a_file_without_a_valid_row_ends_the_run_with_the_first_error(
+        self, write: Callable[..., str], name: str
+    ) -> None:
         first = "prompt,seed\n" if name == "p.csv" else ""
         path = write(first.encode() + b"\xff\n\xfe,2\n", name)
         with pytest.raises(InputFileError) as caught:
-            Prompts(Settings.of(from_file=path), on_bad=lambda error: None).look()
+            Prompts(Settings.of(from_file=path), on_invalid=lambda error: None).count()
         assert "is empty" not in str(caught.value)
-        assert f"line {2 if first else 1}: this is not UTF-8" in str(caught.value)
+        assert f"line {2 if first else 1}: the line is not UTF-8" in str(caught.value)
 
-    def test_a_wrong_header_ends_the_run(self, write: Callable[..., str]) -> None:
-        told: list[InputFileError] = []
+    def test_an_invalid_header_ends_the_run(self, write: Callable[..., str]) -> None:
+        reported: list[InputFileError] = []
         with pytest.raises(InputFileError, match="the header"):
-            Prompts(Settings.of(from_file=write("promt\na\n", "p.csv")), on_bad=told.append).look()
-        assert told == []
+            Prompts(Settings.of(from_file=write("promt\na\n", "p.csv")), on_invalid=reported.append).count()
+        assert reported == []
 
 
 class TestSeeds:
     def test_a_row_s_seed_counts_up_over_its_images_and_passes(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "a", "seed": 7, "images_per_prompt": 3}, {"prompt": "b"}), "p.jsonl")
-        drawn = requests(path, n_iter=2)
-        assert [one.seed for one in drawn] == [7, 8, 9, None, 10, 11, 12, None]
+        found = prompts(path, n_iter=2)
+        assert [one.seed for one in found] == [7, 8, 9, None, 10, 11, 12, None]
 
     def test_matrix_counts_up_too(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "{a|b}", "seed": 7}), "p.jsonl")
-        drawn = requests(path, n_iter=2, matrix=True, images_per_prompt=2)
-        assert [(one.prompt, one.seed) for one in drawn] == list(zip("aabbaabb", range(7, 15), strict=True))
+        found = prompts(path, n_iter=2, matrix=True, images_per_prompt=2)
+        assert [(one.text, one.seed) for one in found] == list(zip("aabbaabb", range(7, 15), strict=True))
 
-    def test_seeds_go_round(self, write: Callable[..., str]) -> None:
+    def test_seeds_wrap_around(self, write: Callable[..., str]) -> None:
         last = 2**64 - 1
         path = write(jsonl({"prompt": "a", "seed": last, "images_per_prompt": 2}), "p.jsonl")
-        assert [one.seed for one in requests(path, n_iter=2)] == [last, 0, 1, 2]
-        assert [one.seed for one in requests(seed_mode="image", seed=last, n_samples=3, n_iter=1)] == [last, 0, 1]
+        assert [one.seed for one in prompts(path, n_iter=2)] == [last, 0, 1, 2]
+        assert [one.seed for one in prompts(seed_mode="image", seed=last, n_samples=3, n_iter=1)] == [last, 0, 1]
 
-    def test_image_mode_gives_each_its_own_and_a_row_s_seed_stays(self, write: Callable[..., str]) -> None:
+    def test_image_mode_numbers_the_seeds_and_keeps_those_of_rows(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "a"}, {"prompt": "b", "seed": 5}, {"prompt": "c"}), "p.jsonl")
-        assert [one.seed for one in requests(path, seed=100, seed_mode="image", n_iter=2)] == [100, 5, 102, 103, 6, 105]
+        assert [one.seed for one in prompts(path, seed=100, seed_mode="image", n_iter=2)] == [100, 5, 102, 103, 6, 105]
 
-    @given(seed=st.integers(0, 2**64 - 1), each=st.integers(1, 5), n_iter=st.integers(1, 4), options=st.integers(1, 3))
-    def test_one_row_never_has_the_same_seed_twice(
-        self, tmp_path_factory: pytest.TempPathFactory, seed: int, each: int, n_iter: int, options: int
+    @given(seed=st.integers(0, 2**64 - 1), each=st.integers(1, 5), n_iter=st.integers(1, 4), choices=st.integers(1, 3))
+    def test_the_images_of_a_row_have_different_seeds(
+        self, tmp_path_factory: pytest.TempPathFactory, seed: int, each: int, n_iter: int, choices: int
     ) -> None:
         path = tmp_path_factory.getbasetemp() / "seeds.jsonl"
-        words = "{" + "|".join("abc"[:options]) + "}" if options > 1 else "a"
-        path.write_text(jsonl({"prompt": words, "seed": seed, "images_per_prompt": each}))
+        template = "{" + "|".join("abc"[:choices]) + "}" if choices > 1 else "a"
+        path.write_text(jsonl({"prompt": template, "seed": seed, "images_per_prompt": each}))
         for matrix in (False, True):
-            drawn = requests(str(path), n_iter=n_iter, matrix=matrix)
-            count = n_iter * each * (options if matrix else 1)
-            assert [one.seed for one in drawn] == [(seed + place) % 2**64 for place in range(count)]
+            found = prompts(str(path), n_iter=n_iter, matrix=matrix)
+            count = n_iter * each * (choices if matrix else 1)
+            assert [one.seed for one in found] == [(seed + place) % 2**64 for place in range(count)]
 
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0{}_\\"), min_size=1, max_size=8)
-WORDS = st.one_of(PLAIN, st.sampled_from(["{a|b}", "{a|b|{c|d}} x {e|f}", "# no", "{", "a\nb", " "]))
+TEXTS = st.one_of(PLAIN, st.sampled_from(["{a|b}", "{a|b|{c|d}} x {e|f}", "# no", "{", "a\nb", " "]))
 
 
 @given(
-    lines=st.lists(st.tuples(WORDS, st.none() | st.integers(1, 3)), min_size=1, max_size=6),
+    lines=st.lists(st.tuples(TEXTS, st.none() | st.integers(1, 3)), min_size=1, max_size=6),
     kind=st.sampled_from(FORMATS),
-    bad=st.booleans(),
+    invalid=st.booleans(),
     n_iter=st.integers(1, 3),
     n_samples=st.integers(1, 4),
     each=st.none() | st.integers(1, 3),
     matrix=st.booleans(),
 )
-def test_look_counts_what_iteration_gives(
+def test_count_is_the_number_of_prompts(
     tmp_path_factory: pytest.TempPathFactory,
     lines: list[tuple[str, int | None]],
     kind: str,
-    bad: bool,
+    invalid: bool,
     n_iter: int,
     n_samples: int,
     each: int | None,
     matrix: bool,
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / f"look-{kind}"
+    path = tmp_path_factory.getbasetemp() / f"count-{kind}"
     if kind == "text":
-        path.write_bytes("\n".join(words for words, _ in lines).encode() + b"\nthe end")
+        path.write_bytes("\n".join(text for text, _ in lines).encode() + b"\nthe end")
     else:
-        said = [{"prompt": words, "images_per_prompt": own} for words, own in [*lines, ("the end", None)]]
-        path.write_bytes((jsonl(*said) if kind == "jsonl" else as_csv(*said)).encode())
-    if bad:
+        values = [{"prompt": text, "images_per_prompt": own} for text, own in [*lines, ("the end", None)]]
+        path.write_bytes((jsonl(*values) if kind == "jsonl" else as_csv(*values)).encode())
+    if invalid:
         with path.open("ab") as file:
             file.write(b"\n\xff\n")
     settings = {"from_file": str(path), "prompt_format": kind, "n_iter": n_iter, "n_samples": n_samples}
     reading = Prompts(
-        Settings.of(**settings, images_per_prompt=each, matrix=matrix), on_bad=(lambda error: None) if bad else None
+        Settings.of(**settings, images_per_prompt=each, matrix=matrix),
+        on_invalid=(lambda error: None) if invalid else None,
     )
-    counted = reading.look()
-    drawn = list(reading)
-    assert counted == len(drawn) > 0
-    assert [one.index for one in drawn] == list(range(len(drawn)))
-    passes = [one.iteration for one in drawn]
+    counted = reading.count()
+    found = list(reading)
+    assert counted == len(found) > 0
+    assert [one.index for one in found] == list(range(len(found)))
+    passes = [one.iteration for one in found]
     assert passes == sorted(passes)
-    assert [passes.count(number) for number in range(n_iter)] == [len(drawn) // n_iter] * n_iter
+    assert [passes.count(number) for number in range(n_iter)] == [len(found) // n_iter] * n_iter
 
 
 @pytest.mark.parametrize(
     ("kind", "count"),
     [("text", 20_000), ("jsonl", 5_000), ("csv", 5_000), pytest.param("text", 200_000, marks=pytest.mark.slow)],
 )
-def test_a_long_file_is_not_held(tmp_path: Path, kind: str, count: int) -> None:
+def test_a_long_file_is_not_kept_in_memory(tmp_path: Path, kind: str, count: int) -> None:
     path = tmp_path / "long"
     path.write_text("".join(rows(kind, *(f"a cat with number {number}" for number in range(count)))))
     reading = Prompts(Settings.of(from_file=str(path), prompt_format=kind, n_iter=1))
-    # What is made once, such as the buffer of the file.
+    # Allocates what is allocated once, such as the buffer of the file.
     assert next(iter(reading)).index == 0
     tracemalloc.start()
     try:
@@ -636,4 +648,4 @@ def test_a_long_file_is_not_held(tmp_path: Path, kind: str, count: int) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 300_000, "their texts alone take more"
+    assert peak < 300_000, "the texts alone take more"

@@ -1,4 +1,4 @@
-"""Alternatives and wildcards: what a prompt becomes, by which rule, and what is refused."""
+"""Templates of prompts: alternatives and wildcards, how one of them is chosen, and which ones are refused."""
 
 import re
 import time
@@ -48,7 +48,7 @@ def wildcards(tmp_path_factory: pytest.TempPathFactory) -> Wildcards:
         ("{|}", ["", ""]),
         ("{ a | b }", [" a ", " b "]),
         ("{a|a}", ["a", "a"]),
-        # Braces and bars that are signs like any other.
+        # Braces and bars that are ordinary characters.
         ("", [""]),
         ("a|b", ["a|b"]),
         ("{curly}", ["{curly}"]),
@@ -85,7 +85,7 @@ def wildcards(tmp_path_factory: pytest.TempPathFactory) -> Wildcards:
         ("__Tiere__", ["Füchse"]),
         ("{__signs__|e}", ["a|b}", "{c|d}", "e"]),
         ("__same__", ["z", "z"]),
-        # No names.
+        # Not names.
         ("__", ["__"]),
         ("______", ["______"]),
         ("__a", ["__a"]),
@@ -95,7 +95,7 @@ def wildcards(tmp_path_factory: pytest.TempPathFactory) -> Wildcards:
         ("__../a__", ["__../a__"]),
     ],
 )
-def test_what_a_text_becomes(wildcards: Wildcards, text: str, prompts: list[str]) -> None:
+def test_the_prompts_of_a_template(wildcards: Wildcards, text: str, prompts: list[str]) -> None:
     template = Template.parse(text, wildcards)
     assert list(template.all()) == prompts
     assert template.combinations == len(prompts)
@@ -103,27 +103,27 @@ def test_what_a_text_becomes(wildcards: Wildcards, text: str, prompts: list[str]
 
 
 Case = tuple[str, list[str]]
-"""A text, and what it becomes by another way of reckoning."""
+"""A template, and its prompts as the test computes them."""
 
 
 def one_of(cases: list[Case]) -> Case:
-    return "{" + "|".join(text for text, _ in cases) + "}", [words for _, prompts in cases for words in prompts]
+    return "{" + "|".join(text for text, _ in cases) + "}", [prompt for _, prompts in cases for prompt in prompts]
 
 
 def one_after_another(cases: list[Case]) -> Case:
     prompts = [prompts for _, prompts in cases]
-    return "".join(text for text, _ in cases), ["".join(words) for words in product(*prompts)]
+    return "".join(text for text, _ in cases), ["".join(parts) for parts in product(*prompts)]
 
 
 def in_braces(case: Case) -> Case:
-    return f"{{{case[0]}}}", [f"{{{words}}}" for words in case[1]]
+    return f"{{{case[0]}}}", [f"{{{prompt}}}" for prompt in case[1]]
 
 
-WORDS = st.sampled_from(["", "cat", " a ", "-"]).map(lambda words: (words, [words]))
-SIGNS = st.sampled_from("{|}_").map(lambda sign: (f"\\{sign}", [sign]))
+TEXTS = st.sampled_from(["", "cat", " a ", "-"]).map(lambda text: (text, [text]))
+ESCAPES = st.sampled_from("{|}_").map(lambda character: (f"\\{character}", [character]))
 LISTS = st.sampled_from([("__a__", ["x", "y"]), ("__one__", ["only"])])
 CASES = st.recursive(
-    WORDS | SIGNS | LISTS,
+    TEXTS | ESCAPES | LISTS,
     lambda cases: (
         st.lists(cases, min_size=2, max_size=3).map(one_of)
         | st.lists(cases, max_size=3).map(one_after_another)
@@ -134,7 +134,7 @@ CASES = st.recursive(
 
 
 @given(case=CASES, seed=st.integers(), index=st.integers(min_value=0))
-def test_all_is_the_product_over_everything_open(wildcards: Wildcards, case: Case, seed: int, index: int) -> None:
+def test_all_yields_the_product_of_all_choices(wildcards: Wildcards, case: Case, seed: int, index: int) -> None:
     text, prompts = case
     template = Template.parse(text, wildcards)
     assert list(template.all()) == prompts
@@ -143,7 +143,7 @@ def test_all_is_the_product_over_everything_open(wildcards: Wildcards, case: Cas
 
 
 @given(pieces=st.lists(st.sampled_from(["{", "|", "}", "\\", "_", " ", "!", "__a__", "__one__"]), max_size=16))
-def test_no_text_is_refused_for_its_signs(wildcards: Wildcards, pieces: list[str]) -> None:
+def test_no_character_makes_a_text_invalid(wildcards: Wildcards, pieces: list[str]) -> None:
     template = Template.parse("".join(pieces), wildcards)
     assume(template.combinations <= 2000)
     prompts = list(template.all())
@@ -152,17 +152,17 @@ def test_no_text_is_refused_for_its_signs(wildcards: Wildcards, pieces: list[str
 
 
 @given(text=st.text().filter(lambda text: not re.search(r"[{\\]|__", text)))
-def test_text_with_nothing_open_is_unchanged(wildcards: Wildcards, text: str) -> None:
+def test_text_without_choices_is_unchanged(wildcards: Wildcards, text: str) -> None:
     template = Template.parse(text, wildcards)
     assert [template.choose(0, 0), *template.all()] == [text, text]
 
 
 @given(text=st.text(st.sampled_from("{|}_\\a ") | st.characters()))
-def test_a_backslash_before_each_sign_keeps_any_text(wildcards: Wildcards, text: str) -> None:
+def test_backslashes_keep_any_text(wildcards: Wildcards, text: str) -> None:
     assert list(Template.parse(re.sub(r"[{|}_]", r"\\\g<0>", text), wildcards).all()) == [text]
 
 
-# By `printf '42 0 0' | sha256sum` and so on: these images are the same on any machine.
+# By `printf '42 0 0' | sha256sum` and so on: the choices are the same on any machine.
 @pytest.mark.parametrize(
     ("seed", "index", "text", "prompt"),
     [
@@ -170,11 +170,11 @@ def test_a_backslash_before_each_sign_keeps_any_text(wildcards: Wildcards, text:
         (42, 0, "{a|b|c} {d|e|f} __a__", "b d y"),
         # 0dbcd6e41393eb7d % 3 == 2, 83d075599d0b9441 % 3 == 2, ae4b63cabe616928 % 2 == 0
         (42, 1, "{a|b|c} {d|e|f} __a__", "c f x"),
-        # The one line of a list is a decision like any other.
+        # A list of one line is a choice like any other.
         (42, 1, "__one__ {d|e|f} __a__", "only f x"),
-        # Nothing is decided in the first alternative, as the second is taken: 2a5ad87d9f795e6e % 2 == 0.
+        # The choices in the first alternative are not made, because the second is chosen: 2a5ad87d9f795e6e % 2 == 0.
         (42, 2, "{ {a|b|c}{a|b|c}|-}{d|e}", "-d"),
-        # The wildcard's line, then what is open in it, before what comes behind: % 2 == 1, % 2 == 0, and then
+        # The line of the wildcard, then the choices in it, then those after it: % 2 == 1, % 2 == 0,
         # 544018834a49f24a % 2 == 0, a5de5eaf562f2cab % 3 == 2.
         (42, 2, "__size-2_big__ {d|e|f}", "x f"),
         # 820a057cd27a42ca % 7 == 3
@@ -201,7 +201,7 @@ def test_combinations_are_streamed(wildcards: Wildcards) -> None:
     assert len(template.choose(0, 0)) == 2000
 
 
-def test_text_with_nothing_open_is_fast(wildcards: Wildcards) -> None:
+def test_text_without_choices_is_fast(wildcards: Wildcards) -> None:
     text = "a photograph of a cat, highly detailed " * 10
     begin = time.process_time()
     for index in range(100_000):
@@ -209,7 +209,7 @@ def test_text_with_nothing_open_is_fast(wildcards: Wildcards) -> None:
     assert time.process_time() - begin < 5
 
 
-def test_a_file_is_read_once_and_only_when_asked_for(tmp_path: Path) -> None:
+def test_a_file_is_read_once_and_only_if_a_prompt_names_it(tmp_path: Path) -> None:
     wildcards = write(tmp_path, {"a": "{x|y}\n", "broken": ""})
     assert wildcards.lines("a") == ("{x|y}",)
     (tmp_path / "a.txt").unlink()
@@ -218,7 +218,7 @@ def test_a_file_is_read_once_and_only_when_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "phrase"),
     [
         (b"", "empty"),
         (b"\n # none\n\t\n", "empty"),
@@ -228,15 +228,15 @@ def test_a_file_is_read_once_and_only_when_asked_for(tmp_path: Path) -> None:
         ("a".encode("utf-16"), "binary"),
     ],
 )
-def test_what_is_no_list_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
+def test_an_invalid_list_is_refused(tmp_path: Path, data: bytes, phrase: str) -> None:
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(InputFileError, match=says) as caught:
+    with pytest.raises(InputFileError, match=phrase) as caught:
         Template.parse("{a|__a__}", Wildcards(tmp_path))
     assert str(tmp_path / "a.txt") in caught.value.what
     assert caught.value.fix
     assert caught.value.exit_code == 3
-    if says == "not UTF-8":
-        assert caught.value.why == "Line 2 holds the byte 0xe9."
+    if phrase == "not UTF-8":
+        assert caught.value.why == "Line 2 contains the byte 0xe9."
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, data: bytes, says: str) -> N
         ("a/b", ""),
     ],
 )
-def test_a_missing_list_names_the_nearest(wildcards: Wildcards, name: str, why: str) -> None:
+def test_the_error_for_a_missing_list_names_the_nearest(wildcards: Wildcards, name: str, why: str) -> None:
     with pytest.raises(InputFileError) as caught:
         Template.parse(f"a __{name}__", wildcards)
     assert caught.value.what == f"wildcard __{name}__ has no file {wildcards.folder / name}.txt"
@@ -257,30 +257,30 @@ def test_a_missing_list_names_the_nearest(wildcards: Wildcards, name: str, why: 
     assert "--wildcards FOLDER" in caught.value.fix
 
 
-def test_only_names_that_can_be_written_are_offered(tmp_path: Path) -> None:
+def test_only_valid_names_are_suggested(tmp_path: Path) -> None:
     wildcards = write(tmp_path, {"hair colour": "a", "hair__colour": "a", "hair.colour": "a", "hair_colour": "a"})
     with pytest.raises(InputFileError) as caught:
         wildcards.lines("hair-colour")
     assert caught.value.why == "Did you mean __hair_colour__?"
 
 
-def test_the_way_out_of_a_missing_list_leads_out(wildcards: Wildcards) -> None:
-    with pytest.raises(InputFileError, match=re.escape(r"write \__init__ for these very signs")):
+def test_the_suggested_escape_works(wildcards: Wildcards) -> None:
+    with pytest.raises(InputFileError, match=re.escape(r"write \__init__ for this text itself")):
         Template.parse("__init__", wildcards)
     assert Template.parse(r"\__init__", wildcards).choose(0, 0) == "__init__"
 
 
-def test_a_missing_list_tells_which_list_asks_for_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_list_names_the_list_that_contains_it(tmp_path: Path) -> None:
     wildcards = write(tmp_path, {"a": "__b__", "b": "x\n{y|__gone__}"})
     with pytest.raises(InputFileError) as caught:
         Template.parse("__a__", wildcards)
-    assert caught.value.why == f"__gone__ is asked for in {tmp_path / 'b.txt'}."
+    assert caught.value.why == f"{tmp_path / 'b.txt'} contains __gone__."
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputFileError) as caught:
         Wildcards(tmp_path / "lists").lines("a")
-    assert caught.value.why == f"There is no folder {tmp_path / 'lists'}."
+    assert caught.value.why == f"Folder {tmp_path / 'lists'} does not exist."
 
 
 @pytest.mark.parametrize("name", ["../a", "b/../../a", "/a", "//a"])
@@ -299,21 +299,21 @@ def test_an_unreadable_list_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "circle", "asks"),
+    ("files", "cycle", "last"),
     [
         ({"a": "x\n__a__"}, "a -> a", "a.txt"),
         ({"a": "{x|__b__}", "b": "x\ny __a__"}, "a -> b -> a", "b.txt"),
         ({"a": "__b__", "b": "__c__", "c": "__b__"}, "b -> c -> b", "c.txt"),
     ],
 )
-def test_a_circle_is_shown(tmp_path: Path, files: dict[str, str], circle: str, asks: str) -> None:
+def test_the_error_shows_a_cycle(tmp_path: Path, files: dict[str, str], cycle: str, last: str) -> None:
     wildcards = write(tmp_path, files)
-    # Twice, since what was read before must not hide it.
+    # Twice, because lines in the cache must not hide it.
     for _ in range(2):
         with pytest.raises(InputFileError) as caught:
             Template.parse("a __a__", wildcards)
-        assert caught.value.what.endswith(f"leads back to itself: {circle}")
-        assert caught.value.fix.endswith(f"{tmp_path / asks}.")
+        assert caught.value.what.endswith(f"contains itself: {cycle}")
+        assert caught.value.fix.endswith(f"{tmp_path / last}.")
 
 
 def chain(length: int) -> dict[str, str]:
@@ -324,12 +324,12 @@ def braces(depth: int) -> str:
     return "{a|" * depth + "b" + "}" * depth
 
 
-def test_deep_is_fine_to_a_point(tmp_path: Path) -> None:
+def test_nesting_up_to_the_limit_is_accepted(tmp_path: Path) -> None:
     wildcards = write(tmp_path, chain(DEPTH))
     assert Template.parse("__n1__", wildcards).choose(0, 0) == "x"
     assert list(Template.parse(braces(DEPTH), wildcards).all()) == ["a"] * DEPTH + ["b"]
-    nothing_open = "{" * 20_000 + "}" * 20_000 + "{a|" * 20_000
-    assert Template.parse(nothing_open, wildcards).choose(0, 0) == nothing_open
+    plain = "{" * 20_000 + "}" * 20_000 + "{a|" * 20_000
+    assert Template.parse(plain, wildcards).choose(0, 0) == plain
 
 
 @pytest.mark.parametrize(
@@ -343,14 +343,14 @@ def test_deep_is_fine_to_a_point(tmp_path: Path) -> None:
         ({"a": braces(DEPTH)}, "__a__"),
     ],
 )
-def test_too_deep_is_refused(tmp_path: Path, files: dict[str, str], text: str) -> None:
-    with pytest.raises(InputFileError, match="too many choices in one another") as caught:
+def test_nesting_beyond_the_limit_is_refused(tmp_path: Path, files: dict[str, str], text: str) -> None:
+    with pytest.raises(InputFileError, match="choices are nested too deep") as caught:
         Template.parse(text, write(tmp_path, files))
     assert len(caught.value.what) < 120
     assert str(DEPTH) in caught.value.why
 
 
-def test_lists_that_share_lists_are_counted_once_each(tmp_path: Path) -> None:
+def test_shared_lists_are_parsed_once(tmp_path: Path) -> None:
     wildcards = write(tmp_path, {f"n{number}": f"__n{number + 1}__\n__n{number + 1}__" for number in range(40)})
     (tmp_path / "n40.txt").write_text("x\ny")
     template = Template.parse("__n0__", wildcards)

@@ -9,6 +9,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+from compare import psnr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imwatermark import WatermarkDecoder, WatermarkEncoder
@@ -40,11 +41,6 @@ def icon(size: int, background: int) -> watermark.Pixels:
     inside = (x**2 + y**2 < 0.12)[..., None]
     shade = np.stack([240 - 60 * y, 120 + 200 * x, 30 + 90 * y], axis=-1).clip(0, 255)
     return np.where(inside, shade, background).round().astype(np.uint8)
-
-
-def psnr(one: watermark.Pixels, other: watermark.Pixels) -> float:
-    error = ((one.astype(float) - other) ** 2).mean()
-    return float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
