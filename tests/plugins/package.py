@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +16,7 @@ ROOT = Path(__file__).parents[2]
 LARGE = 1_000_000
 """Files of this size in bytes or more are linked, not copied."""
 
-COMMANDS = """
-import gc, json, os, sys
-
-# What a run imports, so that each process need not do it again.
-import cv2, torch, rich.console, rich.table
-import transformers.models.clip.modeling_clip, transformers.models.clip.tokenization_clip
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
-import sdcli.cli, sdcli.devices, sdcli.executors.local, sdcli.models.pretrained, sdcli.models.tokenizer
-import sdcli.models.weights, sdcli.outputs.writer, sdcli.pipeline, sdcli.pipeline.samplers.scheduler_steps
-import sdcli.pipeline.conditioning, sdcli.pipeline.decode, sdcli.pipeline.guidance, sdcli.stages.watermark
-
-assert sdcli.__file__.startswith(os.environ["PYTHONPATH"]), sdcli.__file__
-results = []
-gc.freeze()
-for number, command in enumerate(json.load(sys.stdin)):
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.chdir(command["folder"])
-        os.environ.update(command["environment"])
-        for stream in (1, 2):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}-{stream}", os.O_WRONLY | os.O_CREAT, 0o644), stream)
-        sys.argv = ["sdcli", *command["arguments"]]
-        try:
-            sdcli.cli.main()
-        except SystemExit as left:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(left.code or 0)  # at once: to free what the libraries hold takes a second
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    outputs = [open(f"{sys.argv[1]}/{number}-{stream}").read() for stream in (1, 2)]
-    results.append([code, *outputs])
-print(json.dumps(results))
-"""
-"""Runs commands one after the other, each in a process that is forked once the libraries are imported."""
+FORK_SERVER = ROOT / "tests/cli/fork_server.py"
 
 
 @dataclass(frozen=True)
@@ -116,16 +83,19 @@ class Package:
         path.write_text("\n".join([*lines[:place], line, *lines[place:]]) + "\n")
         self.lines[file] = self.lines.get(file, 0) + 1
 
-    def run(self, code: str, *arguments: str, stdin: str = "") -> str:
-        """Standard output of Python code that imports the copy."""
-        # Its own folders, because a fixture of a module runs before those of its tests.
+    @property
+    def _environment(self) -> dict[str, str]:
+        """The variables of processes that import the copy, which has its own folders of caches and settings."""
         folders = {f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("CACHE", "CONFIG")}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SDCLI_")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("SDCLI_")}
+        return others | folders | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+
+    def run(self, code: str, *arguments: str) -> str:
+        """Standard output of Python code that imports the copy."""
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=environment | folders | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-P", "-c", code, *arguments],
+            env=self._environment,
             cwd=self.folder,
-            input=stdin,
             capture_output=True,
             text=True,
             timeout=600,
@@ -135,20 +105,46 @@ class Package:
         return done.stdout
 
     def commands(self, folder: Path, **commands: Command) -> dict[str, Result]:
-        """Run commands in their order in a folder, which gets the folder `streams` besides.
+        """Run commands one after the other in a folder, each in a process of its own.
 
         Returns:
             The result of each, by its name.
         """
-        streams = folder / "streams"
-        streams.mkdir()
-        wanted: list[dict[str, Any]] = [
-            {"arguments": command.arguments, "environment": command.environment, "folder": str(folder)}
-            for command in commands.values()
-        ]
-        results = json.loads(self.run(COMMANDS, str(streams), stdin=json.dumps(wanted)).splitlines()[-1])
-        shutil.rmtree(streams)
-        return {name: Result(*result) for name, result in zip(commands, results, strict=True)}
+        results: dict[str, Result] = {}
+        with (
+            tempfile.TemporaryDirectory() as streams,
+            subprocess.Popen(
+                [sys.executable, "-P", FORK_SERVER],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as server,
+        ):
+            assert server.stdin
+            assert server.stdout
+            assert server.stdout.readline() == "1\n", "the server did not start, or has threads and cannot fork"
+
+            def request(**values: Any) -> Any:
+                assert server.stdin
+                assert server.stdout
+                print(json.dumps(values), file=server.stdin, flush=True)
+                return json.loads(server.stdout.readline())
+
+            for name, command in commands.items():
+                outputs = [Path(streams, f"{name}-{stream}") for stream in ("stdout", "stderr")]
+                child = request(
+                    do="start",
+                    arguments=command.arguments,
+                    cwd=str(folder),
+                    environment=self._environment | command.environment,
+                    streams=[os.devnull, *map(str, outputs)],
+                    file_size=None,
+                    before="",
+                )
+                code = request(do="wait", child=child, seconds=300)
+                results[name] = Result(code, *(path.read_text() for path in outputs))
+        return results
 
 
 def _copied(source: str, target: str) -> None:
