@@ -145,7 +145,7 @@ class TestCommandLine:
 
     def test_sampler(self, session: Session) -> None:
         assert session.record("generate")["job"]["sampler"] == "dummy"
-        assert "Sampler          Dummy Euler" in session.results["inspect"].stdout
+        assert re.search(r"Sampler +Dummy Euler", session.results["inspect"].stdout)
 
     def test_source_and_family(self, session: Session) -> None:
         assert session.record("generate")["job"]["model"] == "dummy:x"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,30 +16,7 @@ ROOT = Path(__file__).parents[2]
 LARGE = 1_000_000
 """Files of this size in bytes or more are linked, not copied."""
 
-COMMANDS = """
-import json, os, sys
-
-import cv2, diffusers, torch
-import sdcli.cli, sdcli.executors.local, sdcli.outputs.writer, sdcli.pipeline
-
-assert sdcli.__file__.startswith(os.environ["PYTHONPATH"]), sdcli.__file__
-results = []
-for number, command in enumerate(json.load(sys.stdin)):
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.chdir(command["folder"])
-        os.environ.update(command["environment"])
-        for stream in (1, 2):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}-{stream}", os.O_WRONLY | os.O_CREAT, 0o644), stream)
-        sys.argv = ["sdcli", *command["arguments"]]
-        sdcli.cli.main()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    outputs = [open(f"{sys.argv[1]}/{number}-{stream}").read() for stream in (1, 2)]
-    results.append([code, *outputs])
-print(json.dumps(results))
-"""
-"""Runs commands one after the other, each in a process that is forked once the libraries are imported."""
+FORK_SERVER = ROOT / "tests/cli/fork_server.py"
 
 
 @dataclass(frozen=True)
@@ -105,13 +83,19 @@ class Package:
         path.write_text("\n".join([*lines[:place], line, *lines[place:]]) + "\n")
         self.lines[file] = self.lines.get(file, 0) + 1
 
-    def run(self, code: str, *arguments: str, stdin: str = "") -> str:
+    @property
+    def _environment(self) -> dict[str, str]:
+        """The variables of processes that import the copy, which has its own folders of caches and settings."""
+        folders = {f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("CACHE", "CONFIG")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("SDCLI_")}
+        return others | folders | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+
+    def run(self, code: str, *arguments: str) -> str:
         """Standard output of Python code that imports the copy."""
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            [sys.executable, "-P", "-c", code, *arguments],
+            env=self._environment,
             cwd=self.folder,
-            input=stdin,
             capture_output=True,
             text=True,
             timeout=600,
@@ -121,20 +105,46 @@ class Package:
         return done.stdout
 
     def commands(self, folder: Path, **commands: Command) -> dict[str, Result]:
-        """Run commands in their order in a folder, which gets the folder `streams` besides.
+        """Run commands one after the other in a folder, each in a process of its own.
 
         Returns:
             The result of each, by its name.
         """
-        streams = folder / "streams"
-        streams.mkdir()
-        wanted: list[dict[str, Any]] = [
-            {"arguments": command.arguments, "environment": command.environment, "folder": str(folder)}
-            for command in commands.values()
-        ]
-        results = json.loads(self.run(COMMANDS, str(streams), stdin=json.dumps(wanted)).splitlines()[-1])
-        shutil.rmtree(streams)
-        return {name: Result(*result) for name, result in zip(commands, results, strict=True)}
+        results: dict[str, Result] = {}
+        with (
+            tempfile.TemporaryDirectory() as streams,
+            subprocess.Popen(
+                [sys.executable, "-P", FORK_SERVER],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as server,
+        ):
+            assert server.stdin
+            assert server.stdout
+            assert server.stdout.readline() == "1\n", "the server did not start, or has threads and cannot fork"
+
+            def request(**values: Any) -> Any:
+                assert server.stdin
+                assert server.stdout
+                print(json.dumps(values), file=server.stdin, flush=True)
+                return json.loads(server.stdout.readline())
+
+            for name, command in commands.items():
+                outputs = [Path(streams, f"{name}-{stream}") for stream in ("stdout", "stderr")]
+                child = request(
+                    do="start",
+                    arguments=command.arguments,
+                    cwd=str(folder),
+                    environment=self._environment | command.environment,
+                    streams=[os.devnull, *map(str, outputs)],
+                    file_size=None,
+                    before="",
+                )
+                code = request(do="wait", child=child, seconds=300)
+                results[name] = Result(code, *(path.read_text() for path in outputs))
+        return results
 
 
 def _copied(source: str, target: str) -> None:
