@@ -272,7 +272,7 @@ def _refuses_eta(values: Mapping[str, Any]) -> bool:
 
 
 def origin(name: str, given: Layer) -> Origin:
-    """Where the value of a setting comes from: itself, or a switch that stands for it."""
+    """The origin of a setting's value: its own, or that of a switch that stands for it."""
     if name in given:
         return given[name].origin
     switches = reversed([switch for switch, line in options().items() if name in line.stands_for])

@@ -162,7 +162,7 @@ class _Stream:
     def count(self, rows: int, times: int) -> None:
         """Count `times` draws of `rows` rows."""
         # The numbers of a CUDA draw depend on how many draws came before, not on their order or size. One entry for
-        # each # size keeps the list short, however often the size changes.
+        # each size keeps the list short, however often the size changes.
         same = [i for i, (size, _) in enumerate(self.before) if size == rows]
         if same and (self.rng == "cuda" or same[-1] == len(self.before) - 1):
             self.before[same[-1]] = (rows, self.before[same[-1]][1] + times)

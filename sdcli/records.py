@@ -1,4 +1,4 @@
-"""What files say of themselves: the record in an image file, and the lines of a run's journal.
+"""Records in image files, and the lines of the journal of a run.
 
 Both are written and read here only. `schema` counts the changes that older versions cannot read; older schemas are
 migrated on reading.
@@ -150,7 +150,7 @@ class Line(_Part):
 
 
 class UnreadableRecord(ValueError):
-    """A record that this version cannot read; says why."""
+    """A record that this version cannot read. The message is the reason."""
 
 
 def read_record(values: Mapping[str, Any]) -> ImageRecord | GridRecord:
@@ -220,7 +220,7 @@ class Key:
 
 
 class Keys:
-    """The keys of a run's jobs. Repeated jobs are told apart by counting them.
+    """The keys of a run's jobs. Repeated jobs are counted, so that each has another key.
 
     Args:
         settings: those of the run.

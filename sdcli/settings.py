@@ -372,7 +372,7 @@ class Settings(ImageSettings):
                     settings=(switch, "sampler"),
                 )
             values |= options()[switch].stands_for
-        # The original repeats a prompt or a text file twice. It has none of these.
+        # The default 2 is that of the original, which has none of these kinds of prompts.
         new = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
         if new or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
             values.setdefault("n_iter", 1)

@@ -358,8 +358,8 @@ def test_the_library_ignores_files_and_the_environment(monkeypatch: pytest.Monke
     assert seen == [Settings.of(prompt="a cat", skip_save=True, skip_grid=True)]
 
 
-def test_the_example_of_the_readme(file: File) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = readme.partition("```toml\n")[2].partition("```")[0]
+def test_the_example_of_the_documentation(file: File) -> None:
+    page = (Path(__file__).parents[2] / "docs/settings.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
     settings = load(config_file=file(example), environment={}).settings
     assert (settings.steps, settings.sampler, settings.skip_grid) == (30, "plms", True)
