@@ -15,6 +15,7 @@ from imwatermark import WatermarkDecoder, WatermarkEncoder
 from imwatermark.dwtDctSvd import EmbedDwtDctSvd
 from PIL import Image
 
+from sdcli.comparison import compare
 from sdcli.errors import ModelError, UsageError
 from sdcli.registry import WATERMARK_METHODS
 from sdcli.stages import watermark
@@ -40,11 +41,6 @@ def icon(size: int, background: int) -> watermark.Pixels:
     inside = (x**2 + y**2 < 0.12)[..., None]
     shade = np.stack([240 - 60 * y, 120 + 200 * x, 30 + 90 * y], axis=-1).clip(0, 255)
     return np.where(inside, shade, background).round().astype(np.uint8)
-
-
-def psnr(one: watermark.Pixels, other: watermark.Pixels) -> float:
-    error = ((one.astype(float) - other) ** 2).mean()
-    return float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("method", ["dwtDct", "dwtDctSvd"])
@@ -81,7 +77,7 @@ def test_robust_reads_back_without_errors_and_is_hardly_visible(size: int, backg
     image = icon(size, background)
     marked = write(image, Mark(TEXT, "robust"))
     assert check(marked, Mark(TEXT, "robust")).wrong_bits == 0
-    assert psnr(marked, image) > 42
+    assert compare(marked, image).psnr > 42
     assert np.abs(marked.astype(int) - image).max() <= 16
 
 
