@@ -29,15 +29,15 @@ def write_new(path: Path, data: bytes) -> Path:
 
 
 @contextmanager
-def written_aside(data: bytes, folder: Path, mark: str = "") -> Iterator[Path]:
+def written_aside(data: bytes, folder: Path, token: str = "") -> Iterator[Path]:
     """A complete file under a hidden name in `folder`, ready for `claim_name`; removed at the end.
 
     Args:
         data: the content.
         folder: where.
-        mark: end of the hidden name; by default a random one.
+        token: end of the hidden name; by default a random one.
     """
-    aside = folder / f"{HIDDEN}{mark or f'one-{uuid.uuid4().hex}'}"
+    aside = folder / f"{HIDDEN}{token or f'one-{uuid.uuid4().hex}'}"
     try:
         with aside.open("xb") as file:
             file.write(data)

@@ -27,7 +27,7 @@ from sdcli.outputs.locks import FolderLocks
 from sdcli.records import Key, Line
 
 SAMPLES = "samples"
-_MARK = re.compile(r"[0-9a-f]{32}")
+_TOKEN = re.compile(r"[0-9a-f]{32}")
 _GALLERY = re.compile(r"gallery-\d{4,}\.html")
 
 
@@ -156,27 +156,27 @@ class OutputFolder:
     @contextmanager
     def _aside(self, data: bytes) -> Iterator[Path]:
         """As `written_aside`, with a lock that shows other processes whether this one is alive."""
-        mark = uuid.uuid4().hex
-        _writing.add(mark)
-        self.locks.claim(mark)
+        token = uuid.uuid4().hex
+        _writing.add(token)
+        self.locks.claim(token)
         try:
-            with written_aside(data, self.samples, mark) as aside:
+            with written_aside(data, self.samples, token) as aside:
                 yield aside
         finally:
-            self.locks.release(mark)
-            _writing.discard(mark)
+            self.locks.release(token)
+            _writing.discard(token)
 
     def _remove_left_behind(self) -> None:
         """Remove incomplete files of killed processes."""
         for entry in os.scandir(self.samples):
-            mark = entry.name.removeprefix(HIDDEN)
-            if not (entry.name.startswith(HIDDEN) and _MARK.fullmatch(mark)) or mark in _writing:
+            token = entry.name.removeprefix(HIDDEN)
+            if not (entry.name.startswith(HIDDEN) and _TOKEN.fullmatch(token)) or token in _writing:
                 continue
-            if self.locks.claim(mark):
+            if self.locks.claim(token):
                 # Its process may have finished it meanwhile.
                 with suppress(FileNotFoundError):
                     Path(entry.path).unlink()
-                self.locks.release(mark)
+                self.locks.release(token)
 
 
 def next_numbers(path: Path) -> tuple[int, int]:

@@ -88,7 +88,7 @@ _FOOT = """</ul>
 
 
 class Gallery:
-    """The page of a run, written while the run goes on.
+    """The page of a run, written during the run.
 
     It grows by one entry for each image. Browsers show an unfinished page, so the page of a stopped run shows the
     images that it generated.

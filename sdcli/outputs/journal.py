@@ -80,7 +80,7 @@ class Journal:
         self._started = True
 
     def remove_last(self) -> None:
-        """Remove the last line, whose file was not created. Only while no other process can write."""
+        """Remove the last line, because its file could not be created. Only while no other process can write."""
         if self.path is not None:
             size, self._started = self._before
             os.truncate(self.path, size)

@@ -1,4 +1,4 @@
-"""The wheel: complete, no larger than it need be, and the same outside the checkout."""
+"""The wheel: complete, without unnecessary files, and it works outside the checkout."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-HOLDS = {
+FILES = {
     "sdcli/__init__.py",
     "sdcli/py.typed",
     "sdcli/configs/stable-diffusion/v1-inference.yaml",
@@ -48,22 +48,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_its_files(wheel: Path) -> None:
+def test_the_wheel_contains_what_it_needs_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     names = {name for name in sizes if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sdcli").rglob("*.py")}
-    assert modules | HOLDS <= names
+    assert modules | FILES <= names
     extra = {"sdcli/models/builtin/tokenizer/vocab.json", "sdcli/models/builtin/tokenizer/merges.txt"}
-    shipped = modules | HOLDS | extra | {"sdcli/models/vocabularies/bert/tokenizer_config.json"}
+    shipped = modules | FILES | extra | {"sdcli/models/vocabularies/bert/tokenizer_config.json"}
     shipped |= {"sdcli/models/vocabularies/clip/tokenizer_config.json"}
-    assert names <= shipped, "nothing else comes along"
+    assert names <= shipped, "no other files"
     weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
     assert weights < WEIGHTS_MEGABYTES * 1e6
 
 
 @pytest.mark.slow
-def test_it_draws_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_generates_images(wheel: Path, tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(installed), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
@@ -76,12 +76,12 @@ def test_it_draws_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
 
     where = run("-c", "import sdcli; print(sdcli.__file__)")
     assert where.stdout.startswith(str(installed))
-    drawn = run(
+    generated = run(
         "-m", "sdcli", "txt2img", "--prompt", "a red apple", "--steps", "2", "--n_samples", "1", "--n_iter", "1",
         "--json", "--outdir", "out",
     )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    image, grid = (json.loads(line) for line in drawn.stdout.splitlines())
+    assert generated.returncode == 0, generated.stderr
+    image, grid = (json.loads(line) for line in generated.stdout.splitlines())
     assert image["job"]["model"] == "builtin"
     assert (tmp_path / image["file"]).is_file()
     assert (tmp_path / grid["file"]).is_file()

@@ -108,15 +108,13 @@ def test_any_prompt_is_shown_as_written(page: Page) -> None:
 
 def test_each_image_has_its_settings(tmp_path: Path) -> None:
     shown = new_gallery(tmp_path)
-    plain = job(index=0, precision="autocast", rng="cuda")
-    shown.add(
-        image(), job(index=0, precision="autocast", scale=3, seed=2**64 - 1), CHECKED, tmp_path / "samples/00007.png"
-    )
+    plain = job(index=0, precision="autocast")
+    first = plain.model_copy(update={"scale": 3.0, "seed": 2**64 - 1})
+    shown.add(image(), first, CHECKED, tmp_path / "samples/00007.png")
     shown.add(image(), plain, UNCHECKED, None)
     for done in ("replace", "blur", "keep"):
-        shown.add(
-            image(), job(index=0), ImageRecord(safety=SAFE.model_copy(update={"flagged": True, "done": done})), None
-        )
+        unsafe = ImageRecord(safety=SAFE.model_copy(update={"flagged": True, "done": done}))
+        shown.add(image(), plain, unsafe, None)
     shown.finish()
     page = Page(shown.path)
     assert page.texts["dt"][:7] == ["image", "seed", "sampler", "steps", "scale", "size", "safety"]

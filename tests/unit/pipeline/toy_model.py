@@ -29,7 +29,7 @@ def toy_job(index: int = 0, **changes: object) -> Job:
 
 
 def toy_jobs(count: int = 2, **changes: object) -> list[Job]:
-    """A batch of jobs, whose prompts are "a", "aa", "aaa" and so on."""
+    """A batch of jobs with the prompts "a", "aa", "aaa" and so on."""
     return [
         toy_job(row, **{"prompt": "a" * (row + 1), "noise": {"rows": count, "row": row}, **changes})
         for row in range(count)

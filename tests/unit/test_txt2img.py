@@ -1,0 +1,141 @@
+"""The whole way from settings to images, with a toy model; and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sdcli
+from sdcli.errors import SkippedError, UsageError
+from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Saved, Started, StepDone
+from sdcli.images import GeneratedImage
+from sdcli.run import Run
+from sdcli.settings import Settings
+from sdcli.txt2img import execute, generate, txt2img
+from tests.unit.pipeline.toy_model import ToySource, ToyUnet, toy_model
+
+TOY: dict[str, Any] = {"device": "cpu", "no_watermark": True, "safety_checker": "off", "steps": 2, "precision": "full"}
+HEAVY = ("torch", "diffusers", "transformers", "cv2", "PIL")
+LIGHT = (
+    "sdcli", "sdcli.txt2img", "sdcli.run", "sdcli.executors", "sdcli.executors.local", "sdcli.pipeline",
+    "sdcli.pipeline.samplers.ddim", "sdcli.pipeline.samplers.plms", "sdcli.pipeline.samplers.dpm_solver",
+    "sdcli.outputs.writer", "sdcli.stages.safety", "sdcli.stages.watermark",
+)  # fmt: skip
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> ToySource:
+    """The toy model in place of the builtin one."""
+    toy = ToySource()
+    monkeypatch.setattr("sdcli.models.find_for", lambda settings: toy)
+    return toy
+
+
+def test_nothing_heavy_is_imported_before_an_image_is_generated() -> None:
+    code = f"""
+import importlib, sys
+from sdcli.registry import SAMPLERS, STAGES
+for module in {LIGHT}:
+    importlib.import_module(module)
+    loaded = [heavy for heavy in {HEAVY} if heavy in sys.modules]
+    assert not loaded, f"{{module}} imports {{loaded}}"
+for sampler in SAMPLERS.values():
+    sampler.title
+assert not [heavy for heavy in {HEAVY} if heavy in sys.modules]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_exports_the_library_call() -> None:
+    assert callable(sdcli.txt2img)
+    assert sdcli.GeneratedImage is GeneratedImage
+
+
+def test_a_library_call_saves_nothing_by_default(
+    source: ToySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = txt2img("a red apple", n_samples=2, n_iter=1, **TOY)
+    assert [image.job.prompt for image in images] == ["a red apple"] * 2
+    assert [image.path for image in images] == [None, None]
+    for image in images:
+        assert image.pixels.shape == (16, 16, 3) and image.pixels.dtype == np.uint8
+        assert isinstance(image.image, Image.Image) and image.image.size == (16, 16)
+        assert image.record.job == image.job
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_call_saves_into_outdir(source: ToySource, tmp_path: Path) -> None:
+    images = txt2img("a red apple", outdir=tmp_path, n_samples=2, n_iter=2, **TOY)
+    assert [image.path for image in images] == [tmp_path / f"samples/0000{number}.png" for number in range(4)]
+    for image in images:
+        assert image.path is not None
+        with Image.open(image.path) as file:
+            assert np.array_equal(np.asarray(file), image.pixels)
+    assert (tmp_path / "grid-0000.png").exists()
+    assert source.loads == 1
+
+
+def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None:
+    events: list[Event] = []
+    images = txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
+    assert [event for event in events if not isinstance(event, Saved)] == [
+        Started(2, "m", "cpu, precision full"),
+        Note("the safety checker is off"),
+        Loading("checksum"),
+        Loading("UNet"),
+        BatchStarted(2, 2),
+        StepDone(0),
+        StepDone(1),
+        BatchDone(2),
+    ]
+    saved = [event for event in events if isinstance(event, Saved)]
+    assert events[-3:] == saved
+    assert [event.path for event in saved] == [*(image.path for image in images), tmp_path / "grid-0000.png"]
+    assert saved[0].record == images[0].record.values()
+
+
+def test_each_image_is_saved_before_it_is_yielded(source: ToySource, tmp_path: Path) -> None:
+    events: list[Event] = []
+    settings = Settings.of(outdir=str(tmp_path), n_samples=1, n_iter=3, skip_grid=True, **TOY)
+    for number, image in enumerate(generate(settings, events.append), start=1):
+        assert image.path is not None and image.path.is_file()
+        assert sum(isinstance(event, Saved) for event in events) == number
+        assert sum(isinstance(event, BatchDone) for event in events) == number, "the next batch is not generated yet"
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 1001}, {"height": 20}, {"sampler": "dpm_solver", "steps": 1}])
+def test_what_cannot_be_generated_is_an_error_before_the_model_loads(
+    source: ToySource, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        generate(Settings.of(outdir=str(tmp_path / "out"), **(TOY | wrong)))
+    assert source.loads == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_failed_images_ends_with_an_error_after_the_others(tmp_path: Path) -> None:
+    settings = Settings.of(outdir=str(tmp_path), n_samples=2, n_iter=1, on_error="skip", **TOY)
+    source: Any = ToySource(toy_model(ToyUnet(float("nan"))))
+    events: list[Event] = []
+    with pytest.raises(SkippedError):
+        list(execute(Run(settings, source=source), events.append))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert [note.split(":")[0] for note in notes if "skipped" in note] == ["image 1 skipped", "image 2 skipped"]
+
+
+def test_other_jobs_can_be_generated_without_a_journal(tmp_path: Path) -> None:
+    settings = Settings.of(outdir=str(tmp_path), n_samples=2, n_iter=1, skip_grid=True, **TOY)
+    source: Any = ToySource()
+    run = Run(settings, source=source)
+    (first, second), = run.batches()  # fmt: skip
+    (image,) = execute(run, lambda event: None, batches=[[second]], journal=False)
+    assert image.job == second != first
+    assert not list(tmp_path.glob("run-*.jsonl"))
