@@ -56,10 +56,16 @@ def check_outdir(outdir: Path, *, journals: Sequence[str] = ("run-0000.jsonl",))
         if line.get("file"):
             path = outdir / line["file"]
             assert hashlib.sha256(path.read_bytes()).hexdigest() == line["sha256"], path
-            with Image.open(path) as image:
-                image.load()
+            opened(path)
     assert hidden(outdir) == []
     return last
+
+
+def opened(path: Path) -> Image.Image:
+    """A complete image, read; the file is closed."""
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 def samples(outdir: Path) -> dict[str, bytes]:

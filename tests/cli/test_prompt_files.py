@@ -11,7 +11,7 @@ import pytest
 from compare import psnr
 from PIL import Image
 
-from tests.cli.runs import NO_MODEL, check_outdir, lines, samples
+from tests.cli.runs import NO_MODEL, check_outdir, lines, opened, samples
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Sdcli
@@ -61,7 +61,7 @@ def test_an_image_of_a_batch_can_be_generated_alone_by_its_seed(sdcli: Sdcli, tm
     sdcli(*plain, "--from-file", rows, "--n_samples", "3", "--outdir", "rows")
     print(f"\nalone {decibels:.1f} dB; in a batch of the same size, same row: "
           f"{psnr(tmp_path / 'rows/samples/00002.png', two):.1f} dB")  # fmt: skip
-    assert Image.open(tmp_path / "rows/samples/00002.png").tobytes() == Image.open(two).tobytes()
+    assert opened(tmp_path / "rows/samples/00002.png").tobytes() == opened(two).tobytes()
     assert psnr(tmp_path / "rows/samples/00003.png", tmp_path / "alone/samples/00000.png") == float("inf")
 
 
@@ -97,7 +97,7 @@ def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
     assert (apple["seed"], apple["steps"], apple["scale"], apple["out"]) == (7, 2, 3.0, "fruit/apple")
     assert (fish["prompt"], fish["negative_prompt"], fish["steps"], fish["seed"]) == ("a fish", "blue", 1, 42)
     assert (again["noise"]["row"], again["index"]) == (1, 2)
-    assert Image.open(tmp_path / "json/samples/00001.png").size == (192, 64)
+    assert opened(tmp_path / "json/samples/00001.png").size == (192, 64)
     check_outdir(tmp_path / "json")
 
     table = sdcli.write("rows.csv", "prompt,seed,out", '"a red apple, ripe",7,one', "a fish,,")

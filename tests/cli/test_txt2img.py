@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sdcli import txt2img
 from sdcli.settings import flags
+from tests.cli.runs import opened
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -39,7 +39,7 @@ def test_images_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, t
     assert "\x1b" not in first.stderr, "no colours or bars off a terminal"
     assert "2 images" in first.stderr
 
-    image = Image.open(tmp_path / "out/samples/00001.png")
+    image = opened(tmp_path / "out/samples/00001.png")
     assert image.size == (128, 128)
     record = json.loads(image.text["sdcli"])
     assert record["job"]["prompt"] == "a cat"
@@ -54,7 +54,7 @@ def test_images_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, t
     assert image.text["parameters"].startswith(
         "a cat\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 42, Size: 128x128"
     )
-    sheet = Image.open(tmp_path / "out/grid-0000.png")
+    sheet = opened(tmp_path / "out/grid-0000.png")
     assert sheet.size == (2 * 130 + 2, 130 + 2)
     assert sheet.text["parameters"] == image.text["parameters"]
     assert json.loads(sheet.text["sdcli"])["job"]["model"] == "v1-small.ckpt"
@@ -78,7 +78,7 @@ def test_the_library_generates_the_same_images(run: Run, small_checkpoint: Small
         steps=2, height=128, width=128, n_samples=1, n_iter=1, precision="full",
     )  # fmt: skip
     assert image.path is None
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/samples/00000.png")), image.pixels)
+    assert np.array_equal(np.asarray(opened(tmp_path / "out/samples/00000.png")), image.pixels)
     assert image.image.size == (128, 128)
 
 
@@ -93,11 +93,11 @@ def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) 
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.splitlines() == ["out/grid-0000.png"]
-    record = json.loads(Image.open(tmp_path / "out/grid-0000.png").text["sdcli"])
+    record = json.loads(opened(tmp_path / "out/grid-0000.png").text["sdcli"])
     assert record["grid"]["sampler"] == "dpm_solver"
     assert record["grid"]["scale"] == 3.0
     assert list((tmp_path / "out/samples").iterdir()) == []
-    assert Image.open(tmp_path / "out/grid-0000.png").size == (3 * 130 + 2, 132)
+    assert opened(tmp_path / "out/grid-0000.png").size == (3 * 130 + 2, 132)
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
     saved = [path, *rest.split()]
     assert sorted(saved) == sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "out/samples").iterdir())
     for name in saved:
-        Image.open(tmp_path / name).load()
+        opened(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_every_image_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_p
     )  # fmt: skip
     assert drawn.returncode == 6, drawn.stderr
     assert "every image was withheld" in drawn.stderr
-    image = Image.open(tmp_path / "out/samples/00000.png")
+    image = opened(tmp_path / "out/samples/00000.png")
     assert not np.asarray(image).any(), "replaced by a black one"
     record = json.loads(image.text["sdcli"])
     assert record["safety"]["flagged"] is True
