@@ -34,7 +34,6 @@ class ModelSpec(BaseModel):
 
     name: str
     """The name in records: "builtin", the file name of a checkpoint, the name of a folder, or a hub id."""
-    kind: Literal["builtin", "original", "diffusers"]
     family: str
     """A name in `sdcli.registry.FAMILIES`."""
     latent_channels: int
@@ -46,7 +45,7 @@ class ModelSpec(BaseModel):
     default_height: int
     default_width: int
     default_scale: float
-    """Guidance scale: 7.5 as in the original script; lower for the builtin model, whose images are cleaner so."""
+    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images."""
     schedule: NoiseSchedule
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin model."""

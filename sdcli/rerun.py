@@ -90,7 +90,7 @@ def rerun(
         changes: settings to change, by any of their spellings.
         model: a checkpoint, folder or model id to use instead of the one in the record.
         force: use a model whose hash differs from the record's.
-        where: settings that do not change the image: outdir, device, offline.
+        where: settings that do not change the image: outdir, device, offline, executor.
 
     Returns:
         The new image, and its difference from the old one; None if settings were changed.

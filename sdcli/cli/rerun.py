@@ -79,6 +79,7 @@ def rerun(
             outdir=where.outdir,
             device=where.device,
             offline=where.offline,
+            executor=where.executor,
         )
         if comparison is not None:
             console(Note(_in_words(comparison, source.path)))

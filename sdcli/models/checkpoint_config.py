@@ -136,7 +136,6 @@ class OriginalConfig(BaseModel):
         unet = params.unet_config.params
         return ModelSpec(
             name=name,
-            kind="original",
             family=self.family,
             latent_channels=unet.in_channels,
             downscale=self.downscale,

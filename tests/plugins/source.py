@@ -19,5 +19,5 @@ def find(request: ModelRequest) -> FolderModel | None:
     """The builtin model under the requested name; None if the request has another scheme."""
     if request.model is None or not request.model.startswith(SCHEME):
         return None
-    model = FolderModel.read(shipped.BUILTIN, name=request.model, kind="builtin")
+    model = FolderModel.read(shipped.BUILTIN, name=request.model, builtin=True)
     return replace(model, spec=model.spec.model_copy(update={"family": "dummy"}))

@@ -15,7 +15,7 @@ from sdcli.prompts import Prompt, Prompts
 from sdcli.settings import Settings, names
 
 SPEC = ModelSpec(
-    name="model.ckpt", kind="original", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
+    name="model.ckpt", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
     default_height=512, default_width=512, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
 )  # fmt: skip
 

@@ -23,4 +23,4 @@ def find(request: ModelRequest) -> FolderModel | None:
             "the builtin model is missing in this installation",
             fix="Install sdcli again, or pass a model with --model or --ckpt.",
         )
-    return FolderModel.read(shipped.BUILTIN, name=NAME, kind="builtin")
+    return FolderModel.read(shipped.BUILTIN, name=NAME, builtin=True)

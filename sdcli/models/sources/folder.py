@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,7 +76,7 @@ class FolderModel:
         path: Path,
         *,
         name: str,
-        kind: Literal["builtin", "diffusers"] = "diffusers",
+        builtin: bool = False,
         names: Collection[str] | None = None,
     ) -> FolderModel:
         """Read and check the configuration files of a model.
@@ -84,7 +84,7 @@ class FolderModel:
         Args:
             path: the model's folder.
             name: the model's name in records and errors.
-            kind: where the model comes from.
+            builtin: whether it is the builtin model, which has its own guidance scale and watermark method.
             names: the model's files, relative to `path`; by default those in the folder.
 
         Raises:
@@ -111,16 +111,15 @@ class FolderModel:
         height, width = size if isinstance(size, list) else (size, size)
         spec = ModelSpec(
             name=name,
-            kind=kind,
             family=family,
             latent_channels=unet.in_channels,
             downscale=vae.downscale,
             size_multiple=vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
             default_height=height * vae.downscale,
             default_width=width * vae.downscale,
-            default_scale=2.0 if kind == "builtin" else 7.5,
+            default_scale=2.0 if builtin else 7.5,
             schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
-            watermark_method="robust" if kind == "builtin" else "dwtDct",
+            watermark_method="robust" if builtin else "dwtDct",
             has_safety_checker=_has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None,
         )
         return cls(path, spec, parts, classes)

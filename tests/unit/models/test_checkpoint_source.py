@@ -100,7 +100,7 @@ def test_every_tensor_of_the_file_is_a_weight_of_the_model(small_checkpoint: Sma
 
 
 def test_the_model_is_ready_for_inference(v1: Model) -> None:
-    assert v1.spec.name == "v1-small.ckpt" and v1.spec.kind == "original"
+    assert v1.spec.name == "v1-small.ckpt"
     assert v1.vae.config.scaling_factor == 0.18215
     assert v1.tokenizer.model_max_length == 77
     for part in (v1.unet, v1.vae, v1.text_encoder):

@@ -58,7 +58,7 @@ def test_a_folder_loads_the_same_model_as_the_checkpoint(small_folder: Path, sma
     assert parts == ["text encoder", "UNet", "VAE"]
     assert same(model, original.load(CPU, lambda _: None))
     assert source.spec.schedule == original.spec.schedule
-    assert (source.spec.name, source.spec.kind, source.spec.family) == ("small", "diffusers", "sd1")
+    assert (source.spec.name, source.spec.family) == ("small", "sd1")
     assert (source.spec.downscale, source.spec.size_multiple, source.spec.latent_channels) == (8, 64, 4)
     assert (source.spec.default_height, source.spec.default_width, source.spec.default_scale) == (128, 128, 7.5)
     assert model.vae.config.scaling_factor == 0.18215 and model.tokenizer.model_max_length == 77
@@ -303,7 +303,7 @@ def test_the_builtin_model_is_a_folder_in_the_package(
 ) -> None:
     monkeypatch.setattr(shipped, "BUILTIN", folder)
     for source in (find(ModelRequest()), find(ModelRequest(model="builtin"))):
-        assert (source.spec.name, source.spec.kind, source.spec.watermark_method) == ("builtin", "builtin", "robust")
+        assert (source.spec.name, source.spec.watermark_method) == ("builtin", "robust")
     monkeypatch.setattr(shipped, "BUILTIN", tmp_path / "nowhere")
     with pytest.raises(ModelNotFound, match="builtin model is missing"):
         find(ModelRequest())

@@ -151,7 +151,7 @@ def test_only_needed_files_are_downloaded_and_weights_when_they_are_used(hub: Hu
         "vae/config.json",
     }
     assert hub.downloaded() == configurations
-    assert (source.spec.name, source.spec.kind, source.spec.has_safety_checker) == (ID, "diffusers", True)
+    assert (source.spec.name, source.spec.has_safety_checker) == (ID, True)
     model, local = load(source), load(find(ModelRequest(model=str(small_folder))))
     assert hub.downloaded() - configurations == {
         "text_encoder/model.safetensors",

@@ -22,7 +22,7 @@ from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings
 
 SPEC = ModelSpec(
-    name="builtin", kind="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
+    name="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
     default_height=64, default_width=64, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="robust",
 )  # fmt: skip
 SHAPE = (4, 8, 8)

@@ -270,7 +270,7 @@ class TestSchedulerSteps:
         self, prediction_type: str, expected: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scheduler = FakeScheduler([0])
-        scheduler.init_noise_sigma = 1.0
+        scheduler.init_noise_sigma = 0.1
         monkeypatch.setattr(scheduler.config, "prediction_type", prediction_type)
         noise: Any = GivenNoise(torch.ones(1))
         evaluation = Evaluation(9.0, 9.0, 0.64)

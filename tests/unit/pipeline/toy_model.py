@@ -13,7 +13,7 @@ from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models.model import Model
 
 SPEC = ModelSpec(
-    name="m", kind="original", family="sd1", latent_channels=4, downscale=8, size_multiple=8,
+    name="m", family="sd1", latent_channels=4, downscale=8, size_multiple=8,
     default_height=16, default_width=16, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
 )  # fmt: skip
 

@@ -9,7 +9,6 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from compare import psnr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imwatermark import WatermarkDecoder, WatermarkEncoder
