@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import sdcli
-from sdcli.errors import SkippedError, UsageError
+from sdcli.errors import InputFileError, OutputError, SkippedError, UsageError
 from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Saved, Started, StepDone
 from sdcli.images import GeneratedImage
 from sdcli.run import Run
@@ -139,3 +139,62 @@ def test_other_jobs_can_be_generated_without_a_journal(tmp_path: Path) -> None:
     (image,) = execute(run, lambda event: None, batches=[[second]], journal=False)
     assert image.job == second != first
     assert not list(tmp_path.glob("run-*.jsonl"))
+
+
+class TestRun:
+    """A `Run` finds errors before the model loads and before its checksum is computed."""
+
+    @pytest.fixture
+    def source(self) -> Any:
+        toy = ToySource()
+
+        def fail() -> str:
+            raise AssertionError("the checksum is computed too early")
+
+        toy.hash = fail  # type: ignore[method-assign]
+        return toy
+
+    def run(self, source: Any, events: list[Event] | None = None, **settings: Any) -> Run:
+        return Run(Settings.of(**(TOY | settings)), [].append if events is None else events.append, source)
+
+    def test_output_must_be_a_new_file_in_an_existing_folder(self, source: Any, tmp_path: Path) -> None:
+        one_image = {"n_samples": 1, "n_iter": 1}
+        (tmp_path / "old.png").touch()
+        with pytest.raises(OutputError, match="already exists"):
+            self.run(source, output=str(tmp_path / "old.png"), **one_image)
+        with pytest.raises(OutputError, match="cannot write") as caught:
+            self.run(source, output=str(tmp_path / "missing/new.png"), **one_image)
+        assert "does not exist" in caught.value.why
+        self.run(source, output=str(tmp_path / "new.png"), **one_image)
+
+    def test_a_prompt_must_fit_into_the_file_format(self, source: Any) -> None:
+        with pytest.raises(OutputError, match="JPEG"):
+            self.run(source, prompt="x" * 40_000, format="jpeg")
+
+    def test_the_number_of_images_is_known_unless_prompts_are_a_stream(self, source: Any, tmp_path: Path) -> None:
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("a\nb\nc\n")
+        assert self.run(source, n_samples=2, n_iter=3).total == 6
+        assert self.run(source, from_file=str(prompts), n_iter=2).total == 6
+        assert self.run(source, from_file="-").total is None
+
+    def test_invalid_rows_end_the_run_or_are_skipped(self, source: Any, tmp_path: Path) -> None:
+        prompts = tmp_path / "prompts.jsonl"
+        prompts.write_text('{"prompt": "a"}\n{"prompt": "b", "steps": 1001}\n{"prompt": "c"}\n')
+        with pytest.raises(InputFileError):
+            self.run(source, from_file=str(prompts))
+        events: list[Event] = []
+        run = self.run(source, events, from_file=str(prompts), on_error="skip")
+        assert run.total == 2
+        run.source = ToySource()  # type: ignore[assignment]
+        assert [job.prompt for batch in run.batches() for job in batch] == ["a", "c"]
+        assert run.skipped == 1
+        (note,) = [event.text for event in events if isinstance(event, Note)]
+        assert note.startswith("skipped: ") and "2" in note
+
+    def test_the_notes_are_those_of_the_stages(self, source: Any) -> None:
+        assert self.run(source).notes == []
+        (note,) = self.run(source, no_watermark=False, height=160, width=160).notes
+        assert "robust" in note, "160 x 160 pixels are too few for the model's method"
+        with pytest.raises(UsageError, match="the watermark does not fit"):
+            self.run(source, no_watermark=False)
