@@ -73,14 +73,14 @@ def test_values_and_their_sources(run: Run, user_file: Path, tmp_path: Path) -> 
     assert ["eta", "0.0", "default"] in [line.split() for line in everything.stdout.splitlines()]
     assert everything.stderr == ""
 
-    told = json.loads(run("config", "--json", **environment).stdout)
-    assert told.keys() == set(Settings.model_fields)
-    by_default = [setting["origin"]["kind"] == "default" for setting in told.values()]
+    output = json.loads(run("config", "--json", **environment).stdout)
+    assert output.keys() == set(Settings.model_fields)
+    by_default = [setting["origin"]["kind"] == "default" for setting in output.values()]
     assert by_default == sorted(by_default), "defaults come last"
-    assert told["seed"] == {"value": 7, "origin": {"kind": "environment", "name": "SDCLI_SEED", "line": None}}
-    assert told["steps"] == {"value": 20, "origin": {"kind": "config file", "name": "b.toml", "line": 2}}
-    assert told["sampler"] == {"value": "plms", "origin": {"kind": "user file", "name": str(user_file), "line": 2}}
-    assert told["eta"] == {"value": 0.0, "origin": {"kind": "default", "name": "", "line": None}}
+    assert output["seed"] == {"value": 7, "origin": {"kind": "environment", "name": "SDCLI_SEED", "line": None}}
+    assert output["steps"] == {"value": 20, "origin": {"kind": "config file", "name": "b.toml", "line": 2}}
+    assert output["sampler"] == {"value": "plms", "origin": {"kind": "user file", "name": str(user_file), "line": 2}}
+    assert output["eta"] == {"value": 0.0, "origin": {"kind": "default", "name": "", "line": None}}
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_an_image_with_settings_from_every_source(run: Run, user_file: Path, sma
     (folder / "small.toml").write_text(
         f'ckpt = "small.ckpt"\nconfig = "{small_checkpoint.config}"\nH = 128\nW = 128\nsteps = 8\n'
     )
-    drawn = run(
+    ended = run(
         "txt2img", "--config-file", folder / "small.toml", "--sampler", "ddim", "--json", "--prompt", "a cat",
         SDCLI_STEPS="2", SDCLI_PRECISION="full",
     )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    (record,) = map(json.loads, drawn.stdout.splitlines())
+    assert ended.returncode == 0, ended.stderr
+    (record,) = map(json.loads, ended.stdout.splitlines())
     assert record["file"] == "out/samples/00000.png"
     job = record["job"]
     assert (job["prompt"], job["steps"], job["sampler"], job["seed"]) == ("a cat", 2, "ddim", 42)

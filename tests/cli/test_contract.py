@@ -61,17 +61,17 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
 @pytest.mark.slow
 def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85two\n\x1b[1ma\tfish\n", encoding="utf-8")
-    drawn = run("txt2img", *TINY, "--from-file", "prompts.txt", "--n_iter", "1", "--json", "--quiet", "--outdir", "out")
-    assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stderr == ""
-    assert not CONTROL.search(drawn.stdout)
-    told = [json.loads(line) for line in drawn.stdout.split("\n")[:-1]]
-    assert drawn.stdout.splitlines() == drawn.stdout.split("\n")[:-1], "no other character that ends a line"
-    assert [line["file"] for line in told] == [
-        *(f"out/samples/{n:05}.png" for n in range(len(told) - 1)),
+    ended = run("txt2img", *TINY, "--from-file", "prompts.txt", "--n_iter", "1", "--json", "--quiet", "--outdir", "out")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert not CONTROL.search(ended.stdout)
+    printed = [json.loads(line) for line in ended.stdout.split("\n")[:-1]]
+    assert ended.stdout.splitlines() == ended.stdout.split("\n")[:-1], "no other character that ends a line"
+    assert [line["file"] for line in printed] == [
+        *(f"out/samples/{n:05}.png" for n in range(len(printed) - 1)),
         "out/grid-0000.png",
     ]
-    *images, grid = told
+    *images, grid = printed
     for n, line in enumerate(images):
         assert line["job"]["index"] == n
         assert line["watermark"]["found"] is True
@@ -142,24 +142,24 @@ def test_a_bug_is_called_one(refuse: Run, monkeypatch: pytest.MonkeyPatch, debug
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("closing", "code", "told"),
+    ("closing", "code", "printed"),
     [
         ("--outdir out 2>&-", 0, ["out/samples/00000.png", "out/grid-0000.png"]),
         ("--outdir out >&-", 0, []),
         ("-o - >&-", 7, []),
     ],
 )
-def test_closed_streams(tmp_path: Path, closing: str, code: int, told: list[str]) -> None:
+def test_closed_streams(tmp_path: Path, closing: str, code: int, printed: list[str]) -> None:
     """What belongs to a closed stream goes nowhere else; for an image that is an error."""
-    drawn = subprocess.run(
+    ended = subprocess.run(
         ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "sdcli", "txt2img", *TINY, "--n_samples", "1",
          "--n_iter", "1"],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ,
     )  # fmt: skip
-    assert drawn.returncode == code, drawn.stderr
-    assert drawn.stdout.splitlines() == told
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout.splitlines() == printed
     assert (tmp_path / "out/samples/00000.png").is_file() is (code == 0)
-    assert (drawn.stderr == "") is ("2>&-" in closing)
+    assert (ended.stderr == "") is ("2>&-" in closing)
 
 
 @pytest.mark.parametrize("command", ["config", "txt2img"])
@@ -173,19 +173,19 @@ def test_a_command_without_flags(refuse: Run, tmp_path: Path, command: str) -> N
 def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(f"a red apple\na {{red|blue}} fish\n{'word ' * 90}\n")
     flags = ("txt2img", "--from-file", "prompts.txt", "--n_iter", "1", "--dry-run", "--outdir", "out")
-    told = run(*flags)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines() == [f"out/samples/{number:05}.png" for number in range(3)]
-    assert "[not read: " in told.stderr
-    assert "92 of 77 tokens" in told.stderr
-    assert "3 images would be drawn with builtin" in told.stderr
-    assert "memory: about" in told.stderr
-    assert "loading" not in told.stderr
+    printed = run(*flags)
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout.splitlines() == [f"out/samples/{number:05}.png" for number in range(3)]
+    assert "[not read: " in printed.stderr
+    assert "92 of 77 tokens" in printed.stderr
+    assert "3 images" in printed.stderr
+    assert "memory: about" in printed.stderr
+    assert "loading" not in printed.stderr
 
     listed = run(*flags, "--json", "--quiet")
     assert (listed.returncode, listed.stderr) == (0, "")
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
-    assert [row["file"] for row in rows] == told.stdout.splitlines()
+    assert [row["file"] for row in rows] == printed.stdout.splitlines()
     assert rows[1]["job"]["prompt"] in ("a red fish", "a blue fish")
     assert rows[2]["words_cut"].split() == ["word"] * 15
     assert {row["watermark"]["method"] for row in rows} == {"robust"}

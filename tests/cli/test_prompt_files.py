@@ -89,8 +89,8 @@ def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
         '{"prompt": "a red apple", "out": "fruit/apple", "seed": 7, "steps": 2, "scale": 3}',
         '{"prompt": "a fish", "negative_prompt": "blue", "images_per_prompt": 2, "height": 64, "width": 192}',
     )
-    drawn = sdcli("--from-file", rows, "--outdir", "json")
-    assert drawn.paths == [
+    ended = sdcli("--from-file", rows, "--outdir", "json")
+    assert ended.paths == [
         "json/samples/fruit/apple.png", "json/samples/00000.png", "json/samples/00001.png", "json/grid-0000.png",
     ]  # fmt: skip
     apple, fish, again = (line["job"] for line in lines(tmp_path / "json") if line["kind"] == "picture")
@@ -121,9 +121,9 @@ def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
 def test_matrix_generates_every_combination(sdcli: Sdcli, tmp_path: Path) -> None:
     (tmp_path / "wildcards").mkdir()
     sdcli.write("wildcards/things.txt", "# a comment", "apple", "star")
-    drawn = sdcli("--prompt", "a {red|blue} __things__", "--matrix", "--outdir", "out", "--skip_grid", "--output-name",
+    ended = sdcli("--prompt", "a {red|blue} __things__", "--matrix", "--outdir", "out", "--skip_grid", "--output-name",
                   "{prompt:slug}.png")  # fmt: skip
-    assert [Path(path).name for path in drawn.paths] == [
+    assert [Path(path).name for path in ended.paths] == [
         "a-red-apple.png", "a-red-star.png", "a-blue-apple.png", "a-blue-star.png",
     ]  # fmt: skip
     missing = sdcli("--prompt", "a __thingz__", "--outdir", "out", code=3)

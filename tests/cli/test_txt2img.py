@@ -71,8 +71,8 @@ def test_images_paths_and_records(run: Run, small_checkpoint: SmallCheckpoint, t
 
 @pytest.mark.slow
 def test_the_library_generates_the_same_images(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    drawn = run("txt2img", *model(small_checkpoint), *FAST, "--prompt", "a cat", "--outdir", "out", "--skip-grid")
-    assert drawn.stdout.splitlines() == ["out/samples/00000.png"]
+    ended = run("txt2img", *model(small_checkpoint), *FAST, "--prompt", "a cat", "--outdir", "out", "--skip-grid")
+    assert ended.stdout.splitlines() == ["out/samples/00000.png"]
     (image,) = txt2img(
         "a cat", ckpt=str(small_checkpoint.ckpt), config=str(small_checkpoint.config),
         steps=2, height=128, width=128, n_samples=1, n_iter=1, precision="full",
@@ -86,13 +86,13 @@ def test_the_library_generates_the_same_images(run: Run, small_checkpoint: Small
 def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     """Dashes and underscores are the same, and modern names are aliases of the original ones."""
     (tmp_path / "prompts.txt").write_text("a cat\na dog\na fox\n")
-    drawn = run(
+    ended = run(
         "txt2img", *model(small_checkpoint), "--from_file", "prompts.txt", "--ddim-steps", "2", "--height", "128",
         "--width=128", "--batch_size", "2", "--n-iter", "1", "--guidance_scale", "3", "--sampler", "dpm-solver",
         "--skip-save", "--n-rows", "3", "--outdir", "out",
     )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stdout.splitlines() == ["out/grid-0000.png"]
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["out/grid-0000.png"]
     record = json.loads(opened(tmp_path / "out/grid-0000.png").text["sdcli"])
     assert record["grid"]["sampler"] == "dpm_solver"
     assert record["grid"]["scale"] == 3.0
@@ -112,10 +112,10 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
     assert process.stdout
     path = process.stdout.readline().strip()
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    rest, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "interrupted" in message
+    assert "Traceback" not in message
     saved = [path, *rest.split()]
     assert sorted(saved) == sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "out/samples").iterdir())
     for name in saved:
@@ -236,19 +236,19 @@ def test_laion400m_has_another_default_checkpoint_and_folder(
     default = tmp_path / "models/ldm/text2img-large/model.ckpt"
     default.parent.mkdir(parents=True)
     default.symlink_to(small_laion_checkpoint.ckpt)
-    drawn = run("txt2img", "--laion400m", "--config", small_laion_checkpoint.config, *FAST, "--skip_grid")
-    assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stdout.splitlines() == ["outputs/txt2img-samples-laion400m/samples/00000.png"]
+    ended = run("txt2img", "--laion400m", "--config", small_laion_checkpoint.config, *FAST, "--skip_grid")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["outputs/txt2img-samples-laion400m/samples/00000.png"]
 
 
 @pytest.mark.slow
 def test_every_image_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    drawn = run(
+    ended = run(
         "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
         "--no-watermark", "--outdir", "out",
     )  # fmt: skip
-    assert drawn.returncode == 6, drawn.stderr
-    assert "every image was withheld" in drawn.stderr
+    assert ended.returncode == 6, ended.stderr
+    assert "every image was withheld" in ended.stderr
     image = opened(tmp_path / "out/samples/00000.png")
     assert not np.asarray(image).any(), "replaced by a black one"
     record = json.loads(image.text["sdcli"])
@@ -259,12 +259,12 @@ def test_every_image_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_p
 
 @pytest.mark.slow
 def test_unsafe_images_can_be_skipped(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
-    drawn = run(
+    ended = run(
         "txt2img", *model(small_checkpoint), *FAST, "--safety-checker", "opennsfw", "--nsfw-threshold", "0",
         "--on-unsafe", "skip", "--outdir", "out",
     )  # fmt: skip
-    assert drawn.returncode == 6, drawn.stderr
-    assert drawn.stdout == ""
+    assert ended.returncode == 6, ended.stderr
+    assert ended.stdout == ""
     assert not list(tmp_path.glob("out/**/*.png"))
 
 

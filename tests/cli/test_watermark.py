@@ -89,13 +89,13 @@ def test_the_method_of_the_original(watermark: Watermark, tmp_path: Path) -> Non
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     written = watermark("--add", "--watermark-method", "dwtDct", "--json", "a.png")
     assert written.returncode == 0
-    said = json.loads(written.stdout)
-    assert (said["file"], said["method"], said["found"]) == ("a.marked.png", "dwtDct", True)
+    output = json.loads(written.stdout)
+    assert (output["file"], output["method"], output["found"]) == ("a.marked.png", "dwtDct", True)
     with Image.open(tmp_path / "a.marked.png") as image:
         image.save(tmp_path / "bare.png")  # without the record
     read = watermark("a.marked.png", "bare.png")
     assert read.returncode == 0
-    assert read.stdout.count(f"found '{TEXT}' (dwtDct, {said['wrong_bits']} of 136 bits wrong)") == 2
+    assert read.stdout.count(f"found '{TEXT}' (dwtDct, {output['wrong_bits']} of 136 bits wrong)") == 2
 
 
 def test_a_copy_keeps_text_and_transparency_and_records_the_new_watermark(watermark: Watermark, tmp_path: Path) -> None:
