@@ -13,6 +13,7 @@ import typer
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
+from sdcli.json_text import read_object
 from sdcli.metadata import record_in, texts
 from sdcli.outputs.files import cannot_write, write_new
 from sdcli.outputs.formats import opened
@@ -195,8 +196,9 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord
     if original.has_transparency_data:
         image.putalpha(original.convert("RGBA").getchannel("A"))
     chunks = PngInfo()
-    record = _record(original).model_copy(update={"watermark": mark})
-    chunks.add_itxt(texts.RECORD_KEY, json.dumps(record.values(), ensure_ascii=False))
+    # As it stands, because a newer version may have written it.
+    record = (read_object(texts.read(original).get(texts.RECORD_KEY, "")) or {}) | {"watermark": mark.values()}
+    chunks.add_itxt(texts.RECORD_KEY, json.dumps(record, ensure_ascii=False))
     for key, value in getattr(original, "text", {}).items():
         if key == texts.RECORD_KEY:
             continue

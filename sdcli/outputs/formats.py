@@ -107,7 +107,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images; images that are too large raise an error
             image = Image.open(path)
-            image.load()
+            try:
+                image.load()
+            except BaseException:
+                image.close()
+                raise
     # Pillow's decoders have no error class of their own: a damaged file can raise any of these.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or str(error)

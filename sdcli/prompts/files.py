@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -126,7 +127,9 @@ class PromptFile:
         if not (self.is_stream and self.again):
             yield from file
             return
-        self.kept = tempfile.TemporaryFile()  # noqa: SIM115  # open until the run ends
+        self.kept = tempfile.TemporaryFile()  # noqa: SIM115
+        # Open for as long as the prompts may be read again.
+        weakref.finalize(self, self.kept.close)
         for line in file:
             self.kept.write(line)
             yield line

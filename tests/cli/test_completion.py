@@ -73,7 +73,9 @@ def test_models(folder: Path) -> None:
 
 
 def test_every_setting_that_names_a_model_or_a_folder_has_its_completer() -> None:
-    assert {name for name, flag, _, _ in flags() if flag.metavar in ("MODEL", "FOLDER")} <= COMPLETERS.keys()
+    kinds = {line.path for _, line, _, _ in flags() if line.metavar in ("MODEL", "FOLDER", "[OUTDIR]")}
+    assert kinds == {"model", "safety model", "folder", "output folder"}
+    assert kinds <= COMPLETERS.keys()
 
 
 Complete = Callable[[str, str], list[str]]

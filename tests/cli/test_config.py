@@ -35,7 +35,7 @@ def test_init_writes_a_file_once(run: Run, user_file: Path) -> None:
     user_file.write_text("steps = 30\n")
     again = run("config", "--init")
     assert (again.returncode, again.stdout) == (7, "")
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert user_file.read_text() == "steps = 30\n"
     assert [path.name for path in user_file.parent.iterdir()] == ["sdcli.toml"]
 
@@ -50,7 +50,7 @@ def test_every_setting_at_its_default(run: Run, user_file: Path) -> None:
     shown = run("config")
     assert (shown.returncode, shown.stdout) == (0, "")
     assert f"{len(Settings.model_fields)} settings are at their defaults" in shown.stderr
-    assert f"there is no {user_file}" in shown.stderr
+    assert f"{user_file} does not exist" in shown.stderr
     assert run("config", "--quiet").stderr == ""
 
 
@@ -86,7 +86,7 @@ def test_values_and_their_sources(run: Run, user_file: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "says"),
     [
-        (["config", "--path", "--init"], {}, 2, ["--path and --init do not go together"]),
+        (["config", "--path", "--init"], {}, 2, ["--path and --init cannot be combined"]),
         (["config", "--config-file", "wrong.toml"], {}, 2, ["stpes in wrong.toml, line 2", "Did you mean steps"]),
         (["txt2img", "--config-file", "wrong.toml"], {}, 2, ["stpes in wrong.toml, line 2", "Did you mean steps"]),
         (["txt2img", "--config_file=none.toml"], {}, 3, ["none.toml", "No such file"]),

@@ -102,7 +102,7 @@ def test_nothing_on_standard_output_when_refused(refuse: Run, tmp_path: Path) ->
         (("--from-file", "rows.csv", "--quiet"), 3, "rows.csv, line 1"),
         (("--ckpt", "none.ckpt"), 4, "none.ckpt"),
         (("--outdir", "rows.csv"), 7, "cannot write to rows.csv"),
-        (("-o", "no/folder.png"), 7, "There is no folder no"),
+        (("-o", "no/folder.png"), 7, "The folder no does not exist"),
     ):
         refused = refuse("txt2img", *arguments)
         assert refused.returncode == code, refused.stderr
@@ -117,7 +117,7 @@ def test_nothing_on_standard_output_when_refused(refuse: Run, tmp_path: Path) ->
 def test_a_card_that_is_not_there(refuse: Run) -> None:
     refused = refuse("txt2img", "--device", "cuda")
     assert refused.returncode == 5
-    assert "--device cuda is not there" in refused.stderr
+    assert "--device cuda is not available" in refused.stderr
     assert "choose one of: cpu" in refused.stderr
     assert refused.stdout == ""
 
@@ -176,7 +176,7 @@ def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     printed = run(*flags)
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.splitlines() == [f"out/samples/{number:05}.png" for number in range(3)]
-    assert "[not read: " in printed.stderr
+    assert "[ignored: " in printed.stderr
     assert "92 of 77 tokens" in printed.stderr
     assert "3 images" in printed.stderr
     assert "memory: about" in printed.stderr

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdcli.metadata import a1111
 from sdcli.outputs import formats
-from sdcli.records import new_record
+from sdcli.records import ImageRecord
 from sdcli.stages.watermark import Mark, write
 from tests.jobs import job
 
@@ -29,7 +29,7 @@ MARK = Mark("StableDiffusionV1", "robust")
 def generated(path: Path, format: str) -> Path:
     """An image file of sdcli."""
     pixels = write(np.full((128, 128, 3), 200, dtype=np.uint8), MARK)
-    record = new_record(
+    record = ImageRecord.new(
         words_cut=None,
         job=JOB.model_dump(mode="json"),
         settings={},
@@ -38,7 +38,7 @@ def generated(path: Path, format: str) -> Path:
         device="cpu",
         precision="full",
     )
-    path.write_bytes(formats.encode(pixels, record, a1111.write(JOB), format))  # type: ignore[arg-type]
+    path.write_bytes(formats.encode(pixels, record.values(), a1111.write(JOB), format))
     return path
 
 
@@ -86,9 +86,9 @@ def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_grid(run: Run, tmp_path: Path) -> None:
-    record = new_record(grid={"n_samples": 4}, page=0, job=JOB.model_dump(mode="json"), watermark=None)
+    record = ImageRecord.new(grid={"n_samples": 4}, page=0, job=JOB.model_dump(mode="json"), watermark=None)
     pixels = np.zeros((64, 64, 3), dtype=np.uint8)
-    (tmp_path / "grid.png").write_bytes(formats.encode(pixels, record, a1111.write(JOB)))
+    (tmp_path / "grid.png").write_bytes(formats.encode(pixels, record.values(), a1111.write(JOB)))
     shown = run("inspect", "grid.png")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "of the images of one run" in shown.stdout
@@ -99,7 +99,7 @@ def test_an_image_without_metadata_ends_with_1(run: Run, tmp_path: Path) -> None
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "bare.png")
     assert (shown.returncode, shown.stderr) == (1, "")
-    assert "not known" in shown.stdout
+    assert "unknown" in shown.stdout
 
 
 def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:

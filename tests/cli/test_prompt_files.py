@@ -32,9 +32,9 @@ def test_rows_with_errors(sdcli: Sdcli, tmp_path: Path) -> None:
 
     skipped = sdcli("--from-file", rows, "--outdir", "out", "--on-error", "skip", "--skip_grid", code=3)
     assert skipped.paths == ["out/samples/00000.png", "out/samples/00001.png"]
-    assert "left out: rows.jsonl, line 2: an image has no setting promt" in skipped.stderr
-    assert "left out: rows.jsonl, line 4: --ddim_steps -1 is not possible" in skipped.stderr
-    assert "left out: 2 rows" in skipped.stderr
+    assert "skipped: rows.jsonl, line 2: an image has no setting promt" in skipped.stderr
+    assert "skipped: rows.jsonl, line 4: --ddim_steps -1 is out of range" in skipped.stderr
+    assert "2 rows skipped (listed above)" in skipped.stderr
     assert skipped.stderr.count("line 2") == skipped.stderr.count("line 4") == 1, "each is reported once"
     generated = [line["job"] for line in lines(tmp_path / "out") if line["kind"] == "picture"]
     assert [(job["prompt"], job["seed"]) for job in generated] == [("a red apple", 42), ("a fish", 7)]
@@ -152,7 +152,7 @@ def test_one_image_to_one_file(sdcli: Sdcli, tmp_path: Path) -> None:
     assert saved.paths == ["apple.png"]
     assert (tmp_path / "apple.png").read_bytes() == data
     again = sdcli("--prompt", "a blue fish", "-o", "apple.png", code=7)
-    assert "apple.png is there already" in again.stderr
+    assert "apple.png already exists" in again.stderr
     assert "loading" not in again.stderr
     assert (tmp_path / "apple.png").read_bytes() == data
     assert [path.name for path in tmp_path.iterdir()] == ["apple.png"], "a folder or a journal was written"

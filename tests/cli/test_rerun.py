@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sdcli import rerun
-from sdcli.events import Watch
+from sdcli.events import ignore
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -43,7 +43,7 @@ def test_from_the_middle_of_a_run(run: Run, small_checkpoint: SmallCheckpoint, t
     # The rest in this process. Other noise gives another image; with a change there is no comparison.
     first, third = (rerun.read(tmp_path / "out/samples" / f"{n:05}.webp") for n in (0, 3))
     assert not rerun.compare(first.pixels, third.pixels).same
-    image, comparison = rerun.rerun(third, Watch(), changes={"steps": "4"}, outdir=str(tmp_path / "out"))
+    image, comparison = rerun.rerun(third, ignore, changes={"steps": "4"}, outdir=str(tmp_path / "out"))
     assert image.path == tmp_path / "out/samples/00005.webp"
     assert (image.job.steps, image.job.noise) == (4, third.job and third.job.noise)
     assert comparison is None

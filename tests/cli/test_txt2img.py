@@ -126,7 +126,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
     ("arguments", "code", "says"),
     [
         (["--sampler", "euler"], 2, ["--sampler", "ddim"]),
-        (["--plms", "--ddim_eta", "0.5"], 2, ["eta 0.5 does not go with PLMS", "--sampler ddim"]),
+        (["--plms", "--ddim_eta", "0.5"], 2, ["--ddim_eta 0.5 cannot be used with the sampler plms", "--sampler ddim"]),
         (["--steps", "0"], 2, ["--ddim_steps 0"]),
         (["--steps", "-3"], 2, ["--ddim_steps -3"]),
         (["--steps", "105"], 2, ["--ddim_steps 105", "100 and 112"]),
@@ -144,8 +144,8 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--watermark-method", "dwtDct", "--H", "64", "--W", "64"], 2, ["dwtDct"]),
         (["--from-file", "none.txt"], 3, ["none.txt does not exist"]),
         (["--from-file", "empty.txt"], 3, ["empty.txt is empty"]),
-        (["--from-file", "binary.txt"], 3, ["binary.txt, line 1: this is binary"]),
-        (["--from-file", "latin1.txt"], 3, ["latin1.txt, line 2: this is not UTF-8", "iconv"]),
+        (["--from-file", "binary.txt"], 3, ["binary.txt, line 1: the file is binary"]),
+        (["--from-file", "latin1.txt"], 3, ["latin1.txt, line 2: the line is not UTF-8", "iconv"]),
         (["--config", "no.yaml"], 4, ["no.yaml"]),
         (["--config", "list.yaml"], 4, ["list.yaml"]),
         (["--config", "broken.yaml"], 4, ["broken.yaml"]),
@@ -153,7 +153,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--ckpt", "page.ckpt"], 4, ["page.ckpt", "web page"]),
         (["--ckpt", "cut.ckpt"], 4, ["cut.ckpt"]),
         (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL model"]),
-        (["--device", "mps"], 5, ["--device mps is not there"]),
+        (["--device", "mps"], 5, ["--device mps is not available"]),
         (["--outdir", "empty.txt"], 7, ["cannot write to empty.txt"]),
     ],
 )  # fmt: skip
@@ -248,7 +248,7 @@ def test_every_image_withheld(run: Run, small_checkpoint: SmallCheckpoint, tmp_p
         "--no-watermark", "--outdir", "out",
     )  # fmt: skip
     assert ended.returncode == 6, ended.stderr
-    assert "every image was withheld" in ended.stderr
+    assert "the safety checker withheld every image" in ended.stderr
     image = opened(tmp_path / "out/samples/00000.png")
     assert not np.asarray(image).any(), "replaced by a black one"
     record = json.loads(image.text["sdcli"])

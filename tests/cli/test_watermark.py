@@ -126,7 +126,7 @@ def test_no_file_is_overwritten(watermark: Watermark, tmp_path: Path) -> None:
     (tmp_path / "a.marked.png").write_text("mine")
     done = watermark("--add", "a.png")
     assert done.returncode == 7
-    assert "a.marked.png is there already" in done.stderr
+    assert "a.marked.png already exists" in done.stderr
     assert "--output" in done.stderr
     assert (tmp_path / "a.marked.png").read_text() == "mine"
     assert files(tmp_path) == {"a.png", "a.marked.png"}
@@ -166,7 +166,7 @@ def test_a_bad_file_does_not_stop_the_others(watermark: Watermark, tmp_path: Pat
     done = watermark("cut.png", "words.png", "tiny.png", "a.marked.png")
     assert done.returncode == 3
     tiny, found = done.stdout.splitlines()
-    assert tiny == f"tiny.png: too small to carry '{TEXT}'"
+    assert tiny == f"tiny.png: too small for '{TEXT}'"
     assert found.startswith("a.marked.png: found")
     assert "cut.png" in done.stderr
     assert "words.png" in done.stderr
