@@ -50,7 +50,7 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
     assert all((tmp_path / path).is_file() for path in run.paths)
     assert not CONTROL.search(run.stderr), "bars or colours, or those of the prompt"
     report = run.stderr.splitlines()
-    assert report[0].startswith("sdcli: 4 images")
+    assert report[0].startswith("sdcli: generating 4 images with builtin on cpu")
     assert "builtin on cpu" in report[0]
     assert all(line.startswith("sdcli: ") for line in report)
     assert [line for line in report if re.search(r"image [1-4] of 4, step \d+ of 10", line)]

@@ -59,10 +59,10 @@ def test_tables_fit_80_columns_and_do_not_control_the_terminal(run: Run, tmp_pat
     assert not {"\x1b", "\x07", "\x9b", "…"} & set(shown.stdout)
     lines = " ".join(shown.stdout.split())
     for words in (
-        "JPEG, 128 x 128 pixels", r"a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "42, noise of a CUDA card",
+        "JPEG, 128 x 128 pixels", r"a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", "42, random numbers of CUDA",
         "image 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
         "Model hash abababababababab Computed on cpu", "safe by opennsfw",
-        "'StableDiffusionV1' by robust; wrong bits of 136: 0 then, 0 now", "AUTOMATIC1111's web UI",
+        "'StableDiffusionV1' by robust; wrong bits of 136: 0 when saved, 0 now", "AUTOMATIC1111's web UI",
         r"a \u009b31mcat", "Euler a (sdcli has no such sampler)", r"Hires \x1b[2J",
         "Not known scale, width, height, model",
     ):  # fmt: skip
@@ -112,8 +112,8 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     assert comment.startswith("# image 4 ")
     assert [first, second] == [
         r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
-        "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --model builtin "
-        "--precision full --safety-checker opennsfw --watermark-method robust",
+        "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --precision full "
+        "--model builtin --safety-checker opennsfw --watermark-method robust",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
     ]
     assert "k_lms" in shown.stderr

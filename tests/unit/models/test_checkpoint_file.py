@@ -150,6 +150,8 @@ def require_harmful(gadget: object, mark: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+# The pickle that opens a file, run on purpose by the test, never closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("name", GADGETS)
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -227,6 +229,7 @@ def test_a_source_patch_in_an_old_file_is_not_written(tmp_path: Path, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["m.ckpt"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
     """torch.load would pass it to torch.jit.load, which runs its code."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.ckpt")  # type: ignore[no-untyped-call]
