@@ -63,8 +63,8 @@ def test_tables_fit_80_columns_and_do_not_control_the_terminal(run: Run, tmp_pat
         "image 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
         "Model hash abababababababab Computed on cpu", "safe by opennsfw",
         "'StableDiffusionV1' by robust; wrong bits of 136: 0 when saved, 0 now", "AUTOMATIC1111's web UI",
-        r"a \u009b31mcat", "Euler a (sdcli has no such sampler)", r"Hires \x1b[2J",
-        "Not known scale, width, height, model",
+        r"a \u009b31mcat", "Euler a (sdcli does not have it)", r"Hires \x1b[2J",
+        "Unknown height, width, scale, model",
     ):  # fmt: skip
         assert words in lines, words
 
