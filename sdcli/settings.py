@@ -389,8 +389,10 @@ class Settings(ImageSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        # In the order of the table; defaults are valid.
         for name, line in options().items():
-            _check_value(name, line, getattr(self, name))
+            if name in self.model_fields_set:
+                _check_value(name, line, getattr(self, name))
         if self.eta != 0 and SAMPLERS[self.sampler].refuses_eta:
             raise UsageError(
                 f"--ddim_eta {self.eta:g} cannot be used with the sampler {self.sampler}",
@@ -423,6 +425,8 @@ class Settings(ImageSettings):
 def _require_no_contradiction(values: Mapping[str, Any]) -> None:
     """Raise `UsageError` if two settings that contradict each other are both in use."""
     for name, line in options().items():
+        if name not in values:
+            continue
         for other in line.contradicts:
             if in_use(name, values) and in_use(other, values):
                 one, two = (
@@ -478,14 +482,15 @@ def options() -> dict[str, Option]:
     return dict(sorted(found.items(), key=lambda item: panels.index(item[1].panel)))
 
 
-def names(*scopes: Scope, **facets: Any) -> list[str]:
+@cache
+def names(*scopes: Scope, **facets: Any) -> tuple[str, ...]:
     """The settings of these scopes whose facets have these values, in order."""
-    return [
+    return tuple(
         name
         for name, line in options().items()
         if (not scopes or line.scope in scopes)
         and all(getattr(line, facet) == value for facet, value in facets.items())
-    ]
+    )
 
 
 def default(name: str) -> Any:
@@ -518,6 +523,7 @@ def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:
         yield name, line, default(name), line.choices
 
 
+@cache
 def spellings() -> dict[str, str]:
     """The name of a setting by each spelling: its name and its flags, with underscores for dashes."""
     return {

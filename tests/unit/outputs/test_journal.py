@@ -387,7 +387,7 @@ class TestKeys:
 
     def test_a_long_run_takes_no_memory(self) -> None:
         keys = Keys(Settings.of())
-        jobs = [job(noise=NoisePlace(before=((1, number),))) for number in range(1, 5000)]
+        jobs = [job(noise=NoisePlace(before=((1, number),))) for number in range(1, 3000)]
         tracemalloc.start()
         try:
             made = {int(keys.next(one).key[:8], 16) for one in jobs}
