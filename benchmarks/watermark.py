@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdcli.comparison import compare
 from sdcli.registry import WATERMARK_METHODS
 from sdcli.stages.watermark import Mark, check, fits, write
 
@@ -31,10 +32,6 @@ def icon(path: Path, size: int, grey: int) -> NDArray[np.uint8]:
     sheet = Image.new("RGBA", drawing.size, (grey, grey, grey, 255))
     sheet.alpha_composite(drawing)
     return np.asarray(sheet.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
-
-
-def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float(10 * np.log10(255**2 / ((one.astype(float) - other) ** 2).mean()))
 
 
 def through_jpeg(image: NDArray[np.uint8], quality: int = 90) -> NDArray[np.uint8]:
@@ -67,7 +64,7 @@ def main() -> None:
                 marked = [write(image, mark) for image in images]
                 read = [check(image, mark) for image in marked]
                 wrong = [back.wrong_bits for back in read]
-                quality = [psnr(one, other) for one, other in zip(marked, images, strict=True)]
+                quality = [compare(one, other).psnr for one, other in zip(marked, images, strict=True)]
                 jpeg = sum(check(through_jpeg(image), mark).found for image in marked)
                 print(
                     f"{row} {sum(back.found for back in read)} of {len(read)} | {np.mean(wrong):.1f} ({max(wrong)})"

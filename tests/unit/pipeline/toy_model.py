@@ -11,6 +11,7 @@ from torch import nn
 from sdcli.jobs import Job
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models.model import Model
+from tests.jobs import job
 
 SPEC = ModelSpec(
     name="m", family="sd1", latent_channels=4, downscale=8, size_multiple=8,
@@ -20,12 +21,11 @@ SPEC = ModelSpec(
 
 def toy_job(index: int = 0, **changes: object) -> Job:
     """A job of 16 x 16 pixels in 4 steps."""
-    values = {
-        "prompt": "a", "negative_prompt": "", "seed": 1, "rng": "cpu", "noise": {}, "height": 16, "width": 16,
-        "steps": 4, "sampler": "ddim", "scale": 2.0, "eta": 0.0, "precision": "full", "model": "m",
-        "model_hash": "0" * 64, "index": index,
+    own = {
+        "prompt": "a", "seed": 1, "rng": "cpu", "height": 16, "width": 16, "steps": 4, "sampler": "ddim", "scale": 2.0,
+        "model": "m", "model_hash": "0" * 64, "index": index,
     }  # fmt: skip
-    return Job.model_validate(values | changes)
+    return job(**own | changes)
 
 
 def toy_jobs(count: int = 2, **changes: object) -> list[Job]:
