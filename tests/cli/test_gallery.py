@@ -20,6 +20,7 @@ from PIL import Image
 
 from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.gallery import Gallery
+from sdcli.records import ImageRecord, Key
 from sdcli.settings import Settings
 from tests.jobs import job
 
@@ -138,7 +139,8 @@ def page(tmp_path: Path) -> Path:
     shown = Gallery(folder.new_gallery(), Settings.of(), "builtin")
     for index, prompt in enumerate(PROMPTS):
         pixels = np.full((64, 64, 3), 40 * index, dtype=np.uint8)
-        shown.add(pixels, job(index=index, prompt=prompt, width=64), {"safety": None}, folder.save_sample(png(pixels)))
+        saved = folder.save_sample(png(pixels), Key(f"{index:064}"))
+        shown.add(pixels, job(index=index, prompt=prompt, width=64), ImageRecord(safety=None), saved)
     shown.finish()
     return shown.path
 
