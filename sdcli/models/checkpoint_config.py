@@ -1,4 +1,4 @@
-"""The YAML configuration of an original checkpoint: the sizes of its parts, and its noise schedule."""
+"""Finds and reads the YAML configuration of an original checkpoint."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import families, shipped
+from sdcli.models.original_yaml import ModelParams, OriginalConfig, class_name
 
-CLIP_LARGE = "openai/clip-vit-large-patch14"
 MAX_SIZE = 1_000_000
 
 # Names in the original script, and in diffusers. The original's "linear" is linear in the square roots of the betas.
@@ -28,134 +28,6 @@ PREDICTION_TYPES: dict[str, Literal["epsilon", "v_prediction", "sample"]] = {
 }
 # Kinds of models that have another conditioning key than text-to-image models.
 CONDITIONINGS = {"hybrid": "an inpainting or upscaling model", "concat": "an image-to-image model"}
-
-
-class UNetParams(BaseModel):
-    in_channels: PositiveInt
-    out_channels: PositiveInt
-    model_channels: PositiveInt
-    attention_resolutions: list[int]
-    num_res_blocks: PositiveInt
-    channel_mult: list[PositiveInt] = Field(min_length=1)
-    num_heads: int = -1
-    num_head_channels: int = -1
-    use_spatial_transformer: Literal[True]
-    use_linear_in_transformer: bool = False
-    transformer_depth: PositiveInt = 1
-    context_dim: PositiveInt
-
-
-class VAESizes(BaseModel):
-    z_channels: PositiveInt
-    in_channels: PositiveInt = 3
-    out_ch: PositiveInt = 3
-    ch: PositiveInt
-    ch_mult: list[PositiveInt] = Field(min_length=1)
-    num_res_blocks: PositiveInt
-
-
-class VAEParams(BaseModel):
-    embed_dim: int
-    ddconfig: VAESizes
-
-
-class TextParams(BaseModel):
-    """The parameters of all text encoders; others than those below are kept in `model_extra`, for families to read."""
-
-    model_config = ConfigDict(extra="allow")
-
-    version: str = CLIP_LARGE
-    """FrozenCLIPEmbedder: a hub id, or a folder with the text encoder's config.json and its vocabulary."""
-    n_embed: PositiveInt = 1280
-    n_layer: PositiveInt = 32
-    max_seq_len: PositiveInt = 77
-    vocab_size: PositiveInt = 30522
-    """BERTEmbedder: width, number of layers, number of tokens, size of the vocabulary."""
-
-
-class UNetConfig(BaseModel):
-    params: UNetParams
-
-
-class VAEConfig(BaseModel):
-    target: str
-    params: VAEParams
-
-
-class TextConfig(BaseModel):
-    target: str
-    params: TextParams = Field(default_factory=TextParams)
-
-
-class ModelParams(BaseModel):
-    linear_start: float = 1e-4
-    linear_end: float = 2e-2
-    timesteps: PositiveInt = 1000
-    beta_schedule: Literal["linear", "sqrt_linear", "cosine"] = "linear"
-    parameterization: Literal["eps", "v", "x0"] = "eps"
-    conditioning_key: str = "crossattn"
-    image_size: PositiveInt = 64
-    scale_factor: float = 1.0
-    use_ema: bool = True
-    """Use the averaged weights if the checkpoint has them; the original script does so by default."""
-    unet_config: UNetConfig
-    first_stage_config: VAEConfig
-    cond_stage_config: TextConfig
-
-
-class ModelSection(BaseModel):
-    params: ModelParams
-
-
-class OriginalConfig(BaseModel):
-    """The fields of the YAML that affect images; all others are ignored, as they concern training."""
-
-    model: ModelSection
-
-    @property
-    def family(self) -> str:
-        """The name of the model's family.
-
-        Raises:
-            LookupError: no family has this text encoder; `read` refuses such configurations.
-        """
-        embedder = _class(self.model.params.cond_stage_config.target)
-        name = families.first(lambda family: family.embedder == embedder)
-        if name is None:
-            raise LookupError(embedder)
-        return name
-
-    @property
-    def downscale(self) -> int:
-        """f: image pixels per latent pixel, on each side."""
-        return 1 << (len(self.model.params.first_stage_config.params.ddconfig.ch_mult) - 1)
-
-    def spec(self, name: str) -> ModelSpec:
-        """The properties of the model; `name` is the checkpoint's file name."""
-        params = self.model.params
-        unet = params.unet_config.params
-        return ModelSpec(
-            name=name,
-            family=self.family,
-            latent_channels=unet.in_channels,
-            downscale=self.downscale,
-            size_multiple=self.downscale * 2 ** (len(unet.channel_mult) - 1),
-            default_height=512,  # as in the original script, for all models
-            default_width=512,
-            default_scale=7.5,
-            schedule=NoiseSchedule(
-                num_train_timesteps=params.timesteps,
-                beta_start=params.linear_start,
-                beta_end=params.linear_end,
-                beta_schedule=BETA_SCHEDULES[params.beta_schedule],
-                prediction_type=PREDICTION_TYPES[params.parameterization],
-            ),
-            watermark_method="dwtDct",
-        )
-
-
-def _class(target: str) -> str:
-    return target.rsplit(".", 1)[-1]
 
 
 def find(config: str) -> Path:
@@ -212,11 +84,47 @@ def read(path: Path) -> OriginalConfig:
     return config
 
 
+def family_of(config: OriginalConfig) -> str:
+    """The name of the model's family.
+
+    Raises:
+        LookupError: no family has this text encoder; `read` refuses such configurations.
+    """
+    name = families.first(lambda family: family.embedder == config.embedder)
+    if name is None:
+        raise LookupError(config.embedder)
+    return name
+
+
+def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
+    """The properties of the model; `name` is the checkpoint's file name."""
+    params = config.model.params
+    unet = params.unet_config.params
+    return ModelSpec(
+        name=name,
+        family=family_of(config),
+        latent_channels=unet.in_channels,
+        downscale=config.downscale,
+        size_multiple=config.downscale * 2 ** (len(unet.channel_mult) - 1),
+        default_height=512,  # as in the original script, for all models
+        default_width=512,
+        default_scale=7.5,
+        schedule=NoiseSchedule(
+            num_train_timesteps=params.timesteps,
+            beta_start=params.linear_start,
+            beta_end=params.linear_end,
+            beta_schedule=BETA_SCHEDULES[params.beta_schedule],
+            prediction_type=PREDICTION_TYPES[params.parameterization],
+        ),
+        watermark_method="dwtDct",
+    )
+
+
 def _check(path: Path, params: ModelParams) -> None:
     """Refuse valid configurations of models that are not supported."""
     unet = params.unet_config.params
     vae = params.first_stage_config
-    text = _class(params.cond_stage_config.target)
+    text = class_name(params.cond_stage_config.target)
     sizes = vae.params.ddconfig
     kind = CONDITIONINGS.get(params.conditioning_key, "")
     if not kind and unet.in_channels != unet.out_channels:
@@ -232,8 +140,8 @@ def _check(path: Path, params: ModelParams) -> None:
     embedders = families.each("embedder")
     if text not in embedders:
         raise ModelError(f"{path} names the text encoder {text}", why=f"Supported: {', '.join(embedders)}.")
-    if _class(vae.target) != "AutoencoderKL":
-        raise ModelError(f"{path} names the first stage {_class(vae.target)}", why="Supported: AutoencoderKL.")
+    if class_name(vae.target) != "AutoencoderKL":
+        raise ModelError(f"{path} names the first stage {class_name(vae.target)}", why="Supported: AutoencoderKL.")
     if unet.num_heads < 1 and unet.num_head_channels < 1:
         raise ModelError(f"{path} sets neither num_heads nor num_head_channels of the UNet")
     if vae.params.embed_dim != sizes.z_channels or sizes.z_channels != unet.in_channels:

@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sdcli.errors import ModelError
 from sdcli.models import weights
-from sdcli.models.checkpoint_config import OriginalConfig
+from sdcli.models.original_yaml import OriginalConfig
 from sdcli.models.recognition import UNET, VAE
 
 Tensors = Mapping[str, torch.Tensor]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
 
     from sdcli.jobs import Job
-    from sdcli.models.checkpoint_config import OriginalConfig
     from sdcli.models.conditioning import Conditioning
     from sdcli.models.model import Model
+    from sdcli.models.original_yaml import OriginalConfig
 
 
 class Family(Protocol):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.models import shipped
-from sdcli.models.checkpoint_config import OriginalConfig
 from sdcli.models.families import Family
+from sdcli.models.original_yaml import OriginalConfig
 from sdcli.models.recognition import TEXT
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
 from sdcli.models import json_files, shipped
-from sdcli.models.checkpoint_config import CLIP_LARGE, OriginalConfig
 from sdcli.models.families import Family
+from sdcli.models.original_yaml import CLIP_LARGE, OriginalConfig
 from sdcli.models.recognition import TEXT
 
 if TYPE_CHECKING:

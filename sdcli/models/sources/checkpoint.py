@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sdcli.errors import ModelError
 from sdcli.model_spec import ModelSpec
 from sdcli.models import checkpoint_config, checkpoint_file, families, hashes, recognition
-from sdcli.models.checkpoint_config import OriginalConfig
 from sdcli.models.families import Family
 from sdcli.models.model import Model, ModelRequest, PartCallback
+from sdcli.models.original_yaml import OriginalConfig
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +31,11 @@ class OriginalModel:
 
     @property
     def spec(self) -> ModelSpec:
-        return self.config.spec(self.path.name)
+        return checkpoint_config.spec_of(self.config, self.path.name)
 
     @property
     def family(self) -> Family:
-        return families.get(self.config.family)
+        return families.get(checkpoint_config.family_of(self.config))
 
     def safety_checker(self, *, download: bool) -> None:
         return None
@@ -98,7 +98,7 @@ class OriginalModel:
                 fix=recognition.WHOLE_V1,
             )
         found = recognition.family(shapes)
-        if found is not None and found != self.config.family:
+        if found is not None and found != checkpoint_config.family_of(self.config):
             other = families.get(found)
             raise ModelError(
                 f"{self.path} does not fit {self.config_path}",
@@ -121,6 +121,8 @@ def find(request: ModelRequest) -> OriginalModel | None:
     recognition.check(path, shapes)
     config_path = checkpoint_config.find(request.config or DEFAULT_CONFIG)
     config = checkpoint_config.read(config_path)
-    model = OriginalModel(path, config_path, config, families.get(config.family).text_folder(config, config_path))
+    model = OriginalModel(
+        path, config_path, config, families.get(checkpoint_config.family_of(config)).text_folder(config, config_path)
+    )
     model.check(shapes)
     return model

@@ -58,7 +58,7 @@ def test_the_sizes_of_stable_diffusion_1() -> None:
     assert (unet.attention_resolutions, unet.context_dim) == ([4, 2, 1], 768)
     assert (vae.ch, vae.ch_mult, vae.num_res_blocks, vae.z_channels) == (128, [1, 2, 4, 4], 2, 4)
     assert config.model.params.scale_factor == 0.18215
-    spec = config.spec("m.ckpt")
+    spec = checkpoint_config.spec_of(config, "m.ckpt")
     assert (spec.family, spec.latent_channels, spec.downscale, spec.size_multiple) == ("sd1", 4, 8, 64)
     assert (spec.default_height, spec.default_width, spec.default_scale) == (512, 512, 7.5)
     assert spec.watermark_method == "dwtDct"
@@ -71,7 +71,7 @@ def test_the_sizes_of_stable_diffusion_1() -> None:
 def test_the_sizes_of_laion_400m() -> None:
     config = checkpoint_config.read(checkpoint_config.find(LAION))
     text = config.model.params.cond_stage_config.params
-    assert config.spec("m.ckpt").family == "ldm"
+    assert checkpoint_config.spec_of(config, "m.ckpt").family == "ldm"
     assert (text.n_embed, text.n_layer, text.max_seq_len, text.vocab_size) == (1280, 32, 77, 30522)
     assert config.model.params.unet_config.params.context_dim == 1280
 
@@ -93,7 +93,7 @@ def changed(path: Path, **changes: Any) -> Path:
 
 def test_the_noise_schedule_is_read(tmp_path: Path) -> None:
     config = changed(tmp_path / "m.yaml", parameterization="v", linear_end=0.02, beta_schedule="cosine", timesteps=500)
-    noise = checkpoint_config.read(config).spec("m").schedule
+    noise = checkpoint_config.spec_of(checkpoint_config.read(config), "m").schedule
     assert (noise.prediction_type, noise.beta_end, noise.num_train_timesteps) == ("v_prediction", 0.02, 500)
     assert noise.beta_schedule == "squaredcos_cap_v2"
 

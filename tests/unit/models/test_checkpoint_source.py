@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from sdcli.errors import DeviceError, ModelError
 from sdcli.models import checkpoint_file, conversion, families, find, recognition
-from sdcli.models.checkpoint_config import OriginalConfig
 from sdcli.models.model import Model, ModelRequest
+from sdcli.models.original_yaml import OriginalConfig
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint

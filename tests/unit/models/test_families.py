@@ -27,7 +27,7 @@ def test_every_family_has_its_shipped_files(name: str) -> None:
     family = families.get(name)
     assert any((family.vocabulary / file).is_file() for file in family.vocabulary_files)
     config = checkpoint_config.read(checkpoint_config.find(family.example_config))
-    assert config.family == name
+    assert checkpoint_config.family_of(config) == name
     folder = family.text_folder(config, checkpoint_config.find(family.example_config))
     assert family.max_length(family.text_config(config, folder)) == 77
 
