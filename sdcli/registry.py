@@ -25,10 +25,11 @@ class Table(Mapping[str, Any]):
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._loaded:
-            module, _, attribute = self.paths[name].partition(":")
-            self._loaded[name] = getattr(import_module(module), attribute)
-        return self._loaded[name]
+        path = self.paths[name]
+        if path not in self._loaded:
+            module, _, attribute = path.partition(":")
+            self._loaded[path] = getattr(import_module(module), attribute)
+        return self._loaded[path]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.paths)
