@@ -51,7 +51,7 @@ class Source:
 
     @property
     def record(self) -> ImageRecord | GridRecord | None:
-        """The record of sdcli; None if there is none that this version can read."""
+        """The record of sdcli; None if the file has no record that this version can read."""
         return self.provenance.record if self.provenance else None
 
     @property

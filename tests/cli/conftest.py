@@ -86,7 +86,7 @@ class RunningProcess:
         return self._code is None
 
     def send(self, number: int) -> None:
-        """Send a signal, while nobody has waited for the process and its number belongs to no other."""
+        """Send a signal. The process must not be waited for yet, or its number may belong to another one."""
         assert self._code is None
         os.kill(self.child, number)
 

@@ -97,7 +97,7 @@ class Browser:
             pass
 
     def run(self, script: str) -> Any:
-        """What a script gives; it is none of the page's own, so the page's policy does not stop it."""
+        """The result of a script. It does not belong to the page, so the policy of the page does not stop it."""
         answer = self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
