@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -23,6 +25,7 @@ JOB = job(
     prompt="a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", seed=42, scale=3.0, model_hash="ab" * 32, index=4,
     noise={"before": [[3, 20]], "rows": 3, "row": 1}, height=128, width=128,
 )  # fmt: skip
+IMAGES = Path(__file__).parents[1] / "data/images"
 MARK = Mark("StableDiffusionV1", "robust")
 
 
@@ -102,6 +105,17 @@ def test_an_image_without_metadata_ends_with_1(run: Run, tmp_path: Path) -> None
     assert "unknown" in shown.stdout
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_command_of_a_foreign_file_executes_nothing(run: Run, tmp_path: Path, shell: str) -> None:
+    """The prompt of the file leaves the quotes of a shell that does not know $'...'."""
+    shown = run("inspect", "--command", IMAGES / "inj_own.png")
+    assert "touch PWNED" in shown.stdout
+    script = f'sdcli() {{ printf "%s" "$3"; }}\n{shown.stdout}'
+    ended = subprocess.run([shell, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (r"\x01'; touch PWNED #", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     generated(tmp_path / "a.png", "png")
     foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms')
@@ -109,9 +123,9 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     shown = run("inspect", "--command", "a.png", "b.png", "bare.png")
     assert shown.returncode == 1
     first, comment, second = shown.stdout.splitlines()
-    assert comment.startswith("# image 4 ")
+    assert comment.startswith("# not the same image, because control characters are written as escapes")
     assert [first, second] == [
-        r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
+        r"sdcli txt2img --prompt 'a [bold]red[/] apple, '\\'x1b]0;owned'\\'x07 ein Apfel 🍎' --compat --H 128 --W 128 "
         "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --precision full "
         "--model builtin --safety-checker opennsfw --watermark-method robust",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
