@@ -11,7 +11,7 @@ import typer
 
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
-from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
+from sdcli.errors import EXIT_NO, OutputError, UsageError
 from sdcli.json_text import read_object
 from sdcli.metadata import record_in, texts
 from sdcli.outputs.files import cannot_write, write_new
@@ -83,6 +83,8 @@ def watermark(
 
       [cyan]sdcli watermark --add --watermark "our studio" photo.jpg -o marked/[/]
     """
+    from sdcli.stages.watermark import require_text
+
     report = _Report(as_json=json, console=Console(quiet))
     if add and expect is not None:
         raise UsageError("--expect is for reading, and --add writes", fix="Pass the text to write with --watermark.")
@@ -90,16 +92,14 @@ def watermark(
     if not add and (idle := [flag for flag, value in of_add.items() if value is not None]):
         raise UsageError(f"{' and '.join(idle)} needs --add", fix="Pass --add to write, or --expect TEXT to read.")
     to_write = _DEFAULT_TEXT if text is None else text
-    targets = _targets(images, output) if add else [None] * len(images)
-    code = 0
-    for path, target in zip(images, targets, strict=True):
-        try:
-            found = _add(path, target, to_write, method or "auto", report) if target else _look(path, expect, report)
-        except InputFileError as error:  # the other images may be readable
-            report.console.error(error.what, error.why, error.fix)
-            code = max(code, error.exit_code)
-        else:
-            code = max(code, 0 if found else EXIT_NO)
+    require_text(to_write if expect is None else expect)
+    if add:
+        targets = iter(_targets(images, output))
+        code = report.console.each(
+            images, lambda path: 0 if _add(path, next(targets), to_write, method or "auto", report) else EXIT_NO
+        )
+    else:
+        code = report.console.each(images, lambda path: 0 if _look(path, expect, report) else EXIT_NO)
     raise typer.Exit(code)
 
 

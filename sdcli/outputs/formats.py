@@ -197,7 +197,7 @@ def _profile(image: Image.Image, mode: str) -> ImageCms.ImageCmsProfile | None:
     from PIL import ImageCms
 
     if mode == "LAB":
-        return ImageCms.createProfile("LAB")
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     space = {"L": b"GRAY", "CMYK": b"CMYK"}[mode]
     embedded = image.info.get("icc_profile") or b""
     if embedded[16:20] != space:
