@@ -123,9 +123,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
             except BaseException:
                 image.close()
                 raise
-    # Pillow's decoders have no error class of their own: a damaged file can raise any of these.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+    # Pillow's decoders have no error class of their own: a damaged file can raise an error of any type.
+    except Exception as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             why = f"Its content is not {', '.join(READABLE[:-1])} or {READABLE[-1]}"
         raise InputFileError(f"cannot read the image {path}", why=f"{why}.", fix="Pass an image file.") from error

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdcli import rerun
 from sdcli.metadata import a1111
 from sdcli.outputs import formats
 from sdcli.records import ImageRecord
@@ -132,3 +133,52 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     ]
     assert "k_lms" in shown.stderr
     assert "bare.png" in shown.stderr
+
+
+HOSTILE_NAME = "a\x1b[2J\x9b31m\u202egnp\n[bold]x.png"
+
+
+@pytest.mark.slow
+def test_names_of_keys_and_files_do_not_control_the_terminal(run: Run, tmp_path: Path) -> None:
+    """Neither escape sequences nor the markup of rich; each file name is one line."""
+    name = HOSTILE_NAME
+    text = "a cat\nSteps: 20, Sampler: DDIM, \x1b[2J\x9bKey\u202e: 1, [bold]: 2, [/x]: 3"
+    foreign(tmp_path / name, parameters=text)
+    for command in (
+        ["inspect"],
+        ["inspect", "--json"],
+        ["inspect", "--command"],
+        ["watermark"],
+        ["watermark", "--json"],
+    ):
+        ended = run(*command, name, IMAGES / "key_markup.png", f"none {name}")
+        assert ended.returncode == 3, ended.stderr
+        for stream in (ended.stdout, ended.stderr):
+            assert not {"\x1b", "\x9b", "\u202e"} & set(stream), command
+        if "--json" in command:
+            assert json.loads(ended.stdout.splitlines()[0])["file"] == name
+    table = run("inspect", name, IMAGES / "key_markup.png").stdout
+    assert r"a\x1b[2J\u009b31m\u202egnp\n[bold]x.png" in table.splitlines()
+    assert {"[bold]", "[/x]"} <= {line.split()[0] for line in table.splitlines() if line}
+    assert run("watermark", "--add", "--watermark", "ab", name).stdout.splitlines() == [
+        r"a\x1b[2J\u009b31m\u202egnp\n[bold]x.marked.png"
+    ]
+
+
+def test_a_bug_with_one_file_does_not_stop_the_others(
+    refuse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated(tmp_path / "a.png", "png")
+    read = rerun.read
+
+    def fail(path: Path) -> rerun.Source:
+        if path.name == "bad.png":
+            raise ZeroDivisionError("one by none")
+        return read(path)
+
+    monkeypatch.setattr(rerun, "read", fail)
+    ended = refuse("inspect", "--json", "none.png", "bad.png", "a.png")
+    assert ended.returncode == 70, "the highest of 3, 70 and 0"
+    assert json.loads(ended.stdout)["file"] == "a.png"
+    assert "a bug in sdcli with bad.png: ZeroDivisionError: one by none" in ended.stderr
+    assert "none.png" in ended.stderr

@@ -225,3 +225,16 @@ def test_a_method_that_does_not_exist_in_the_record(run: Run, tmp_path: Path, me
         done = run(*command, "a.png")
         assert done.returncode in (0, 1), done.stderr
         assert done.stdout
+
+
+def test_a_copy_that_cannot_be_written_does_not_stop_the_others(watermark: Watermark, tmp_path: Path) -> None:
+    draw(tmp_path / "tiny.png", 64)
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / name)
+    (tmp_path / "a.marked.png").write_text("mine")
+    done = watermark("--add", "tiny.png", "a.png", "none.png", "b.png")
+    assert done.returncode == 7, "the highest of 2, 7, 3 and 0"
+    assert done.stdout == "b.marked.png\n"
+    for says in ("64x64", "a.marked.png already exists", "none.png"):
+        assert says in done.stderr
+    assert (tmp_path / "a.marked.png").read_text() == "mine"

@@ -5,14 +5,16 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from sdcli.errors import InputFileError, OutputError
 from sdcli.metadata import a1111, provenance, texts
@@ -219,6 +221,27 @@ def test_no_other_format_is_read_and_no_program_starts(tmp_path: Path, monkeypat
         with pytest.raises(InputFileError, match="not PNG, JPEG, WEBP, GIF, BMP, TIFF or AVIF"), formats.opened(path):
             pass
     assert started == []
+
+
+def test_an_error_of_any_type_from_a_decoder_is_that_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    for kind in (RuntimeError, zlib.error, struct.error, IndexError, KeyError, AssertionError, EOFError, OverflowError):
+
+        def fail(*_: object, kind: type[Exception] = kind) -> None:
+            raise kind
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+            with pytest.raises(InputFileError, match="cannot read"), formats.opened(tmp_path / "a.png"):
+                pass
+
+
+@pytest.mark.parametrize("name", ["avif_decode_error.avif"])
+def test_damaged_files(name: str) -> None:
+    with pytest.raises(InputFileError, match="cannot read the image"), formats.opened(IMAGES / name):
+        pass
 
 
 def test_a_named_pipe_is_not_opened(tmp_path: Path) -> None:
