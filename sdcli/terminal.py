@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 128 else _escape(found), text)
 
 
+def one_line(text: str) -> str:
+    """As `printable`, but without line feeds: for names that must not look like two lines."""
+    return printable(text).replace("\n", "\\n")
+
+
 def json_line(value: Any) -> str:
     """Returns the value as one line of JSON, in which only unsafe characters are escaped."""
     return _UNSAFE.sub(_escape, json.dumps(value, ensure_ascii=False))

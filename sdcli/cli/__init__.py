@@ -15,12 +15,12 @@ from typer.exceptions import TyperException
 
 from sdcli.cli.completion import Command
 from sdcli.cli.config import config
-from sdcli.cli.console import Console
+from sdcli.cli.console import Console, StreamError, checked_streams
 from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
-from sdcli.errors import EXIT_BUG, EXIT_SIGNAL, SdcliError
+from sdcli.errors import EXIT_BUG, EXIT_SIGNAL, OutputError, SdcliError
 from sdcli.version import VERSION
 
 app = typer.Typer(
@@ -64,14 +64,31 @@ def main() -> NoReturn:
     if sys.stderr is None:  # closed: messages must not go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()
+    code: int
+    if sys.stdout is None:
+        console.error("standard output is closed", fix="Redirect it to a file or a program, or to /dev/null.")
+        sys.exit(OutputError.exit_code)
+    try:
+        with checked_streams():
+            code = _run(console)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+    except StreamError as error:
+        code = error.exit_code
+    except BrokenPipeError:
+        code = EXIT_SIGNAL + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _run(console: Console) -> int:
+    """Run the command line; report errors. Returns the exit code."""
     # Standard error is for the messages of this program; warnings of the libraries are for programmers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     _turn_signals_into_errors()
     try:
         code = app(prog_name="sdcli", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except _Signalled as signalled:
         code = EXIT_SIGNAL + signalled.number
     except (BrokenPipeError, SystemExit) as left:
@@ -79,8 +96,6 @@ def main() -> NoReturn:
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
             raise
         code = EXIT_SIGNAL + signal.SIGPIPE
-        # Otherwise Python would report that it cannot flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except SdcliError as error:
         _traceback_with_debug()
         console.error(error.what, error.why, error.fix)
@@ -93,16 +108,12 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_SIGNAL + signal.SIGINT
     except Exception as error:
-        _traceback_with_debug()
-        console.error(
-            f"a bug in sdcli: {type(error).__name__}: {error}",
-            fix="Run it again with --debug and report the output.",
-        )
+        console.bug(error)
         code = EXIT_BUG
     if code in _STOPPED:
         resume = "; the same command with --resume generates the rest" if "txt2img" in sys.argv[1:2] else ""
         console.error(_STOPPED[code], fix=f"Saved images are kept{resume}.")
-    sys.exit(code or 0)
+    return int(code or 0)
 
 
 _STOPPED = {

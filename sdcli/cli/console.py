@@ -4,17 +4,19 @@ data.
 
 from __future__ import annotations
 
-import errno
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from sdcli.errors import OutputError
+from sdcli.errors import EXIT_BUG, OutputError, SdcliError
 from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Output, Saved, Started, StepDone
-from sdcli.terminal import json_line, printable
+from sdcli.terminal import json_line, one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -39,6 +41,36 @@ class Console:
         for line in (why, fix):
             if line:
                 rich.print(Text(f"  {printable(line)}"))
+
+    def bug(self, error: Exception, file: str = "") -> None:
+        """Print an error that no part of sdcli expects, and where it was raised with --debug."""
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        place = f" with {file}" if file else ""
+        self.error(
+            f"a bug in sdcli{place}: {type(error).__name__}: {error}",
+            fix="Run it again with --debug and report the output.",
+        )
+
+    def each(self, files: Iterable[Path], work: Callable[[Path], int]) -> int:
+        """Call a function for each file, whether or not it fails for another one.
+
+        Returns:
+            The highest exit code: those that the function returns, and those of errors.
+        """
+        code = 0
+        for file in files:
+            try:
+                code = max(code, work(file))
+            except (StreamError, BrokenPipeError):
+                raise
+            except SdcliError as error:
+                self.error(error.what, error.why, error.fix)
+                code = max(code, error.exit_code)
+            except Exception as error:
+                self.bug(error, str(file))
+                code = max(code, EXIT_BUG)
+        return code
 
     def line(self, text: str) -> None:
         """Print a line, unless quiet."""
@@ -110,18 +142,15 @@ class RunConsole:
             case Saved():
                 self.saved(event)
             case Output(data):
-                with standard_output():
-                    if sys.stdout is None:
-                        raise OSError(errno.EBADF, "It is closed")
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
             case Note(text):
                 self.console.line(text)
 
     def saved(self, event: Saved) -> None:
         """Print the path or the record of a saved image."""
-        with standard_output():
-            print(json_line({"file": str(event.path), **event.record}) if self.as_json else event.path, flush=True)
+        path = str(event.path)
+        print(json_line({"file": path, **event.record}) if self.as_json else one_line(path), flush=True)
 
     def _start(self, event: Started) -> None:
         self._total = event.images
@@ -169,14 +198,63 @@ class RunConsole:
             self.console.line(text)
 
 
+class StreamError(OutputError):
+    """Standard output or standard error cannot be written, for example to a full disk."""
+
+
+@contextmanager
+def checked_streams() -> Iterator[None]:
+    """Within this context, what cannot be written to standard output or standard error is a `StreamError`.
+
+    If its reader closed it, that is a `BrokenPipeError`, as usual. After either, the stream is `os.devnull`: otherwise
+    Python would write the rest at its end, fail again and exit with code 120.
+    """
+    output, error = _Stream(sys.stdout, "standard output"), _Stream(sys.stderr, "standard error")
+    with redirect_stdout(cast(IO[str], output)), redirect_stderr(cast(IO[str], error)):
+        yield
+
+
+class _Stream:
+    """A standard stream, or its buffer. Everything but writing is left to the stream itself."""
+
+    def __init__(self, stream: IO[Any], name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def buffer(self) -> _Stream:
+        return _Stream(cast(Any, self._stream).buffer, self._name)
+
+    def write(self, data: Any) -> int:
+        with self._checked():
+            return self._stream.write(data)
+
+    def writelines(self, lines: Iterable[Any]) -> None:
+        with self._checked():
+            self._stream.writelines(lines)
+
+    def flush(self) -> None:
+        with self._checked():
+            self._stream.flush()
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):  # a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise StreamError(
+                f"cannot write to {self._name}", why=f"{error.strerror}.", fix="Saved images are kept."
+            ) from error
+
+
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Turn an error of standard output into an `OutputError`, except that its reader closed it."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            "cannot write to standard output", why=f"{error.strerror}.", fix="Saved images are kept."
-        ) from error
+    """Does nothing: `checked_streams` reports errors of standard output."""
+    yield

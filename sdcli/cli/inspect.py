@@ -17,7 +17,7 @@ from sdcli.metadata.provenance import needed
 from sdcli.records import GridRecord, ImageRecord, SafetyRecord, WatermarkRecord
 from sdcli.registry import SAMPLERS, WATERMARK_METHODS
 from sdcli.settings import default, names
-from sdcli.terminal import json_line, printable
+from sdcli.terminal import json_line, one_line, printable
 
 _LONGEST = 400
 """Characters of another tool's value in the table; the JSON contains all of it."""
@@ -52,23 +52,18 @@ def inspect(
     if command and json:
         raise UsageError("--command and --json contradict each other", fix="Pass one of them.")
     console = Console(quiet)
-    code = 0
-    for path in images:
-        try:
-            source = rerun.read(path)
-        except InputFileError as error:  # the other images may be readable
-            console.error(error.what, error.why, error.fix)
-            code = max(code, error.exit_code)
-            continue
-        if source.provenance is None or (command and not source.provenance.settings):
-            code = max(code, EXIT_NO)
+
+    def show(path: Path) -> int:
+        source = rerun.read(path)
         if command:
             _print_command(source, console)
         elif json:
             print(json_line(_values(source)), flush=True)
         else:
             _print_table(source)
-    raise typer.Exit(code)
+        return EXIT_NO if source.provenance is None or (command and not source.provenance.settings) else 0
+
+    raise typer.Exit(console.each(images, show))
 
 
 def _print_command(source: rerun.Source, console: Console) -> None:
@@ -129,9 +124,9 @@ def _print_table(source: rerun.Source) -> None:
     table.add_column(overflow="fold")
     for name, value in _rows(source):
         # Text, not a string: brackets in a prompt are no markup.
-        table.add_row(Text(printable(name)), Text(printable(value)))
+        table.add_row(Text(one_line(name)), Text(printable(value)))
     console = RichConsole(highlight=False)
-    console.print(Text(printable(str(source.path)), style="bold cyan"), soft_wrap=True)
+    console.print(Text(one_line(str(source.path)), style="bold cyan"), soft_wrap=True)
     console.print(table)
     console.print()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,14 +11,15 @@ import typer
 
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
-from sdcli.errors import EXIT_NO, InputFileError, OutputError, UsageError
+from sdcli.errors import EXIT_NO, OutputError, UsageError
 from sdcli.json_text import read_object
 from sdcli.metadata import record_in, texts
 from sdcli.outputs.files import cannot_write, write_new
-from sdcli.outputs.formats import opened
+from sdcli.outputs.formats import alpha, opened, rgb, rgb_profile
 from sdcli.records import ImageRecord, WatermarkRecord
 from sdcli.registry import WATERMARK_METHODS
 from sdcli.settings import default
+from sdcli.terminal import json_line, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,8 @@ def watermark(
 
       [cyan]sdcli watermark --add --watermark "our studio" photo.jpg -o marked/[/]
     """
+    from sdcli.stages.watermark import require_text
+
     report = _Report(as_json=json, console=Console(quiet))
     if add and expect is not None:
         raise UsageError("--expect is for reading, and --add writes", fix="Pass the text to write with --watermark.")
@@ -90,16 +92,14 @@ def watermark(
     if not add and (idle := [flag for flag, value in of_add.items() if value is not None]):
         raise UsageError(f"{' and '.join(idle)} needs --add", fix="Pass --add to write, or --expect TEXT to read.")
     to_write = _DEFAULT_TEXT if text is None else text
-    targets = _targets(images, output) if add else [None] * len(images)
-    code = 0
-    for path, target in zip(images, targets, strict=True):
-        try:
-            found = _add(path, target, to_write, method or "auto", report) if target else _look(path, expect, report)
-        except InputFileError as error:  # the other images may be readable
-            report.console.error(error.what, error.why, error.fix)
-            code = max(code, error.exit_code)
-        else:
-            code = max(code, 0 if found else EXIT_NO)
+    require_text(to_write if expect is None else expect)
+    if add:
+        targets = iter(_targets(images, output))
+        code = report.console.each(
+            images, lambda path: 0 if _add(path, next(targets), to_write, method or "auto", report) else EXIT_NO
+        )
+    else:
+        code = report.console.each(images, lambda path: 0 if _look(path, expect, report) else EXIT_NO)
     raise typer.Exit(code)
 
 
@@ -111,7 +111,7 @@ class _Report:
     console: Console
 
     def line(self, words: str, values: dict[str, Any]) -> None:
-        print(json.dumps(values, ensure_ascii=False) if self.as_json else words, flush=True)
+        print(json_line(values) if self.as_json else one_line(words), flush=True)
 
 
 def _look(path: Path, expect: str | None, report: _Report) -> bool:
@@ -119,7 +119,7 @@ def _look(path: Path, expect: str | None, report: _Report) -> bool:
     from sdcli.stages.watermark import require_text, search
 
     with opened(path) as image:
-        pixels = _pixels(image)
+        pixels = rgb(image)
         recorded = _mark_of(_record(image))
     text = (recorded.text if recorded else _DEFAULT_TEXT) if expect is None else expect
     require_text(text)
@@ -139,7 +139,7 @@ def _add(source: Path, target: Path, text: str, method: str, report: _Report) ->
     from sdcli.stages.watermark import check, choose, write
 
     with opened(source) as image:
-        pixels = _pixels(image)
+        pixels = rgb(image)
         mark = choose(method, "robust", pixels.shape[0], pixels.shape[1], text)
         marked = write(pixels, mark)
         back = check(marked, mark)
@@ -167,13 +167,6 @@ def _values(back: ReadBack | None, text: str) -> dict[str, Any]:
     return {"text": text, "method": None, "found": False, "wrong_bits": None, "bits": bits}
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(height, width, 3), RGB. Transparent pixels count: they may contain the watermark."""
-    import numpy as np
-
-    return np.asarray(image.convert("RGB"))
-
-
 def _record(image: Image.Image) -> ImageRecord:
     """The record of the image; an empty one if it has none."""
     record = record_in(texts.read(image))
@@ -185,7 +178,7 @@ def _mark_of(record: ImageRecord) -> WatermarkRecord | None:
 
 
 def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord) -> bytes:
-    """A PNG of the pixels with the original's text, color profile, EXIF and transparency.
+    """A PNG of the pixels with the original's text, color profile, EXIF, resolution and transparency.
 
     Its record has the new watermark, so it can be read without --expect.
     """
@@ -193,12 +186,12 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord
     from PIL.PngImagePlugin import PngInfo, iTXt
 
     image = Image.fromarray(pixels)
-    if original.has_transparency_data:
-        image.putalpha(original.convert("RGBA").getchannel("A"))
+    if (transparency := alpha(original)) is not None:
+        image.putalpha(transparency)
     chunks = PngInfo()
     # As it stands, because a newer version may have written it.
     record = (read_object(texts.read(original).get(texts.RECORD_KEY, "")) or {}) | {"watermark": mark.values()}
-    chunks.add_itxt(texts.RECORD_KEY, json.dumps(record, ensure_ascii=False))
+    chunks.add_itxt(texts.RECORD_KEY, json_line(record))
     for key, value in getattr(original, "text", {}).items():
         if key == texts.RECORD_KEY:
             continue
@@ -206,9 +199,9 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord
             chunks.add_itxt(key, value, value.lang or "", value.tkey or "")
         else:
             chunks.add_text(key, value)
-    kept = {key: original.info[key] for key in ("icc_profile", "exif", "dpi") if key in original.info}
+    kept = {key: original.info[key] for key in ("exif", "dpi") if key in original.info}
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=chunks, **kept)
+    image.save(buffer, "PNG", pnginfo=chunks, icc_profile=rgb_profile(original), **kept)
     return buffer.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +11,22 @@ from sdcli.records import at_home
 from sdcli.settings import Settings, flags, names
 from sdcli.terminal import printable
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./:,+-]+")
+"""A word that needs no quotes. Not `=`, `%` and `@`: zsh expands `=ls`, fish `%self`."""
+
+_ESCAPED = "control characters are written as escapes"
+
 
 def command_line(job: Job, settings: Settings | None = None) -> str:
-    """The `sdcli txt2img` command that generates the job's image, quoted for a POSIX shell.
+    """The `sdcli txt2img` command that generates the job's image, quoted for any shell but csh.
 
     It names seed, size and guidance scale, and every other setting that differs from its default. The noise of an image
     follows that of the images before it in its run, so the command may have to generate these, too. Then a second line,
     a comment, says which image it is, or that no command generates it. The comment is on its own line because zsh takes
-    no comment after a command that is typed in.
+    no comment after a command that is typed in. It has no character that a shell could obey.
+
+    Control characters of a prompt become escapes, because a terminal would obey them and not every shell can quote
+    them. Then the command generates another image, and the comment says so.
 
     Args:
         job: the image.
@@ -42,15 +50,28 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
         comment = f"# image {job.index + 1} of those that this command generates"
     else:
         # The choices of the template are made; characters that look like a choice are not to be read as one.
-        values["compat"] = any(character in job.prompt for character in ("{", "__", "\\"))
+        values["compat"] = any(character in printable(job.prompt) for character in ("{", "__", "\\"))
         if not exact:
             comment = "# not the same image, which follows batches of several sizes: use sdcli rerun for that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
-    return "\n".join(filter(None, (command_of(values), comment)))
+    command, as_is = _command(values)
+    if not as_is:
+        comment = f"# not the same image, because {_ESCAPED}: use sdcli rerun FILE for that"
+    return "\n".join(filter(None, (command, comment)))
 
 
 def command_of(values: Mapping[str, Any]) -> str:
-    """The `sdcli txt2img` command with these settings, by name, without those at their defaults."""
+    """The `sdcli txt2img` command with these settings, by name, without those at their defaults.
+
+    If control characters become escapes, a second line, a comment, says so.
+    """
+    command, as_is = _command(values)
+    return command if as_is else f"{command}\n# not exact, because {_ESCAPED}"
+
+
+def _command(values: Mapping[str, Any]) -> tuple[str, bool]:
+    """The command with these settings, and whether it contains every value as it is."""
+    as_is = True
     words = ["sdcli", "txt2img"]
     for name, line, default, _ in flags():
         value = values.get(name, default)
@@ -59,8 +80,10 @@ def command_of(values: Mapping[str, Any]) -> str:
             continue
         if value != default or (line.always_shown and name in values):
             shown = line.names[0]
-            words.append(shown if value is True else _with_value(bool(line.path), shown, str(value)))
-    return " ".join(words)
+            text = printable(str(value))
+            as_is = as_is and text == str(value)
+            words.append(shown if value is True else _with_value(bool(line.path), shown, text))
+    return " ".join(words), as_is
 
 
 def _with_value(is_path: bool, flag: str, value: str) -> str:
@@ -72,11 +95,15 @@ def _with_value(is_path: bool, flag: str, value: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word for the shell. Control characters become escapes, because a terminal would obey them."""
-    if printable(word) == word:
-        return shlex.quote(word)
-    plain = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(plain)}'"
+    """A word for the shell, the same in dash, bash, zsh, fish, yash, mksh and busybox.
+
+    Quotes and backslashes stay outside of single quotes, because a backslash inside them means something in fish only.
+    The forms in which a shell reads escapes, such as $'...', are not used: some shells do not know them.
+    """
+    if _PLAIN.fullmatch(word):
+        return word
+    parts = filter(None, re.split(r"(['\\])", word))
+    return "".join(f"\\{part}" if part in ("'", "\\") else f"'{part}'" for part in parts) or "''"
 
 
 def _model(job: Job) -> dict[str, Any]:

@@ -5,11 +5,12 @@ Every format contains the same two texts: sdcli's record as JSON, and the `param
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,18 @@ from sdcli.version import VERSION
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
+    from PIL import Image, ImageCms
 
     Encode = Callable[[Image.Image, Mapping[str, Any], str], bytes]
 
 JPEG_QUALITY = 95
+
+READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""The formats that are read, as Pillow names them. It would read others, EPS for example with a foreign program."""
+
+
+_MULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""The modes in which the colours are multiplied by the alpha, and those without."""
 
 
 @dataclass(frozen=True)
@@ -90,36 +98,114 @@ def as_saved(pixels: NDArray[np.uint8], format: str) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
-    with Image.open(io.BytesIO(FORMATS[format].encode(Image.fromarray(pixels), {}, ""))) as image:
+    file = io.BytesIO(FORMATS[format].encode(Image.fromarray(pixels), {}, ""))
+    with Image.open(file, formats=READABLE) as image:
         return np.asarray(image.convert("RGB"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image of any format, decoded.
+    """An image of one of the formats in `READABLE`, decoded.
 
     Raises:
-        InputFileError: the file does not exist or is not an image.
+        InputFileError: the file does not exist, is not a regular file, or is not such an image.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images; images that are too large raise an error
-            image = Image.open(path)
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ValueError("It is not a regular file")
+            image = Image.open(path, formats=READABLE)
             try:
                 image.load()
             except BaseException:
                 image.close()
                 raise
-    # Pillow's decoders have no error class of their own: a damaged file can raise any of these.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputFileError(
-            f"cannot read the image {path}", why=f"{why}.", fix="Pass an image file, such as PNG, JPEG or WebP."
-        ) from error
+    # Pillow's decoders have no error class of their own: a damaged file can raise an error of any type.
+    except Exception as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = f"Its content is not {', '.join(READABLE[:-1])} or {READABLE[-1]}"
+        raise InputFileError(f"cannot read the image {path}", why=f"{why}.", fix="Pass an image file.") from error
     with image:
         yield image
+
+
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The colours of an image of any mode as 8-bit RGB, (height, width, 3), as a viewer shows them.
+
+    Transparent pixels count with their colours, because they may contain the watermark. Values of more than 8 bits
+    are scaled. Colours that are not RGB, such as CMYK, are converted with the color profile of the image, if any.
+    """
+    import numpy as np
+    from PIL import ImageCms
+
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _in_8_bits(image)
+    if image.mode in _MULTIPLIED:
+        image = image.convert(_MULTIPLIED[image.mode])
+    if "transparency" in image.info:  # Pillow would warn that it loses it
+        image = image.convert("RGBA")
+    colours = {"LA": "L", "1": "L"}.get(image.mode, image.mode)
+    if colours in ("L", "CMYK", "LAB") and (profile := _profile(image, colours)) is not None:
+        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image.convert(colours), profile, srgb, outputMode="RGB")
+            return np.asarray(converted)
+    return np.asarray(image.convert("RGB"))
+
+
+def alpha(image: Image.Image) -> Image.Image | None:
+    """The transparency of an image of any mode as an 8-bit grey image; None if it has none."""
+    import numpy as np
+    from PIL import Image
+
+    # A damaged file may have no palette.
+    if (image.mode == "P" and image.palette is None) or not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+    return image.convert(_MULTIPLIED.get(image.mode, image.mode)).convert("RGBA").getchannel("A")
+
+
+def rgb_profile(image: Image.Image) -> bytes | None:
+    """The color profile that belongs to the pixels of `rgb`; None if there is none."""
+    profile: bytes | None = image.info.get("icc_profile")
+    # The color space of the profile is in its header.
+    return profile if profile and profile[16:20] == b"RGB " else None
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16-bit, 32-bit or floating-point values, as an image of 8-bit values."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0.0))
+    # The usual ranges; the file does not say which one it has.
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    white = next((limit for limit in ranges if largest <= limit), largest)
+    grey = Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return grey
+
+
+def _profile(image: Image.Image, mode: str) -> ImageCms.ImageCmsProfile | None:
+    """The color profile of an image that is not RGB, if it fits to the mode; None if there is none."""
+    from PIL import ImageCms
+
+    if mode == "LAB":
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    space = {"L": b"GRAY", "CMYK": b"CMYK"}[mode]
+    embedded = image.info.get("icc_profile") or b""
+    if embedded[16:20] != space:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(embedded))
+    except OSError:
+        return None
 
 
 def _png(image: Image.Image, record: Mapping[str, Any], parameters: str) -> bytes:

@@ -145,12 +145,12 @@ def test_a_bug_is_called_one(refuse: Run, monkeypatch: pytest.MonkeyPatch, debug
     ("closing", "code", "printed"),
     [
         ("--outdir out 2>&-", 0, ["out/samples/00000.png", "out/grid-0000.png"]),
-        ("--outdir out >&-", 0, []),
+        ("--outdir out >&-", 7, []),
         ("-o - >&-", 7, []),
     ],
 )
 def test_closed_streams(tmp_path: Path, closing: str, code: int, printed: list[str]) -> None:
-    """What belongs to a closed stream goes nowhere else; for an image that is an error."""
+    """What belongs to a closed stream goes nowhere else; without standard output, nothing is generated."""
     ended = subprocess.run(
         ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "sdcli", "txt2img", *TINY, "--n_samples", "1",
          "--n_iter", "1"],
@@ -160,6 +160,66 @@ def test_closed_streams(tmp_path: Path, closing: str, code: int, printed: list[s
     assert ended.stdout.splitlines() == printed
     assert (tmp_path / "out/samples/00000.png").is_file() is (code == 0)
     assert (ended.stderr == "") is ("2>&-" in closing)
+
+
+FULL_OUTPUT = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+FULL_ERROR = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"
+_FOLDER = Path(__file__).parents[1] / "data/images"
+IMAGES = {"OWN": _FOLDER / "inj_own.png", "PLAIN": _FOLDER / "add_assertion_palette.png"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    ["inspect OWN", "inspect --json OWN", "inspect --command OWN", "watermark OWN", "watermark --json OWN",
+     "watermark --add PLAIN -o copies/", "config --all", "config --json", "config --path", "txt2img --dry-run",
+     "txt2img --dry-run --json", "--help", "inspect --help", "--version"],
+)  # fmt: skip
+def test_a_full_disk_behind_standard_output(sdcli: Sdcli, tmp_path: Path, arguments: str) -> None:
+    words = [str(IMAGES.get(word, word)) for word in arguments.split()]
+    ended = sdcli.server.start(*words, cwd=tmp_path, before=FULL_OUTPUT).wait()
+    assert ended.code == 7, ended.stderr
+    assert "cannot write to standard output\n  No space left on device.\n" in ended.stderr
+    assert ended.stderr.count("sdcli: cannot write") == 1
+    assert not {"Traceback", "Exception ignored"} & set(ended.stderr.split())
+    both = sdcli.server.start(*words, cwd=tmp_path, before=f"{FULL_OUTPUT}\n{FULL_ERROR}").wait()
+    assert (both.code, both.stdout, both.stderr) == (7, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    ["inspect none.png OWN", "watermark none.png OWN", "watermark PLAIN", "rerun none.png", "config --no-such-flag",
+     "txt2img --dry-run", "txt2img --steps 0", "none"],
+)  # fmt: skip
+def test_a_full_disk_behind_standard_error(sdcli: Sdcli, tmp_path: Path, arguments: str) -> None:
+    words = [str(IMAGES.get(word, word)) for word in arguments.split()]
+    ended = sdcli.server.start(*words, cwd=tmp_path, before=FULL_ERROR).wait()
+    assert (ended.code, ended.stderr) == (7, "")
+    closed = sdcli.server.start(*words, cwd=tmp_path, before="import sys; sys.stderr = None").wait()
+    assert closed.code in (0, 1, 2, 3), "a closed one is the user's wish"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("before", [FULL_OUTPUT, FULL_ERROR])
+@pytest.mark.parametrize("flags", [("--outdir", "out"), ("--outdir", "out", "--json", "--quiet"), ("-o", "-")])
+def test_a_full_disk_behind_a_run(sdcli: Sdcli, before: str, flags: tuple[str, ...]) -> None:
+    if before == FULL_ERROR and "--quiet" in flags:
+        pytest.skip("nothing is written to standard error")
+    ended = sdcli.start("--n_samples", "1", "--n_iter", "1", *flags, before=before).wait()
+    assert ended.code == 7, ended.stderr
+    assert ("cannot write to standard output" in ended.stderr) is (before == FULL_OUTPUT)
+
+
+@pytest.mark.parametrize("arguments", [("config",), ("inspect", IMAGES["OWN"]), ("--help",), ("txt2img", "--dry-run")])
+def test_closed_standard_output_is_an_error_in_every_command(
+    refuse: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    ended = refuse(*arguments)
+    assert ended.returncode == 7
+    assert ended.stderr.startswith("sdcli: standard output is closed\n")
 
 
 @pytest.mark.parametrize("command", ["config", "txt2img"])

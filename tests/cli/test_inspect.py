@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdcli import rerun
 from sdcli.metadata import a1111
 from sdcli.outputs import formats
 from sdcli.records import ImageRecord
@@ -23,6 +26,7 @@ JOB = job(
     prompt="a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎", seed=42, scale=3.0, model_hash="ab" * 32, index=4,
     noise={"before": [[3, 20]], "rows": 3, "row": 1}, height=128, width=128,
 )  # fmt: skip
+IMAGES = Path(__file__).parents[1] / "data/images"
 MARK = Mark("StableDiffusionV1", "robust")
 
 
@@ -102,6 +106,17 @@ def test_an_image_without_metadata_ends_with_1(run: Run, tmp_path: Path) -> None
     assert "unknown" in shown.stdout
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_command_of_a_foreign_file_executes_nothing(run: Run, tmp_path: Path, shell: str) -> None:
+    """The prompt of the file leaves the quotes of a shell that does not know $'...'."""
+    shown = run("inspect", "--command", IMAGES / "inj_own.png")
+    assert "touch PWNED" in shown.stdout
+    script = f'sdcli() {{ printf "%s" "$3"; }}\n{shown.stdout}'
+    ended = subprocess.run([shell, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (r"\x01'; touch PWNED #", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     generated(tmp_path / "a.png", "png")
     foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms')
@@ -109,12 +124,61 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     shown = run("inspect", "--command", "a.png", "b.png", "bare.png")
     assert shown.returncode == 1
     first, comment, second = shown.stdout.splitlines()
-    assert comment.startswith("# image 4 ")
+    assert comment.startswith("# not the same image, because control characters are written as escapes")
     assert [first, second] == [
-        r"sdcli txt2img --prompt $'a [bold]red[/] apple, \x1b]0;owned\x07 ein Apfel 🍎' --H 128 --W 128 "
+        r"sdcli txt2img --prompt 'a [bold]red[/] apple, '\\'x1b]0;owned'\\'x07 ein Apfel 🍎' --compat --H 128 --W 128 "
         "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --precision full "
         "--model builtin --safety-checker opennsfw --watermark-method robust",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
     ]
     assert "k_lms" in shown.stderr
     assert "bare.png" in shown.stderr
+
+
+HOSTILE_NAME = "a\x1b[2J\x9b31m\u202egnp\n[bold]x.png"
+
+
+@pytest.mark.slow
+def test_names_of_keys_and_files_do_not_control_the_terminal(run: Run, tmp_path: Path) -> None:
+    """Neither escape sequences nor the markup of rich; each file name is one line."""
+    name = HOSTILE_NAME
+    text = "a cat\nSteps: 20, Sampler: DDIM, \x1b[2J\x9bKey\u202e: 1, [bold]: 2, [/x]: 3"
+    foreign(tmp_path / name, parameters=text)
+    for command in (
+        ["inspect"],
+        ["inspect", "--json"],
+        ["inspect", "--command"],
+        ["watermark"],
+        ["watermark", "--json"],
+    ):
+        ended = run(*command, name, IMAGES / "key_markup.png", f"none {name}")
+        assert ended.returncode == 3, ended.stderr
+        for stream in (ended.stdout, ended.stderr):
+            assert not {"\x1b", "\x9b", "\u202e"} & set(stream), command
+        if "--json" in command:
+            assert json.loads(ended.stdout.splitlines()[0])["file"] == name
+    table = run("inspect", name, IMAGES / "key_markup.png").stdout
+    assert r"a\x1b[2J\u009b31m\u202egnp\n[bold]x.png" in table.splitlines()
+    assert {"[bold]", "[/x]"} <= {line.split()[0] for line in table.splitlines() if line}
+    assert run("watermark", "--add", "--watermark", "ab", name).stdout.splitlines() == [
+        r"a\x1b[2J\u009b31m\u202egnp\n[bold]x.marked.png"
+    ]
+
+
+def test_a_bug_with_one_file_does_not_stop_the_others(
+    refuse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated(tmp_path / "a.png", "png")
+    read = rerun.read
+
+    def fail(path: Path) -> rerun.Source:
+        if path.name == "bad.png":
+            raise ZeroDivisionError("one by none")
+        return read(path)
+
+    monkeypatch.setattr(rerun, "read", fail)
+    ended = refuse("inspect", "--json", "none.png", "bad.png", "a.png")
+    assert ended.returncode == 70, "the highest of 3, 70 and 0"
+    assert json.loads(ended.stdout)["file"] == "a.png"
+    assert "a bug in sdcli with bad.png: ZeroDivisionError: one by none" in ended.stderr
+    assert "none.png" in ended.stderr

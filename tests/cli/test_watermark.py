@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ended, Run
 
+IMAGES = Path(__file__).parents[1] / "data/images"
 TEXT = "StableDiffusionV1"
 
 
@@ -178,3 +179,62 @@ def test_a_damaged_record_is_ignored(watermark: Watermark, tmp_path: Path, recor
     done = watermark("a.png", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["text"] == TEXT
+
+
+def test_a_copy_of_a_16_bit_grey_image_keeps_its_look(watermark: Watermark, tmp_path: Path) -> None:
+    photo = IMAGES / "grey-16-bit.png"
+    assert watermark("--add", photo, "-o", "a.png").returncode == 0
+    with Image.open(photo) as image, Image.open(tmp_path / "a.png") as copy:
+        assert np.abs(np.asarray(copy).mean(axis=-1) - np.asarray(image) / 257).mean() < 2
+
+
+def test_a_copy_keeps_the_color_profile_and_the_orientation(watermark: Watermark, tmp_path: Path) -> None:
+    with Image.open(draw(tmp_path / "a.png")) as image:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        image.save(tmp_path / "a.jpg", exif=exif, icc_profile=profile, quality=95)
+        image.convert("CMYK").save(tmp_path / "b.jpg", icc_profile=profile[:16] + b"CMYK" + profile[20:], quality=95)
+    assert watermark("--add", "a.jpg", "b.jpg").returncode == 0
+    with Image.open(tmp_path / "a.marked.png") as copy:
+        assert copy.getexif()[ExifTags.Base.Orientation] == 6
+        assert copy.info["icc_profile"] == profile
+    with Image.open(tmp_path / "b.marked.png") as copy:
+        assert "icc_profile" not in copy.info, "that of CMYK does not belong to RGB"
+
+
+def test_a_palette_image_without_palette(watermark: Watermark, tmp_path: Path) -> None:
+    written = watermark("--add", IMAGES / "add_assertion_palette.png", "-o", "a.png")
+    assert written.returncode in (0, 1), "the image has only one color, so the watermark may not be readable"
+    assert written.stdout == "a.png\n"
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_half_characters_in_the_record_are_kept(watermark: Watermark, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", sdcli=r'{"job": {"prompt": "\ud83d"}, "watermark": {"text": "\udc00"}}')
+    assert watermark("--add", "a.png").returncode == 0
+    with Image.open(tmp_path / "a.marked.png") as copy:
+        assert json.loads(copy.text["sdcli"])["job"] == {"prompt": "\ud83d"}  # type: ignore[attr-defined]
+    assert watermark("a.png", "a.marked.png", "--json").returncode == 1
+
+
+@pytest.mark.parametrize("method", ["[]", "{}", "7", "null", '"evil"', '["robust"]'])
+def test_a_method_that_does_not_exist_in_the_record(run: Run, tmp_path: Path, method: str) -> None:
+    draw(tmp_path / "a.png", sdcli=f'{{"watermark": {{"text": "StableDiffusionV1", "method": {method}}}}}')
+    for command in (["watermark"], ["inspect"], ["inspect", "--json"]):
+        done = run(*command, "a.png")
+        assert done.returncode in (0, 1), done.stderr
+        assert done.stdout
+
+
+def test_a_copy_that_cannot_be_written_does_not_stop_the_others(watermark: Watermark, tmp_path: Path) -> None:
+    draw(tmp_path / "tiny.png", 64)
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / name)
+    (tmp_path / "a.marked.png").write_text("mine")
+    done = watermark("--add", "tiny.png", "a.png", "none.png", "b.png")
+    assert done.returncode == 7, "the highest of 2, 7, 3 and 0"
+    assert done.stdout == "b.marked.png\n"
+    for says in ("64x64", "a.marked.png already exists", "none.png"):
+        assert says in done.stderr
+    assert (tmp_path / "a.marked.png").read_text() == "mine"

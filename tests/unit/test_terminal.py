@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcli.terminal import json_line, printable
+from sdcli.terminal import json_line, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,7 @@ def test_an_escaped_json_line_has_the_same_value(text: str) -> None:
     assert json.loads(line) == {"a": text}
     assert printable(line) == line
     line.encode()
+
+
+def test_a_name_is_one_line() -> None:
+    assert one_line("a\nb\x1b\u2028.png") == r"a\nb\x1b\u2028.png"

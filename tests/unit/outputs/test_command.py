@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from sdcli.cli import app
 from sdcli.jobs import Job, batches
 from sdcli.model_spec import ModelSpec, NoiseSchedule
-from sdcli.outputs.command import command_line
+from sdcli.outputs.command import command_line, command_of
 from sdcli.pipeline.noise import BatchNoise
 from sdcli.prompts import Prompts
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings
+from sdcli.settings import Settings, default
+from sdcli.terminal import printable
 
 SPEC = ModelSpec(
     name="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
@@ -102,12 +104,73 @@ def test_the_home_folder_is_not_named(path: str) -> None:
         "",
         "שלום 😀",
         "$(reboot); *",
-        "it's \\ \x1b[2J\x85\r\n",
+        "'\\'\\\\''",
+        "=ls %self @ ~",
     ],
 )
 def test_a_shell_parses_any_prompt_back(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parsed(command_line(job(prompt=prompt, negative_prompt=prompt)), monkeypatch)
     assert (settings.prompt, settings.negative_prompt) == (prompt, prompt)
+
+
+def test_control_characters_become_escapes_and_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = command_line(job(prompt="a\x01'; reboot #\x9b\u202e\r"))
+    command, comment = line.splitlines()
+    assert r"--prompt 'a'\\'x01'\''; reboot #'\\'u009b'\\'u202e'\\'x0d' --compat --H" in command
+    assert comment == (
+        "# not the same image, because control characters are written as escapes: use sdcli rerun FILE for that"
+    )
+    settings = parsed(line, monkeypatch)
+    assert settings.prompt == r"a\x01'; reboot #\u009b\u202e\x0d"
+    assert settings.compat, "a backslash is not to be read as part of a template"
+    foreign = command_of({"prompt": "\x1b"})
+    assert (
+        foreign == "sdcli txt2img --prompt "
+        r"\\'x1b'"
+        "\n# not exact, because control characters are written as escapes"
+    )
+
+
+SHELLS = {
+    "dash": ["dash"], "bash": ["bash", "--norc"], "bash --posix": ["bash", "--posix"], "zsh": ["zsh", "-f"],
+    "fish": ["fish", "--no-config"], "yash": ["yash", "--norcfile"], "mksh": ["mksh"], "ksh": ["ksh"],
+    "busybox": ["busybox", "sh"],
+}  # fmt: skip
+SAFE = st.characters(exclude_categories=["Cs"]).filter(lambda character: printable(character) == character)
+TEXTS = st.lists(
+    st.one_of(
+        st.text(st.one_of(st.sampled_from("'\\\"$`!#~=%@^&|;<>(){}[]*?-+:,./ \t\nanx0"), SAFE), max_size=12),
+        st.sampled_from(["$'\\''", "\\'; echo x #", "'\\''", "=ls", "%self", "~root", "!!", "-n", "{a,b}", "''"]),
+    ),
+    min_size=150,
+    max_size=150,
+)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_reads_each_text_as_it_is(shell: str) -> None:
+    """150 texts in each start of the shell, as prompts of one command each."""
+    program = SHELLS[shell]
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"{program[0]} is not installed")
+
+    @hypothesis.settings(max_examples=2, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @given(TEXTS)
+    def check(texts: list[str]) -> None:
+        commands = [command_of({"prompt": text, "from_file": None}) for text in texts]
+        expected = [text for text in texts if text != default("prompt")]
+        script = "\n".join(line.replace("sdcli txt2img", "show", 1) for line in commands)
+        show = "function show; printf '%s\\0' $argv; end" if shell == "fish" else "show() { printf '%s\\0' \"$@\"; }"
+        ended = subprocess.run(
+            [*program, "-c", f"{show}\n{script}"],
+            capture_output=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+        assert ended.stderr == b""
+        arguments = ended.stdout.decode().split("\0")[:-1]
+        read = [word.removeprefix("--prompt=") for word in arguments if word != "--prompt"]
+        assert read == expected
+
+    check()
 
 
 def noise(one: Job) -> np.ndarray:
