@@ -5,39 +5,92 @@ The text is the prompt and the negative prompt, each of one or more lines, and a
     a red apple
     Negative prompt: leaves
     Steps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512, Model: "a, b", ...
+
+Other tools write keys in other case, bars between the values, JSON without quotes, and further lines; each is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sdcli.jobs import Job
+from sdcli.metadata import comfyui
 from sdcli.metadata.provenance import Provenance, known, own_sampler
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.registry import SAMPLERS
 from sdcli.settings import default, names, options
 from sdcli.version import VERSION
 
-TOOL = "AUTOMATIC1111's web UI"
 NEGATIVE = "Negative prompt:"
-# The web UI's names of the random number generators that sdcli can reproduce.
-RNGS = {"GPU": "cuda", "NV": "cuda", "CPU": "cpu"}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A tool that writes a `parameters` text.
+
+    Attributes:
+        tool: its name.
+        version: a pattern of its value of Version, whose group is the version of the tool.
+        rng: the random number generator of a text without RNG; None if unknown.
+        keys: keys of which each shows that the tool wrote the text, if Version does not name another tool.
+        schedules: the schedules with which the samplers of sdcli are the same.
+    """
+
+    tool: str
+    version: str
+    rng: str | None
+    keys: frozenset[str] = frozenset()
+    schedules: frozenset[str] = frozenset({"", "uniform", "ddim"})
+
+
+COMFYUI = Writer(comfyui.TOOL, r"ComfyUI\s*(.*)", "cpu", schedules=frozenset({"", *comfyui.OWN_SCHEDULES}))
+WEB_UI = Writer("AUTOMATIC1111's web UI", r"(v?\d+\.\d.*|)", "cuda")
+UNKNOWN = Writer("not known", r"(.*)", None)
+# First match wins.
+WRITERS = (
+    Writer("sdcli", r"sdcli (.*)", "cuda"),
+    COMFYUI,
+    # It writes the generator into every text.
+    Writer("stable-diffusion.cpp", r"(?:stable-diffusion|sd)\.cpp\s*(.*)", None, frozenset({"sdcpp"})),
+    Writer("Forge", r"(f\d+\.\d.*|neo.*)", "cuda"),
+    Writer("Fooocus", r"Fooocus\s*(.*)", "cpu", frozenset({"fooocus v2 expansion"})),
+    Writer("SD.Next", r"(?:SD\.Next\s*)?([0-9a-f]{7,40}|)", "cuda", frozenset({"app", "pipeline", "backend"})),
+    Writer("SwarmUI", r"SwarmUI\s*(.*)", "cpu"),
+    Writer("InvokeAI", r"InvokeAI\s*(.*)", "cpu"),
+    Writer("Civitai", r"Civitai\s*(.*)", None, frozenset({"civitai resources", "civitai metadata"})),
+    WEB_UI,
+    UNKNOWN,
+)
+# The names that the tools give to the generators that sdcli can reproduce.
+RNGS = {"gpu": "cuda", "nv": "cuda", "cuda": "cuda", "cpu": "cpu"}
+# What a saver of ComfyUI writes in place of a prompt that it does not find.
+PLACEHOLDERS = ("", "unknown", "undefined", "none", "null", "n/a")
 READ = {
-    "Steps",
-    "Sampler",
-    "Schedule type",
-    "CFG scale",
-    "Seed",
-    "Size",
-    "Model",
-    "Model hash",
-    "Eta DDIM",
-    "RNG",
-    "Version",
+    "steps",
+    "sampler",
+    "schedule type",
+    "cfg scale",
+    "seed",
+    "size",
+    "model",
+    "model hash",
+    "eta ddim",
+    "rng",
+    "version",
 }
+_STEPS = re.compile(r"^[ \t]*Steps:", re.IGNORECASE | re.MULTILINE)
+_STEPS_WITHIN = re.compile(r"^.*?[,|][ \t]*Steps:[ \t]*\d", re.IGNORECASE | re.MULTILINE)
+_NEGATIVE = re.compile(rf"^{NEGATIVE} ?", re.IGNORECASE | re.MULTILINE)
+# A line of values before the last one, which SD.Next writes.
+_VALUES_BEFORE = re.compile(r"\n(?:Version|App|Pipeline|Backend): [^\n]*,[ \t]*\Z", re.IGNORECASE)
+_BARS = re.compile(r"[^:,|\n]*:[^,|\n]*\|")
+_END = re.compile(r"[,\n]")
 
 
 def _others() -> dict[str, str]:
@@ -80,59 +133,137 @@ def _quoted(value: str) -> str:
 def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from a `parameters` text; returns None if the file has none."""
     text = texts.get(PARAMETERS_KEY) or texts.get(COMMENT_KEY, "")
-    prompts, _, last = text.rstrip().rpartition("\n")
-    values = dict(_pairs(last))
-    if "Steps" not in values:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
+    prompts, pairs = _split(text)
+    titles = {title.casefold(): title for title, _ in pairs}
+    values = {title.casefold(): value for title, value in pairs}
+    if "steps" not in values:
         # UserComment of a photograph can contain any text.
-        return _unreadable(text) if PARAMETERS_KEY in texts else None
-    prompt, _, negative = f"\n{prompts}".partition(f"\n{NEGATIVE}")
-    width, _, height = values.get("Size", "").partition("x")
-    # Older versions have no schedule type; the sampler's name contains it: "DPM++ 2M Karras".
-    schedule = values.get("Schedule type", "")
-    sampler = values.get("Sampler", "")
-    sampler = own_sampler(sampler) if schedule in ("", "Uniform", "DDIM") else f"{sampler} {schedule}"
-    version = values.get("Version", "")
-    own = version.startswith("sdcli ")
-    others = _others()
+        return None if PARAMETERS_KEY not in texts or _graph(texts) else _unreadable(text)
+    version = values.get("version", "")
+    writer, number = _writer(version, values.keys(), has_graph=texts.get("prompt", "").startswith("{"))
+    negative = _NEGATIVE.search(prompts)
+    prompt: str | None = prompts[: negative.start()].removesuffix("\n") if negative else prompts
+    negative_prompt: str | None = prompts[negative.end() :] if negative else ""
+    if writer is COMFYUI and prompt is not None and prompt.strip().casefold() in PLACEHOLDERS:
+        if _graph(texts):
+            return None
+        if prompt.strip():
+            prompt = None
+            negative_prompt = None if (negative_prompt or "").strip().casefold() in PLACEHOLDERS else negative_prompt
+    width, _, height = values.get("size", "").casefold().partition("x")
+    own = writer.tool == "sdcli"
+    others = {title.casefold(): name for title, name in _others().items()}
     return Provenance(
-        "sdcli" if own else "ComfyUI" if "prompt" in texts else TOOL,
-        version.removeprefix("sdcli "),
+        writer.tool,
+        number,
         known(
-            prompt=prompt.removeprefix("\n"),
-            negative_prompt=negative.removeprefix(" "),
-            steps=values.get("Steps"),
-            sampler=sampler or None,
-            scale=values.get("CFG scale"),
-            seed=values.get("Seed"),
-            rng=RNGS.get(values.get("RNG", "GPU")),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            steps=values.get("steps"),
+            sampler=_sampler(values, writer) or None,
+            scale=values.get("cfg scale"),
+            seed=values.get("seed"),
+            rng=RNGS.get(values["rng"].casefold()) if "rng" in values else writer.rng,
             width=width,
             height=height,
-            model=values.get("Model"),
-            model_hash=values.get("Model hash"),
-            **{"eta": values.get("Eta DDIM")}
+            model=values.get("model"),
+            model_hash=values.get("model hash"),
+            **{"eta": values.get("eta ddim")}
             | {name: values[title] for title, name in others.items() if title in values},
         ),
-        {title: value for title, value in values.items() if title not in READ | others.keys()},
+        {titles[key]: value for key, value in values.items() if key not in READ | others.keys()},
         ("the record is missing; the values are those of the `parameters` text",) if own else (),
     )
+
+
+def _graph(texts: Mapping[str, str]) -> bool:
+    """Returns whether the file also has a graph of ComfyUI with settings."""
+    found = comfyui.read(texts)
+    return found is not None and bool(found.settings)
 
 
 def _unreadable(text: str) -> Provenance:
     return Provenance("not known", other={PARAMETERS_KEY: text}, notes=("the `parameters` text has an unknown format",))
 
 
-def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    """Yields the names and values in the last line. A quoted value is a JSON string; other values end at a comma."""
-    decoder = json.JSONDecoder()
-    position = 0
-    while (colon := line.find(":", position)) >= 0:
-        key, start = line[position:colon].strip(" ,"), colon + 1
-        start += line.startswith(" ", start)
+def _writer(version: str, keys: Collection[str], *, has_graph: bool) -> tuple[Writer, str]:
+    """Returns the tool that wrote a text with this value of Version and these keys, and the version of the tool."""
+    if not version:
+        by_key = next((writer for writer in WRITERS if writer.keys & set(keys)), None)
+        return by_key or (COMFYUI if has_graph else WEB_UI), ""
+    for writer in WRITERS:
+        if match := re.fullmatch(writer.version, version, re.IGNORECASE | re.DOTALL):
+            # Some savers of ComfyUI write the version of the web UI.
+            return COMFYUI if has_graph and writer in (WEB_UI, UNKNOWN) else writer, match[1]
+    raise AssertionError("the last writer matches any version")
+
+
+def _sampler(values: Mapping[str, str], writer: Writer) -> str:
+    """Returns the name of the sampler, with its schedule unless it is that of the sampler of sdcli."""
+    sampler = values.get("sampler", "")
+    # Older versions have no schedule type; the sampler's name contains it: "DPM++ 2M Karras".
+    schedule = values.get("schedule type", "")
+    own = own_sampler(sampler)
+    # The web UI has a schedule of its own for DDIM and PLMS, and Karras for DPM++ 2M.
+    automatic = schedule.casefold() == "automatic" and own in ("ddim", "plms")
+    if automatic or schedule.casefold() in writer.schedules:
+        return own
+    return f"{sampler} {schedule}"
+
+
+def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """Splits a text into the lines of the prompts, and the names and values."""
+    found = deque(_STEPS.finditer(text), 1) or deque(_STEPS_WITHIN.finditer(text), 1)
+    if not found:
+        return text, []
+    start = found[0].start()
+    prompts, line = text[:start].removesuffix("\n"), text[start:]
+    if _BARS.match(line):
+        first, _, rest = line.partition("\n")
+        pairs = [
+            (title.strip(), value.strip()) for title, _, value in (part.partition(":") for part in first.split("|"))
+        ]
+        pairs += _pairs(rest)
+        prompts = re.sub(r"\Aprompt: ?", "", prompts, flags=re.IGNORECASE)
+    else:
+        pairs = list(_pairs(line))
+    if before := _VALUES_BEFORE.search(prompts):
+        prompts, pairs = prompts[: before.start()], [*_pairs(before[0].strip(" \t,\n")), *pairs]
+    return prompts, pairs
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the names and values after the prompts.
+
+    A value is a JSON string, array or object, which can contain line breaks, or ends at a comma. A line break after a
+    value ends the line of values: every line after it has one name, for example "Template", and a value.
+    """
+    decoder = json.JSONDecoder(strict=False)
+    position, end_of_line = 0, False
+    while not end_of_line and (colon := text.find(":", position)) >= 0:
+        key, start = text[position:colon].strip(" ,\n"), colon + 1
+        start += text.startswith(" ", start)
         value, end = "", start
-        if line.startswith('"', start):
-            with suppress(ValueError):
-                value, end = decoder.raw_decode(line, start)
-        comma = line.find(",", end)
-        comma = len(line) if comma < 0 else comma
-        yield key, value if end > start else line[start:comma].strip()
-        position = comma + 1
+        if text.startswith(('"', "[", "{"), start):
+            with suppress(ValueError, RecursionError):
+                value, end = decoder.raw_decode(text, start)
+        if not isinstance(value, str):
+            value = text[start:end]
+        found = _END.search(text, end)
+        stop = found.start() if found else len(text)
+        yield key, value if end > start else text[start:stop].strip()
+        position, end_of_line = stop + 1, text.startswith("\n", stop)
+    if not end_of_line:
+        return
+    title, lines = "", []
+    for line in text[position:].split("\n"):
+        key, colon_found, value = line.partition(": ")
+        if colon_found and re.fullmatch(r"[A-Z][\w ]{0,40}", key):
+            if title:
+                yield title, "\n".join(lines)
+            title, lines = key, [value]
+        else:
+            lines.append(line)
+    if title:
+        yield title, "\n".join(lines)

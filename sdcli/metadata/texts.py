@@ -1,16 +1,21 @@
 """Texts in image files of all formats.
 
 PNG has named text chunks. JPEG and WebP have EXIF, with the `parameters` text in UserComment, and XMP, with sdcli's
-record as a property.
+record as a property. Other tools also write their texts into other tags of EXIF, into other properties of XMP, and into
+the comment of JPEG; these get the name that the same text has in PNG.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape
+
+from sdcli.json_text import read_object
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,31 +23,122 @@ if TYPE_CHECKING:
 RECORD_KEY = "sdcli"
 PARAMETERS_KEY = "parameters"
 COMMENT_KEY = "UserComment"
+PROMPT_KEY = "prompt"
+WORKFLOW_KEY = "workflow"
 NAMESPACE = "urn:sdcli"
 
-_EXIF_IFD, _MAKE, _MODEL, _SOFTWARE, _USER_COMMENT = 0x8769, 0x010F, 0x0110, 0x0131, 0x9286
-_CODES = {b"ASCII\0\0\0": "ascii", b"JIS\0\0\0\0\0": "iso2022_jp", b"\0" * 8: "utf-8"}
+_EXIF_IFD, _SOFTWARE, _USER_COMMENT = 0x8769, 0x0131, 0x9286
+_CODES = {b"JIS\0\0\0\0\0": "iso2022_jp", b"ASCII\0\0\0": "utf-8", b"\0" * 8: "utf-8"}
 _UNICODE = b"UNICODE\0"
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
 def read(image: Image.Image) -> dict[str, str]:
-    """Returns the texts of a decoded image by name: PNG text chunks, and texts that tools store in EXIF and XMP."""
-    texts = {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
+    """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere."""
+    texts: dict[str, str] = {}
+    for key, value in getattr(image, "text", {}).items():
+        # Pillow decodes tEXt and zTXt as Latin-1, and iTXt, which has a class of its own, as UTF-8.
+        texts[str(key)] = _without_bom(str(value) if hasattr(value, "lang") else _repaired(str(value)))
+    for text in _of_exif(image, texts):
+        for key, part in _sorted(text):
+            texts.setdefault(key, part)
+    # TIFF can give any type to the tag of XMP.
+    xmp = image.info.get("xmp")
+    found = _properties(xmp) if isinstance(xmp, (bytes, str)) else {}
+    if record := found.pop(f"{NAMESPACE} record", ""):
+        texts.setdefault(RECORD_KEY, record)
+    comment = image.info.get("comment")
+    for text in (*found.values(), comment):
+        for key, part in _sorted(text if isinstance(text, str) else _decoded(text)):
+            texts.setdefault(key, part)
+    return texts
+
+
+def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
+    """Yields the texts in EXIF. Adds UserComment to `texts`, whatever it contains."""
+    tags: dict[int, Any] = {}
+    comment: Any = None
     # For damaged EXIF, Pillow's parser raises errors of many types, and warns.
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exif = image.getexif()
+        tags = dict(exif)
         comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-        if isinstance(comment, bytes):
-            texts.setdefault(COMMENT_KEY, decode_comment(comment))
-        # ComfyUI writes its two texts into the camera's make and model in WebP files.
-        for tag in (_MAKE, _MODEL):
-            name, colon, text = str(exif.get(tag, "")).partition(":")
-            if colon and name.casefold() in ("prompt", "workflow"):
-                texts.setdefault(name.casefold(), text)
-    if (xmp := image.info.get("xmp")) and (record := _record_of_xmp(xmp)):
-        texts.setdefault(RECORD_KEY, record)
-    return texts
+    # Some tools write UserComment into the first directory.
+    if comment is None:
+        comment = tags.pop(_USER_COMMENT, None)
+    if text := _decoded(comment):
+        yield text
+        if COMMENT_KEY not in texts and not any(True for _ in _graphs(text)):
+            texts[COMMENT_KEY] = text
+    # ComfyUI writes its two texts into the camera's make and model in WebP files, other tools into other tags.
+    for value in tags.values():
+        if isinstance(value, str):
+            yield _without_bom(_repaired(value))
+
+
+def _sorted(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the parts of a text without a name, with the names that they have in PNG; ignores any other text."""
+    name, separator, rest = text.partition("\0")
+    if separator and name == PARAMETERS_KEY:
+        yield name, rest.rstrip("\0")
+        return
+    text = text.strip("\0 \t\r\n")
+    graphs = list(_graphs(text))
+    yield from graphs
+    if not graphs and "Steps: " in text:
+        yield COMMENT_KEY, text
+
+
+def _graphs(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the graphs of ComfyUI in a text: `prompt:{...}`, a graph, or an object of graphs."""
+    text = text.lstrip()
+    name, colon, rest = text.partition(":")
+    if colon and name.casefold() in (PROMPT_KEY, WORKFLOW_KEY):
+        yield name.casefold(), rest
+        return
+    if not text.startswith("{"):
+        return
+    content = read_object(text)
+    if not content:
+        return
+    if _is_graph(content):
+        yield PROMPT_KEY, text
+    elif isinstance(content.get("nodes"), list):
+        yield WORKFLOW_KEY, text
+    else:
+        for key, value in content.items():
+            inner = read_object(value) if isinstance(value, str) else value
+            if key.casefold() in (PROMPT_KEY, WORKFLOW_KEY) and isinstance(inner, dict):
+                yield key.casefold(), json.dumps(inner)
+
+
+def _is_graph(content: dict[str, Any]) -> bool:
+    return any(isinstance(node, dict) and "class_type" in node for node in content.values())
+
+
+def _repaired(text: str) -> str:
+    """Returns a text that was decoded as Latin-1 but is in UTF-8, as most tools write it."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
+
+
+def _without_bom(text: str) -> str:
+    return text.removeprefix("\ufeff")
+
+
+def _decoded(data: Any) -> str:
+    """Returns the text of UserComment or of a comment; empty if it is damaged or no text."""
+    if isinstance(data, str):
+        return _without_bom(_repaired(data))
+    if not isinstance(data, bytes):
+        return ""
+    with suppress(UnicodeError):
+        return decode_comment(data)
+    return ""
 
 
 def exif(software: str, comment: str) -> bytes:
@@ -63,11 +159,17 @@ def decode_comment(data: bytes) -> str:
         UnicodeError: the text does not have that encoding.
     """
     code, text = data[:8], data[8:]
+    if code in _CODES:
+        return _without_bom(text.decode(_CODES[code]))
     if code != _UNICODE:
-        return text.decode(_CODES[code]) if code in _CODES else data.decode()
-    # The comment does not state its byte order, and tools use both. Every `parameters` text contains "Steps: ".
-    swapped = text.decode("utf-16-le", "replace")
-    return swapped if "Steps: " in swapped else text.decode("utf-16-be")
+        code, text = b"", data
+    if encoding := _BOMS.get(text[:2]):
+        return text[2:].decode(encoding)
+    # Some tools write UTF-8 in spite of the code. Every text that is read here has ASCII, so UTF-16 has zeros.
+    if not code or b"\0" not in text:
+        return _without_bom(text.decode())
+    # The comment does not state its byte order, and tools use both.
+    return text.decode("utf-16-le" if text[1::2].count(0) > text[0::2].count(0) else "utf-16-be")
 
 
 def xmp(record: str) -> bytes:
@@ -80,25 +182,25 @@ def xmp(record: str) -> bytes:
     ).encode()
 
 
-def _record_of_xmp(data: bytes | str) -> str | None:
-    """Returns the record in an XMP packet: an element, or an attribute if another program has rewritten the packet."""
-    name = f"{NAMESPACE} record"
-    depth = 0
-    found: list[str] = []
+def _properties(data: bytes | str) -> dict[str, str]:
+    """Returns the texts of the elements and attributes of an XMP packet by name; none if the packet is damaged.
+
+    A program that rewrites a packet may change elements to attributes.
+    """
+    found: dict[str, list[str]] = {}
+    path: list[str] = []
 
     def start(element: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += element == name
-        if name in attributes:
-            found.append(attributes[name])
+        # Text in a list of alternatives belongs to its property.
+        path.append(path[-1] if path and element.startswith(_RDF) else element)
+        for name, value in attributes.items():
+            found.setdefault(name, []).append(value)
 
-    def end(element: str) -> None:
-        nonlocal depth
-        depth -= element == name
+    def end(_: str) -> None:
+        path.pop()
 
     def text(data: str) -> None:
-        if depth:
-            found.append(data)
+        found.setdefault(path[-1], []).append(data)
 
     def refuse(*_: object) -> None:
         # Entities, which a document type defines, can expand a small file to gigabytes.
@@ -109,6 +211,6 @@ def _record_of_xmp(data: bytes | str) -> str | None:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(data, True)
-    except (expat.ExpatError, ValueError):
-        return None
-    return "".join(found) or None
+    except (expat.ExpatError, ValueError, LookupError):  # LookupError: an unknown encoding
+        return {}
+    return {name: "".join(parts) for name, parts in found.items()}

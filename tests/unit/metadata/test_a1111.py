@@ -1,0 +1,132 @@
+"""Reading `parameters` texts, whichever tool wrote them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sdcli.metadata import Provenance, provenance
+from tests.unit.metadata.test_texts import DATA, GRAPH, read
+
+
+def found(text: str, **texts: str) -> Provenance:
+    result = provenance({"parameters": text, **texts})
+    assert result is not None
+    return result
+
+
+@pytest.mark.parametrize(
+    ("end", "tool", "version", "rng"),
+    [
+        ("", "AUTOMATIC1111's web UI", "", "cuda"),
+        ("Version: v1.10.1", "AUTOMATIC1111's web UI", "v1.10.1", "cuda"),
+        ("Version: 1.6.0-2-g4afaaf8a", "AUTOMATIC1111's web UI", "1.6.0-2-g4afaaf8a", "cuda"),
+        ("RNG: CPU, Version: v1.6.0", "AUTOMATIC1111's web UI", "v1.6.0", "cpu"),
+        ("Version: f2.0.1v1.10.1-previous-659-gc055f2d4", "Forge", "f2.0.1v1.10.1-previous-659-gc055f2d4", "cuda"),
+        ("Version: ComfyUI", "ComfyUI", "", "cpu"),
+        ("Version: ComfyUI v0.3.2", "ComfyUI", "v0.3.2", "cpu"),
+        ("rng: cpu, Version: stable-diffusion.cpp", "stable-diffusion.cpp", "", "cpu"),
+        ("RNG: cuda, Version: sd.cpp", "stable-diffusion.cpp", "", "cuda"),
+        ("RNG: std_default, Version: stable-diffusion.cpp", "stable-diffusion.cpp", "", None),
+        ("Version: Fooocus v2.5.5", "Fooocus", "v2.5.5", "cpu"),
+        ("App: SD.Next, Version: 1a2b3c4, Pipeline: Diffusers", "SD.Next", "1a2b3c4", "cuda"),
+        ("Version: Something 3", "not known", "Something 3", None),
+        ("Civitai resources: []", "Civitai", "", None),
+    ],
+)
+def test_each_writer_has_its_name_and_its_noise(end: str, tool: str, version: str, rng: str | None) -> None:
+    result = found(f"a cat\nSteps: 4, Sampler: DDIM, Seed: 1, {end}".rstrip(", "))
+    assert (result.tool, result.version, result.settings.get("rng")) == (tool, version, rng)
+
+
+def test_a_text_without_version_beside_a_graph_is_of_comfyui() -> None:
+    result = found("a cat\nSteps: 4, Sampler: ddim, Scheduler: normal, Seed: 1", prompt=json.dumps(GRAPH))
+    assert (result.tool, result.settings["rng"], result.settings["prompt"]) == ("ComfyUI", "cpu", "a cat")
+
+
+EXPECTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "webui-pipes-between-values.png": (
+        {"prompt": "an old boat", "negative_prompt": "fog", "seed": 1879, "sampler": "Euler a", "width": 768,
+         "height": 512, "scale": 7.0, "steps": 25, "model": "some-model", "model_hash": "aabbccdd"},
+        {"Clip skip": "2", "Pipeline": "Original"},
+    ),
+    "webui-civitai-resources.png": (
+        {"prompt": "an old boat", "negative_prompt": "fog", "seed": 1311, "width": 832, "height": 1216},
+        {"Clip skip": "2", "Created Date": "2026-01-04T01:27:21.27Z", "Civitai metadata": "{}"},
+    ),
+    "webui-newline-in-quoted-value.png": (
+        {"prompt": "an old boat", "negative_prompt": "fog", "model": "some-model"},
+        {"Wildcard prompt": "an __age__ boat,\non a lake"},
+    ),
+    "webui-template-after-last-line.png": (
+        {"prompt": "an old boat on a lake", "negative_prompt": "fog", "seed": 12, "model_hash": "aabbccdd"},
+        {"Template": "an {old|new} boat on a lake", "Negative Template": "fog"},
+    ),
+    "webui-ddim-schedule-automatic.png": ({"sampler": "ddim"}, {}),
+    "sdcpp-latin1-chunk-of-utf8-and-cpu-noise.png": (
+        {"prompt": "an old boat, 舟", "negative_prompt": "fog", "rng": "cpu", "seed": 42, "model": "some-model.ckpt"},
+        {"Guidance": "3.500000"},
+    ),
+    "comfyui-placeholder-parameters-beside-graph.png": (
+        {"prompt": "an old boat", "negative_prompt": "fog", "seed": 5, "sampler": "ddim", "scale": 7.0, "rng": "cpu",
+         "height": 768},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_files_of_other_tools(name: str) -> None:
+    result = read(DATA / name)
+    settings, other = EXPECTED[name]
+    assert settings == {key: result.settings.get(key) for key in settings}
+    assert other == {key: result.other.get(key) for key in other}
+
+
+def test_keys_have_any_case() -> None:
+    result = found("a cat\nNegative Prompt: dog\nsteps: 4, sampler: ddim, CFG Scale: 8.0, SEED: 3, size: 64X128")
+    assert result.settings == {
+        "prompt": "a cat", "negative_prompt": "dog", "steps": 4, "sampler": "ddim", "scale": 8.0, "seed": 3,
+        "rng": "cuda", "width": 64, "height": 128,
+    }  # fmt: skip
+
+
+def test_carriage_returns_end_lines() -> None:
+    result = found("a cat,\r\nby the sea\r\nNegative prompt: dog\r\nSteps: 4, Sampler: DDIM\r\n")
+    assert (result.settings["prompt"], result.settings["negative_prompt"]) == ("a cat,\nby the sea", "dog")
+    assert result.settings["sampler"] == "ddim"
+
+
+def test_a_value_is_json_without_quotes() -> None:
+    value = '{"Seed: 7": ["a, b", {"Steps: 9": "]"}]}'
+    result = found(f"a cat\nSteps: 4, Hashes: {value}, Seed: 1")
+    assert (result.settings["steps"], result.settings["seed"], result.other) == (4, 1, {"Hashes": value})
+
+
+@pytest.mark.parametrize("text", ["a cat", "unknown\nSteps: unknown, Version: ComfyUI", "%date%"])
+def test_a_text_without_values_does_not_hide_the_graph(text: str) -> None:
+    result = found(text, prompt=json.dumps(GRAPH))
+    assert (result.tool, result.settings["prompt"], result.settings["steps"]) == ("ComfyUI", "ein 猫", 20)
+
+
+def test_a_placeholder_is_no_prompt() -> None:
+    result = found("unknown\nNegative prompt: unknown\nSteps: 20, Seed: 0, Version: ComfyUI")
+    assert "prompt" in result.unknown
+    assert "negative_prompt" not in result.settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Steps" + ":" * 500_000,
+        "Steps: 1, " + "a: b, " * 50_000,
+        "Steps: 1, " + 'a:["' * 100_000,
+        "Steps: 1, a:" + "[" * 500_000,
+        "x\n" * 300_000 + "Steps: 1" + "\nA: b" * 100_000,
+        "Version: ," * 100_000 + "\nSteps: 1",
+    ],
+)
+def test_long_texts_are_read_fast(text: str) -> None:
+    found(text)

@@ -1,0 +1,200 @@
+"""Reading ComfyUI's graphs: what follows from them for certain, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from sdcli.metadata import Provenance, provenance
+from tests.unit.metadata.test_metadata import GRAPH, SETTINGS, node, sampler
+from tests.unit.metadata.test_texts import DATA, read
+
+
+def found(graph: dict[str, Any], key: str = "prompt") -> Provenance:
+    result = provenance({key: json.dumps(graph)})
+    assert result is not None
+    return result
+
+
+def encode(text: Any) -> dict[str, Any]:
+    return node("CLIPTextEncode", text=text, clip=["4", 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "negative"),
+    [
+        ("comfyui-controlnet-has-both-prompts.png", "an old boat", "fog"),
+        ("comfyui-negative-is-zeroed-out.png", "an old boat", None),
+        ("comfyui-words-are-concatenated.png", "an old boat, on a lake", "fog"),
+        ("comfyui-words-in-t5xxl-field.png", "an old boat on a lake", "fog"),
+        ("comfyui-size-is-linked.png", "an old boat", "fog"),
+    ],
+)
+def test_files(name: str, prompt: str, negative: str | None) -> None:
+    result = read(DATA / name)
+    assert (result.settings.get("prompt"), result.settings.get("negative_prompt")) == (prompt, negative)
+    assert (result.settings["width"], result.settings["height"]) == (512, 768)
+    assert any("zeroed" in note for note in result.notes) == (negative is None)
+
+
+@pytest.mark.parametrize("kind", ["ControlNetApplyAdvanced", "InpaintModelConditioning", "ACN_AdvancedControlNetApply"])
+def test_a_link_follows_the_output_that_it_names(kind: str) -> None:
+    both = node(kind, positive=["6", 0], negative=["7", 0], control_net=["x", 0], pixels=["y", 0])
+    chain = GRAPH | {"10": both, "11": node(kind, positive=["10", 0], negative=["10", 1])}
+    assert found(chain | {"3": sampler(positive=["11", 0], negative=["11", 1])}).settings == SETTINGS
+    unknown = found(chain | {"3": sampler(positive=["11", 2], negative=["11", 1])})
+    assert unknown.unknown == ["prompt"]
+    assert "output 2" in unknown.notes[0]
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        node("DPRandomGenerator", text="a {red|blue} boat", seed=7),
+        node("StringReplace", string="a boat", find="boat", replace="ship"),
+        node("Text Switch", text_1="a boat", text_2="a ship"),
+        node("Text Concatenate", text_a="a boat", text_b=["99", 0], delimiter=", "),
+        node("ShowText|pysssss", text=["50", 0]),
+    ],
+)
+def test_a_computed_text_is_unknown(computed: dict[str, Any]) -> None:
+    more = {"6": encode(["51", 0]), "51": computed, "50": node("DPRandomGenerator", text="a {red|blue} boat")}
+    result = found(GRAPH | more)
+    assert result.unknown == ["prompt"]
+    assert result.settings == {key: value for key, value in SETTINGS.items() if key != "prompt"}
+    assert "computed by another node" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (node("ImpactWildcardProcessor", wildcard_text="a {red|blue} boat", populated_text="a red boat"), "a red boat"),
+        (node("PrimitiveStringMultiline", value="a boat"), "a boat"),
+        (node("Text Concatenate", text_a="a boat", text_b="", text_c="fog", delimiter=", "), "a boat, fog"),
+        (node("JoinStringMulti", string_1="a", string_10="c", string_2="b", delimiter="\\n"), "a\nb\nc"),
+        (node("ShowText|pysssss", text=["52", 0]), "a ship"),
+        (node("Reroute", **{"": ["52", 0]}), "a ship"),
+    ],
+)
+def test_texts_that_follow_from_the_graph(source: dict[str, Any], text: str) -> None:
+    more = {"6": encode(["51", 0]), "51": source, "52": node("easy positive", positive="a ship")}
+    result = found(GRAPH | more)
+    assert (result.settings["prompt"], result.notes) == (text, ())
+
+
+@pytest.mark.parametrize("name", ["text", "prompt", "user_prompt", "t5xxl", "bert", "anything"])
+def test_the_prompt_has_another_name(name: str) -> None:
+    graph = GRAPH | {"6": node("TextEncodeOther", clip=["4", 1], **{name: "a lighthouse, 灯台"})}
+    assert found(graph).settings == SETTINGS
+
+
+def test_combined_conditionings_are_said_so() -> None:
+    more = {"3": sampler(positive=["10", 0]), "10": node("ConditioningConcat", a=["6", 0], b=["11", 0])}
+    result = found(GRAPH | more | {"11": encode("at dusk")})
+    assert result.settings["prompt"] == "a lighthouse, 灯台, at dusk"
+    assert "combines 2 texts" in result.notes[0]
+
+
+def test_an_unknown_node_makes_the_prompt_unknown() -> None:
+    more = {"3": sampler(positive=["10", 0]), "10": node("Mixes", a=["6", 0], b=["7", 0])}
+    result = found(GRAPH | more)
+    assert (result.unknown, result.settings["negative_prompt"]) == (["prompt"], "fog")
+    assert "Mixes" in result.notes[0]
+
+
+def test_the_sampler_of_the_saved_image_has_the_settings() -> None:
+    other = {
+        "1": sampler(seed=1, steps=5, positive=["7", 0]),
+        "2": node("PreviewImage", images=["12", 0]),
+        "12": node("VAEDecode", samples=["1", 0], vae=["4", 2]),
+    }
+    result = found(other | GRAPH)
+    assert result.settings == SETTINGS
+    assert "2 samplers" in result.notes[0]
+
+
+def test_two_saved_images_leave_what_they_have_in_common() -> None:
+    other = {
+        "1": sampler(seed=1, steps=5),
+        "2": node("SaveImage", images=["12", 0]),
+        "12": node("VAEDecode", samples=["1", 0], vae=["4", 2]),
+    }
+    result = found(other | GRAPH)
+    assert result.settings == {key: value for key, value in SETTINGS.items() if key not in ("seed", "steps")}
+    assert "any of 2 samplers" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("computed", "seed"),
+    [
+        (node("PrimitiveInt", value=5), 5),
+        (node("Seed (rgthree)", seed=5), 5),
+        (node("Reroute", **{"": ["61", 0]}), 5),
+        (node("SimpleMath", a=5, b=6), None),
+        (node("MathExpression", value=5), None),
+    ],
+)
+def test_a_linked_number_is_known_if_the_node_only_has_that_number(computed: dict[str, Any], seed: int | None) -> None:
+    more = {"3": sampler(seed=["60", 0]), "60": computed, "61": node("PrimitiveInt", value=5)}
+    result = found(GRAPH | more)
+    assert result.settings.get("seed") == seed
+    assert bool(result.notes) == (seed is None)
+
+
+def test_a_size_that_another_input_chooses_is_unknown() -> None:
+    more = {"5": node("CR Aspect Ratio", width=512, height=640, aspect_ratio="16:9")}
+    result = found(GRAPH | more)
+    assert result.unknown == ["height", "width"]
+    assert "aspect_ratio" in result.notes[0]
+
+
+def test_choices_in_the_editor_are_not_made_yet() -> None:
+    def box(number: int, kind: str, widgets: list[Any], mode: int = 0, **inputs: int) -> dict[str, Any]:
+        sockets = [{"name": name, "link": link} for name, link in inputs.items()]
+        return {"id": number, "type": kind, "widgets_values": widgets, "inputs": sockets, "mode": mode}
+
+    nodes = [
+        box(2, "KSampler", [9, "fixed", 9, 9, "euler", "normal", 1], mode=2, positive=1),
+        box(3, "KSampler", [7, "fixed", 20, 8, "ddim", "normal", 1], positive=1, negative=2),
+        box(6, "CLIPTextEncode", ["a {red|blue} boat"]),
+        box(7, "CLIPTextEncode", ["fog"]),
+        box(8, "ControlNetApplyAdvanced", [1, 0, 1], mode=4, positive=3, negative=4),
+    ]
+    links = [[1, 8, 0, 3, 0, "C"], [2, 8, 1, 3, 1, "C"], [3, 6, 0, 8, 0, "C"], [4, 7, 0, 8, 1, "C"]]
+    result = found({"nodes": nodes, "links": links}, "workflow")
+    assert (result.settings.get("prompt"), result.settings["negative_prompt"]) == (None, "fog")
+    assert (result.settings["seed"], result.settings["steps"]) == (7, 20)
+    assert any("template" in note for note in result.notes)
+
+
+def chain(length: int) -> dict[str, Any]:
+    samplers = {f"s{i}": sampler(latent_image=[f"s{i - 1}" if i else "5", 0]) for i in range(length)}
+    return GRAPH | samplers | {"8": node("VAEDecode", samples=[f"s{length - 1}", 0])}
+
+
+def doubling(length: int) -> dict[str, Any]:
+    joined = {f"j{i}": node("StringConcatenate", string_a=[f"j{i + 1}", 0], string_b=[f"j{i + 1}", 0], delimiter="")
+              for i in range(length)}  # fmt: skip
+    return GRAPH | joined | {"6": encode(["j0", 0]), f"j{length}": node("PrimitiveString", value="ab")}
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        chain(4000),
+        doubling(150),
+        doubling(4000),
+        GRAPH | {f"s{i}": sampler() for i in range(4000)},
+        GRAPH | {f"s{i}": node("SaveImage", images=["8", 0]) for i in range(10_000)},
+        GRAPH | {f"p{i}": node("Reroute", value=[f"p{i + 1}", 0]) for i in range(10_000)} | {"6": encode(["p0", 0])},
+        GRAPH | {f"c{i}": node("ConditioningCombine", a=[f"c{i + 1}", 0], b=[f"e{i}", 0]) for i in range(4000)}
+        | {f"e{i}": encode(f"text {i}") for i in range(4000)} | {"3": sampler(positive=["c0", 0])},
+    ],
+)  # fmt: skip
+def test_large_graphs_take_linear_time(graph: dict[str, Any]) -> None:
+    start = time.process_time()
+    assert found(graph).tool == "ComfyUI"
+    assert time.process_time() - start < 2
