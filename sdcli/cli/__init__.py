@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from sdcli import quiet
 from sdcli.cli.completion import Command
 from sdcli.cli.config import config
 from sdcli.cli.console import Console
@@ -64,9 +65,7 @@ def main() -> NoReturn:
     if sys.stderr is None:  # closed: messages must not go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()
-    # Standard error is for the messages of this program; warnings of the libraries are for programmers.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    quiet.silence()
     _turn_signals_into_errors()
     try:
         code = app(prog_name="sdcli", standalone_mode=False)
