@@ -54,8 +54,9 @@ def test_an_offline_run_opens_no_connection_and_writes_no_file_of_a_library(tmp_
     environment.pop("HF_HUB_OFFLINE", None)
     ended = subprocess.run(
         [
-            "strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", trace, sys.executable, "-m", "sdcli",
-            "txt2img", "--prompt", "a cat", "--steps", "2", "--n_samples", "1", "--n_iter", "3", "--skip_grid",
+            "strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", trace,
+            sys.executable, "-m", "sdcli", "txt2img", "--prompt", "a cat", "--steps", "2",
+            "--n_samples", "1", "--n_iter", "3", "--skip_grid",
             "--offline", "--quiet", "--outdir", "out",
         ],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
