@@ -1,5 +1,8 @@
 """Text to images from the command line, and from Python: `from sdcli import txt2img`."""
 
+# First, because the libraries read the environment while they are imported.
+from sdcli import quiet as quiet  # isort: skip
+
 # Binding the function here is what makes `from sdcli import txt2img` give it, and not the module of the same name.
 from sdcli.txt2img import GeneratedImage, txt2img
 from sdcli.version import VERSION as __version__

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from sdcli import quiet
 from sdcli.cli.completion import Command
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
@@ -82,9 +83,7 @@ def main() -> NoReturn:
 
 def _run(console: Console) -> int:
     """Run the command line; report errors. Returns the exit code."""
-    # Standard error is for the messages of this program; warnings of the libraries are for programmers.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    quiet.silence()
     _turn_signals_into_errors()
     try:
         code = app(prog_name="sdcli", standalone_mode=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from sdcli.errors import OutputError
 
@@ -16,15 +20,21 @@ HIDDEN = ".sdcli-"
 """Prefix of files that are being written."""
 
 
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
 def write_new(path: Path, data: bytes) -> Path:
-    """Write a new file.
+    """Write a new file. It is on the disk, with its name, when this returns.
 
     Raises:
         FileExistsError: the name is taken.
         OSError: it cannot be written; nothing is left behind.
     """
-    with written_aside(data, path.absolute().parent) as aside:
+    folder = path.absolute().parent
+    with written_aside(data, folder) as aside:
         claim_name(aside, path)
+    sync(folder)
     return path
 
 
@@ -34,7 +44,7 @@ def written_aside(data: bytes, folder: Path, token: str = "") -> Iterator[Path]:
 
     Args:
         data: the content.
-        folder: where.
+        folder: that of the final name: a name in another folder may be on another file system.
         token: end of the hidden name; by default a random one.
     """
     aside = folder / f"{HIDDEN}{token or f'one-{uuid.uuid4().hex}'}"
@@ -50,26 +60,102 @@ def written_aside(data: bytes, folder: Path, token: str = "") -> Iterator[Path]:
 
 
 def claim_name(aside: Path, path: Path) -> None:
-    """Give a complete file its name. Two processes never get the same name.
+    """Give a complete file its name, in the same folder, in one step: the name is free or belongs to a whole file.
+
+    Two processes never get the same name.
 
     Raises:
         FileExistsError: the name is taken.
     """
     try:
         os.link(aside, path)
-    except FileExistsError:
-        raise
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+        if error.errno not in _NO_HARD_LINKS:
             raise
-        # The file system has no hard links: claim the name with an empty file, then replace it by the complete one.
-        claimed = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        try:
-            os.close(claimed)
-            aside.replace(path)
-        except BaseException:  # an interruption must not leave the empty file either
-            path.unlink(missing_ok=True)
+        _rename_new(aside, path)
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+
+
+def _rename_new(aside: Path, path: Path) -> None:
+    """Rename a file to a name that is free, on a file system without hard links."""
+    try:
+        _rename_without_replacing(aside, path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
             raise
+    else:
+        return
+    # Not in one step, so the folder is locked: other processes that come here wait.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        aside.rename(path)
+    finally:
+        os.close(folder)
+
+
+def _rename_without_replacing(aside: Path, path: Path) -> None:
+    """`renameat2` of Linux, which Python does not have.
+
+    Raises:
+        OSError: FileExistsError if the name is taken; ENOSYS or EINVAL if the system or the file system cannot do it.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(aside), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def sync(folder: Path) -> None:
+    """Write the names in a folder to the disk, so that a file that was just named survives a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # a folder that can be written, but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(path: Path) -> None:
+    """Create a folder and those above it, if they are missing, and write their names to the disk.
+
+    Raises:
+        OSError: one of them cannot be created, or is a file.
+    """
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """Open an existing file, unbuffered if it is written to. It is never a link, a device, or a pipe, which may block.
+
+    Args:
+        path: the file.
+        flags: as for `os.open`: O_RDONLY or O_RDWR.
+
+    Raises:
+        OSError: it does not exist, is not a regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb") if flags == os.O_RDONLY else os.fdopen(descriptor, "r+b", buffering=0)
 
 
 def create_first_free(paths: Iterable[Path]) -> Path:

@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from sdcli.outputs.files import (
     cannot_write,
     claim_name,
     create_first_free,
+    make_folders,
     numbered,
+    sync,
     variants,
     written_aside,
 )
@@ -31,6 +35,8 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 _GALLERY = re.compile(r"gallery-\d{4,}\.html")
 
 
+_ABANDONED = 3600
+"""Seconds after which a hidden file has no writer any more, where no lock shows whether its writer is alive."""
 _writing: set[str] = set()
 """Hidden files of this process: its own locks do not protect them from itself."""
 
@@ -52,7 +58,7 @@ class OutputFolder:
         self.samples = path / SAMPLES
         self.journal = journal
         try:
-            self.samples.mkdir(parents=True, exist_ok=True)
+            make_folders(self.samples)
             for folder in (self.path, self.samples):
                 with tempfile.TemporaryFile(prefix=HIDDEN, dir=folder):
                     pass
@@ -123,17 +129,18 @@ class OutputFolder:
 
     def _save(self, data: bytes, kind: str, key: Key, paths: Iterator[Path], fields: dict[str, Any]) -> Path:
         """Write `data` under the first free name, after its line."""
-        path = self.samples / "any"
+        first = path = next(paths)
         try:
-            with self._aside(data) as aside, self.locks.writing():
-                for path in paths:
+            make_folders(path.parent)
+            with self._aside(data, path.parent) as aside, self.locks.writing():
+                for path in chain([first], paths):
                     if os.path.lexists(path):
                         continue
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     file = path.relative_to(self.path).as_posix()
                     line = Line.new(kind, key, file=file, **fields, sha256=hashlib.sha256(data).hexdigest())
                     if self._name(aside, path, line):
                         break
+            sync(path.parent)
         except OSError as error:
             raise cannot_write(path.parent, error, "--outdir") from error
         return path
@@ -154,13 +161,13 @@ class OutputFolder:
         return True
 
     @contextmanager
-    def _aside(self, data: bytes) -> Iterator[Path]:
+    def _aside(self, data: bytes, folder: Path) -> Iterator[Path]:
         """As `written_aside`, with a lock that shows other processes whether this one is alive."""
         token = uuid.uuid4().hex
         _writing.add(token)
         self.locks.claim(token)
         try:
-            with written_aside(data, self.samples, token) as aside:
+            with written_aside(data, folder, token) as aside:
                 yield aside
         finally:
             self.locks.release(token)
@@ -168,14 +175,16 @@ class OutputFolder:
 
     def _remove_left_behind(self) -> None:
         """Remove incomplete files of killed processes."""
-        for entry in os.scandir(self.samples):
+        folders = [self.path, *(Path(folder) for folder, _, _ in os.walk(self.samples))]
+        for entry in (entry for folder in folders for entry in os.scandir(folder)):
             token = entry.name.removeprefix(HIDDEN)
             if not (entry.name.startswith(HIDDEN) and _TOKEN.fullmatch(token)) or token in _writing:
                 continue
             if self.locks.claim(token):
                 # Its process may have finished it meanwhile.
                 with suppress(FileNotFoundError):
-                    Path(entry.path).unlink()
+                    if self.locks.work or time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
+                        Path(entry.path).unlink()
                 self.locks.release(token)
 
 

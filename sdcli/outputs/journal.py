@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcli.errors import InputFileError
-from sdcli.outputs.files import create_first_free, numbered
+from sdcli.outputs.files import create_first_free, numbered, sync
 from sdcli.records import Key, Line, RunLine, read_line
 from sdcli.settings import default, options
 from sdcli.terminal import json_line
@@ -60,6 +60,7 @@ class Journal:
         if self.path is None:
             count = len(journals(self.folder))
             self.path = create_first_free(numbered(self.folder, "run-{:04}.jsonl", count))
+            sync(self.folder)
         if not self._started:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             lines = [self._start.model_copy(update={"started": now}).values(), *lines]

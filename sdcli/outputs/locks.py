@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = ".sdcli-lock"
@@ -34,13 +35,17 @@ class FolderLocks:
     def __init__(self, folder: Path) -> None:
         with _threads:
             path = folder / NAME
-            if not path.exists():
-                path.touch()
-            stat = path.stat()
-            key = (stat.st_dev, stat.st_ino)
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, f"{path} is not a regular file")
+            key = (status.st_dev, status.st_ino)
             if key not in _open:
-                _open[key] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                _open[key] = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             self._file = _open[key]
+            self.work = True
+            """Whether the file system has locks; known after the first lock."""
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -69,8 +74,9 @@ class FolderLocks:
             fcntl.lockf(self._file, operation, 1, offset)
         except OSError as error:
             # On a file system without locks, a single process still works.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
                 raise
+            self.work = False
 
 
 def _offset(key: str) -> int:

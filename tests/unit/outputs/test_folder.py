@@ -1,18 +1,22 @@
 """The output folder: the original's numbers, complete files, and nothing overwritten."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sdcli.errors import OutputError
+from sdcli.outputs import files
 from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.journal import Journal
 from sdcli.records import SCHEMA, Key, Line, RunLine
@@ -361,3 +365,172 @@ def test_an_outdir_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         OutputFolder(tmp_path / "file")
+
+
+def no_hard_links(*_: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def no_renameat2(*_: object) -> None:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.fixture(params=["renameat2", "rename"])
+def without_hard_links(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A file system such as exFAT; "rename": one that cannot rename without replacing, either."""
+    monkeypatch.setattr(os, "link", no_hard_links)
+    if request.param == "rename":
+        monkeypatch.setattr(files, "_rename_without_replacing", no_renameat2)
+
+
+@pytest.mark.usefixtures("without_hard_links")
+class TestWithoutHardLinks:
+    def test_a_name_that_is_taken_stays_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "new").write_bytes(b"new")
+        for name in ("old", "link"):
+            (tmp_path / "old").write_bytes(b"old")
+            (tmp_path / "link").unlink(missing_ok=True)
+            (tmp_path / "link").symlink_to("nowhere")
+            with pytest.raises(FileExistsError):
+                files.claim_name(tmp_path / "new", tmp_path / name)
+        assert (tmp_path / "old").read_bytes() == b"old"
+        assert (tmp_path / "new").read_bytes() == b"new"
+        files.claim_name(tmp_path / "new", tmp_path / "free")
+        assert (tmp_path / "free").read_bytes() == b"new"
+
+    def test_a_kill_leaves_no_empty_file_under_the_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Killed at the last moment before the file has its name."""
+
+        class Killed(BaseException):
+            pass
+
+        def kill(*_: object) -> bool:
+            raise Killed
+
+        monkeypatch.setattr(files, "_rename_without_replacing", kill)
+        for save in (
+            lambda: files.write_new(tmp_path / "one.png", b"data"),
+            lambda: OutputFolder(tmp_path).save_sample(b"data", KEY),
+        ):
+            with pytest.raises(Killed):
+                save()
+        assert [path.name for path in tmp_path.rglob("*.png")] == []
+
+    def test_threads_never_get_the_same_name(self, tmp_path: Path) -> None:
+        def write(who: int) -> bool:
+            try:
+                files.write_new(tmp_path / "one.png", b"%d" % who)
+            except FileExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(write, range(32))) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+
+
+def test_each_file_is_complete_in_the_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`samples/`, or a folder in it, may be a link to another disk, where no file can be moved from here."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/samples").symlink_to(tmp_path / "disk")
+    link = os.link
+
+    def between_disks(source: Path, path: Path) -> None:
+        if source.parent.resolve() != path.parent.resolve():
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, path)
+
+    monkeypatch.setattr(os, "link", between_disks)
+    folder = OutputFolder(tmp_path / "out")
+    folder.save_grid(b"grid", KEY)
+    folder.save_sample(b"one", KEY)
+    folder.save_sample(b"cat", KEY, "cats/one.png")
+    assert (tmp_path / "out/grid-0000.png").read_bytes() == b"grid"
+    assert (tmp_path / "disk/cats/one.png").read_bytes() == b"cat"
+
+
+def test_incomplete_files_are_removed_wherever_they_are(tmp_path: Path) -> None:
+    (tmp_path / "samples/cats").mkdir(parents=True)
+    left = [tmp_path / folder / f".sdcli-{'0' * 32}" for folder in ("", "samples", "samples/cats")]
+    for path in left:
+        path.touch()
+    OutputFolder(tmp_path)
+    assert [path for path in left if path.exists()] == []
+
+
+def test_a_name_is_on_the_disk_before_its_path_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the file has its name its folder is synced, and so is the folder of each new folder."""
+    events: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            events.append(f"sync {path.relative_to(tmp_path)}")
+        fsync(descriptor)
+
+    def linked(source: Path, path: Path) -> None:
+        link(source, path)
+        events.append(f"name {path.relative_to(tmp_path)}")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    folder = OutputFolder(tmp_path / "out", journal=Journal(tmp_path / "out", START))
+    assert events == ["sync out", "sync ."]
+    events.clear()
+    folder.save_sample(b"a", KEY, "cats/one.png")
+    assert events == ["sync out/samples", "sync out", "name out/samples/cats/one.png", "sync out/samples/cats"]
+    events.clear()
+    folder.save_grid(b"a", KEY)
+    files.write_new(tmp_path / "one.png", b"a")
+    assert events == ["name out/grid-0000.png", "sync out", "name one.png", "sync ."]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def folders_fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", folders_fail)
+    if number == errno.EINVAL:
+        files.write_new(tmp_path / "one.png", b"a")
+    else:
+        with pytest.raises(OSError, match="Input/output"):
+            files.write_new(tmp_path / "one.png", b"a")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_a_second_start_keeps_what_the_first_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    (tmp_path / "samples").mkdir()
+    fresh, old = (tmp_path / f"samples/.sdcli-{digit * 32}" for digit in "01")
+    for path in (fresh, old):
+        path.touch()
+    os.utime(old, (0, time.time() - 2 * 3600))
+    folder = OutputFolder(tmp_path, journal=Journal(tmp_path, START))
+    assert fresh.exists()
+    assert not old.exists()
+    assert folder.save_sample(b"a", KEY).read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_lock_file_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    lock, victim = tmp_path / "out/.sdcli-lock", tmp_path / "victim"
+    lock.parent.mkdir()
+    {"link": lambda: lock.symlink_to(victim), "fifo": lambda: os.mkfifo(lock), "folder": lock.mkdir}[kind]()
+    with pytest.raises(OutputError, match="cannot write") as caught:
+        OutputFolder(lock.parent)
+    assert "not a regular file" in caught.value.why
+    assert not victim.exists()
