@@ -49,7 +49,8 @@ class Run:
         self.stages = Stages(context, progress)
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
-        self._prompts = Prompts(settings, self._check, self._skip if settings.on_error == "skip" else None)
+        skip = self._skip if settings.on_error == "skip" else None
+        self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
         self.total = self._prompts.count()
         """Number of images; None for a stream of prompts."""
 

@@ -24,7 +24,6 @@ Rng = Literal["cuda", "cpu"]
 Precision = Literal["autocast", "full"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 OnUnsafe = Literal["replace", "blur", "skip", "keep"]
-PromptFormat = Literal["auto", "text", "jsonl", "csv"]
 SeedMode = Literal["run", "image"]
 OnError = Literal["stop", "skip"]
 Scope = Literal["image", "file", "run", "output"]
@@ -53,6 +52,33 @@ LAION_DEFAULTS = {
     "ckpt": "models/ldm/text2img-large/model.ckpt",
     "outdir": "outputs/txt2img-samples-laion400m",
 }
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A format of prompt files.
+
+    Attributes:
+        reader: import path of a function from a `PromptFile` to its rows.
+        suffixes: the suffixes of files that have this format.
+    """
+
+    reader: str
+    suffixes: tuple[str, ...] = ()
+
+
+PROMPT_FORMATS = {
+    "auto": PromptFormat("sdcli.prompts.formats:by_content"),
+    "text": PromptFormat("sdcli.prompts.formats:text"),
+    "jsonl": PromptFormat("sdcli.prompts.formats:json_lines", (".jsonl", ".ndjson")),
+    "json": PromptFormat("sdcli.prompts.formats:json_array", (".json",)),
+    "csv": PromptFormat("sdcli.prompts.formats:comma_separated", (".csv",)),
+    "tsv": PromptFormat("sdcli.prompts.formats:tab_separated", (".tsv",)),
+    "a1111": PromptFormat("sdcli.prompts.flags:a1111"),
+    "kohya": PromptFormat("sdcli.prompts.flags:kohya"),
+    "invoke": PromptFormat("sdcli.prompts.flags:invoke"),
+}
+"""The formats that `--prompt-format` takes. A new one is a function and a line here."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +205,13 @@ class Settings(ImageSettings):
 
     from_file: str | None = option(
         None, "--from-file", scope="run", panel=PROMPT, metavar="FILE", path="file",
-        help="File of prompts, one image each: text (a prompt on each line), JSON Lines or CSV. - is standard input.",
+        help="File of prompts, one image each: text (a prompt on each line), JSON, JSON Lines, CSV or TSV. - is "
+        "standard input.",
     )  # fmt: skip
-    prompt_format: PromptFormat = option(
-        "auto", "--prompt-format", scope="run", panel=PROMPT,
-        help="Format of --from-file; auto: by its suffix, .jsonl or .csv, otherwise text.",
+    prompt_format: str = option(
+        "auto", "--prompt-format", scope="run", panel=PROMPT, choices=tuple(PROMPT_FORMATS),
+        help="Format of --from-file; auto: by its suffix, otherwise text; a1111, kohya, invoke: text with the flags "
+        "of that tool.",
     )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
@@ -203,8 +231,8 @@ class Settings(ImageSettings):
     )  # fmt: skip
     n_iter: int = option(
         2, "--n_iter", "--iterations", scope="run", panel=SIZE, metavar="N", least=1, always_shown=True,
-        help="How often to repeat the prompt, or the whole file. Default: 1 with JSON Lines, CSV, standard input, "
-        "--images-per-prompt and --matrix, which the original does not have.",
+        help="How often to repeat the prompt, or the whole file. Default: 1 with standard input, --images-per-prompt, "
+        "--matrix and every format but text, which the original does not have.",
     )  # fmt: skip
     images_per_prompt: int | None = option(
         None, "--images-per-prompt", scope="run", panel=SIZE, metavar="K", least=1, row=True,
@@ -374,7 +402,8 @@ class Settings(ImageSettings):
             values |= options()[switch].stands_for
         # The default 2 is that of the original, which has none of these kinds of prompts.
         new = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
-        if new or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
+        read_as = prompt_format(values.get("from_file"), values.get("prompt_format", "auto"))
+        if new or read_as not in ("auto", "text"):
             values.setdefault("n_iter", 1)
         if values.get("output") is not None:
             values = {"n_samples": 1, "n_iter": 1, "skip_grid": True, **values}
@@ -539,9 +568,9 @@ def image_format(file: str) -> str | None:
     return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None) if suffix else None
 
 
-def prompt_format(file: str | None, given: PromptFormat) -> PromptFormat:
+def prompt_format(file: str | None, given: str) -> str:
     """The format of a prompt file: the one that is given, or the one that its suffix names."""
     if given != "auto" or file is None:
         return given
-    suffixes: dict[str, PromptFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    return suffixes.get(Path(file).suffix.lower(), "text")
+    suffix = Path(file).suffix.lower()
+    return next((name for name, known in PROMPT_FORMATS.items() if suffix in known.suffixes), "auto")
