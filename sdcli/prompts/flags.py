@@ -77,7 +77,8 @@ def _a1111(line: str) -> dict[str, Any]:
         )
     pairs: list[tuple[str, str]] = []
     while words:
-        flag, value = words.pop(0), []
+        flag = words.pop(0)
+        value: list[str] = []
         # As the web UI: a prompt needs no quotes, and its first word may be any.
         free = flag in ("--prompt", "--negative_prompt")
         while words and ((free and not value) or not words[0].startswith("--")):
