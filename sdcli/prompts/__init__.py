@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdcli.errors import InputFileError, SdcliError
+from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.prompts.files import Content, PromptFile, Rows, row_settings
 from sdcli.prompts.flags import written_for
 from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
 from sdcli.registry import Table
-from sdcli.settings import PROMPT_FORMATS, Settings, options, prompt_format
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, options, prompt_format
 
 _READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
@@ -86,10 +86,18 @@ class Prompts:
 
         Raises:
             InputFileError: a row is invalid and ends the run, or no row is valid.
+            UsageError: more images than `MOST_IMAGES`.
         """
         if self._file is not None and self._file.is_stream:
             return None
-        return sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
+        count = sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
+        if count > MOST_IMAGES:
+            raise UsageError(
+                f"the run has {count:,} images, and the limit is {MOST_IMAGES:,}",
+                fix="Pass smaller numbers, or split the file.",
+                settings=("n_iter", "images_per_prompt", "n_samples", "matrix"),
+            )
+        return count
 
     def __iter__(self) -> Iterator[Prompt]:
         """Every prompt in order; a stream is read as it arrives.
@@ -122,6 +130,12 @@ class Prompts:
             return of_each, (row.text for _ in range(of_each))
         template = Template.parse(row.text, self._wildcards)
         if self.settings.matrix:
+            if template.has_more_than(MOST_IMAGES):
+                raise UsageError(
+                    f"the prompt has more than {MOST_IMAGES:,} combinations",
+                    fix="Use fewer alternatives, or leave out --matrix.",
+                    settings=("matrix",),
+                )
             return template.combinations * of_each, (text for text in template.all() for _ in range(of_each))
         return of_each, (template for _ in range(of_each))
 

@@ -156,6 +156,15 @@ class Template:
         """The number of prompts that `all` yields."""
         return math.prod(part.combinations for part in self._parts if not isinstance(part, str))
 
+    def has_more_than(self, limit: int) -> bool:
+        """Whether `combinations` is above a limit. The number itself may have thousands of digits."""
+        product = 1
+        for part in self._parts:
+            product *= 1 if isinstance(part, str) else part.combinations
+            if product > limit:
+                return True
+        return False
+
     def choose(self, seed: int, index: int) -> str:
         """One prompt, chosen by the seed and the image's index. It is the same on any machine."""
         numbers = count()

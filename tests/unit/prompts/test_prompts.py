@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -581,6 +582,80 @@ class TestEncodings:
         error = refused(write(b"\x81\x9d"))
         assert "iconv -f" not in error.fix
         assert "guesses its encoding" in error.fix
+
+
+class TestHostileFiles:
+    def test_a_file_that_changes_during_the_run(self, write: Callable[..., str]) -> None:
+        path = write("one\ntwo\n")
+        reading = Prompts(Settings.of(from_file=path, n_iter=2))
+        assert reading.count() == 4
+        with Path(path).open("a") as file:
+            file.write("three\n")
+        assert [one.text for one in reading] == ["one", "two"] * 2
+        Path(path).write_text("another\n")
+        assert [one.text for one in reading] == ["one", "two"] * 2
+
+    def test_a_file_that_is_appended_to_while_it_is_read(self, write: Callable[..., str]) -> None:
+        path = write("one\ntwo\n")
+        found = []
+        for one in Prompts(Settings.of(from_file=path, n_iter=1)):
+            with Path(path).open("a") as file:
+                file.write("more\n")
+            found.append(one.text)
+        assert found == ["one", "two"]
+
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/null"])
+    def test_devices_are_refused(self, device: str) -> None:
+        with pytest.raises(InputFileError, match=f"{device} is a device"):
+            Prompts(Settings.of(from_file=device))
+
+    @pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv", "p.json"])
+    def test_a_line_that_does_not_end(self, write: Callable[..., str], name: str) -> None:
+        path = write(b"a" * 10_000_002, name)
+        assert refused(path).what == f"{path}, line 1: the line is longer than 10 MB"
+
+    def test_an_endless_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Path("/dev/zero").open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            with pytest.raises(InputFileError, match="the line is longer than 10 MB"):
+                texts("-")
+
+    @pytest.mark.parametrize("key", ["k{}", "prompt", "prompt{}"])
+    def test_a_row_of_100_000_keys(self, write: Callable[..., str], key: str) -> None:
+        row = "{" + ", ".join(f'"{key.format(number)}": 1' for number in range(100_000)) + "}"
+        begin = time.process_time()
+        refused(write(row, "p.jsonl"))
+        assert time.process_time() - begin < 3
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", [name for name, value in VALUES.items() if isinstance(value, (int, float))])
+    def test_booleans_are_not_numbers(self, write: Callable[..., str], name: str) -> None:
+        for value in (True, False):
+            path = write(jsonl({"prompt": "a", name: value}), "p.jsonl")
+            assert f"{str(value).lower()} is not valid" in refused(path).what
+            with pytest.raises(UsageError, match=f"{str(value).lower()} is not valid"):
+                Settings.of(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("n_iter", int("9" * 400)), ("n_samples", 10**9), ("n_samples", int("9" * 4000)), ("height", 2**20),
+            ("width", 2**20), ("images_per_prompt", 10**12), ("n_rows", 10**400), ("steps", 10**400),
+            ("seed", 10**400), ("channels", 10**400),
+        ],
+    )  # fmt: skip
+    def test_numbers_beyond_the_limits(self, name: str, value: int) -> None:
+        with pytest.raises(UsageError, match="is out of range") as caught:
+            Settings.of(**{name: value})
+        assert len(str(caught.value)) < 200
+
+    def test_too_many_images(self, write: Callable[..., str]) -> None:
+        with pytest.raises(UsageError, match="more than 1,000,000,000 combinations"):
+            Prompts(Settings.of(prompt="{a|b}" * 1100, matrix=True)).count()
+        assert "combinations" in refused(write("{a|b}" * 1100), matrix=True).what
+        with pytest.raises(UsageError, match="and the limit is"):
+            Prompts(Settings.of(n_iter=10**9, n_samples=10)).count()
 
 
 class TestJsonArray:

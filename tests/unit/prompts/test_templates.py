@@ -177,7 +177,9 @@ def test_all_yields_the_product_of_all_choices(wildcards: Wildcards, case: Case,
 
 
 @given(
-    pieces=st.lists(st.sampled_from(["{", "|", "}", "\\", "_", " ", "!\n", "[", "]", "__a__", "__one__"]), max_size=16)
+    pieces=st.lists(
+        st.sampled_from(["{", "|", "}", "\\", "_", " ", "!\n", "[\n", "]\n", "__a__", "__one__"]), max_size=16
+    )
 )
 def test_no_character_makes_a_text_invalid(wildcards: Wildcards, pieces: list[str]) -> None:
     template = Template.parse("".join(pieces), wildcards)
@@ -284,6 +286,12 @@ def test_combinations_are_streamed(wildcards: Wildcards) -> None:
     assert template.combinations == 10**2000
     assert [prompt[-2:] for prompt in islice(template.all(), 9, 12)] == ["09", "10", "11"]
     assert len(template.choose(0, 0)) == 2000
+
+
+def test_more_combinations_than_a_limit(wildcards: Wildcards) -> None:
+    assert Template.parse("{a|b}" * 20_000, wildcards).has_more_than(10**9)
+    assert Template.parse("{a|b}" * 10, wildcards).has_more_than(1023)
+    assert not Template.parse("x{a|b}" * 10, wildcards).has_more_than(1024)
 
 
 def test_text_without_choices_is_fast(wildcards: Wildcards) -> None:
