@@ -184,12 +184,12 @@ def test_an_output_folder_is_not_created() -> None:
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize(("outdir", "out"), [("out", "taken/b"), ("o/" * 600, "a/" * 1400 + "b")])
+@pytest.mark.parametrize(("outdir", "out"), [("out", "taken/b"), ("o/" * 700, "a/" * 1400 + "b")])
 def test_names_of_rows_that_cannot_be_in_the_output_folder(outdir: str, out: str) -> None:
     Path("out/samples").mkdir(parents=True)
     Path("out/samples/taken").touch()
     Path("rows.jsonl").write_text(json.dumps({"prompt": "a cat", "out": out}))
-    with pytest.raises(InputFileError, match=r"rows.jsonl, line 1: out 'a|rows.jsonl, line 1: out 'taken/b' is in"):
+    with pytest.raises(InputFileError, match=r"rows.jsonl, line 1: out 'a|rows.jsonl, line 1: out 'taken/b.png' is in"):
         DryRun(Settings.of(from_file="rows.jsonl", outdir=outdir), ignore)
 
 
