@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,7 @@ from sdcli.estimates import Estimate
 from sdcli.events import Progress
 from sdcli.jobs import Job
 from sdcli.models.tokenizer import PromptLength, measure
-from sdcli.outputs.files import numbered, variants
+from sdcli.outputs.files import HIDDEN, cannot_write, numbered, variants
 from sdcli.outputs.folder import SAMPLES, next_numbers
 from sdcli.outputs.journal import Ledger
 from sdcli.records import Keys, Line
@@ -57,6 +58,7 @@ class DryRun:
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
+        _require_writable(settings)
         self.run = Run(settings, progress)
         if settings.device != "auto":
             # Only PyTorch knows whether the device exists, and importing it is slow.
@@ -140,3 +142,18 @@ class DryRun:
         if key not in self._estimates:
             self._estimates[key] = estimates.estimate(job, self.settings.device, rows, self.weights)
         return self._estimates[key]
+
+
+def _require_writable(settings: Settings) -> None:
+    """Raise `OutputError` if a run could not write its files. Nothing is created."""
+    if settings.output == "-" or (settings.skip_save and settings.skip_grid and not settings.gallery):
+        return
+    folder = Path(settings.outdir) / SAMPLES if settings.output is None else Path(settings.output).parent
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        # A file without a name, where the system has such files.
+        with tempfile.TemporaryFile(prefix=HIDDEN, dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error, "--outdir" if settings.output is None else "--output") from error

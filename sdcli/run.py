@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from sdcli import models
-from sdcli.errors import InputFileError, OutputError
+from sdcli.errors import InputFileError, OutputError, UsageError
 from sdcli.events import Note, Progress, ignore
 from sdcli.jobs import Job, batches, size
 from sdcli.models.model import ModelSource
 from sdcli.outputs import formats, names
+from sdcli.outputs.folder import SAMPLES
 from sdcli.prompts import Prompts, Row
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings
 from sdcli.stages import StageContext, Stages
+
+_PATH_MAX = 4096
+"""Bytes of a path on Linux, with the zero byte at its end."""
 
 
 class Run:
@@ -49,7 +54,8 @@ class Run:
         self.stages = Stages(context, progress)
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
-        self._prompts = Prompts(settings, self._check, self._skip if settings.on_error == "skip" else None)
+        skip = self._skip if settings.on_error == "skip" else None
+        self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
         self.total = self._prompts.count()
         """Number of images; None for a stream of prompts."""
 
@@ -74,12 +80,24 @@ class Run:
         if row.settings is not self.settings:
             self._require(row.settings)
         if row.out is not None:
-            names.require_name(row.out, self.settings.format, "out")
+            self._require_place(names.require_portable(row.out, self.settings.format, "out"))
         length = len(row.text) + len(row.settings.negative_prompt)
         if length > self._longest:
             self._longest = length
             height, width = size(row.settings, self.spec)
             formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
+
+    def _require_place(self, name: str) -> None:
+        """Raise `UsageError` if no file of this name can be in `samples/`."""
+        path = Path(self.settings.outdir).absolute() / SAMPLES / name
+        # A number may be appended to the name.
+        if len(os.fsencode(path)) + 20 > _PATH_MAX:
+            raise UsageError(
+                f"out {name[:60]!r}... is too long for the folder {self.settings.outdir}", fix="Shorten it."
+            )
+        for folder in list(path.parents)[: name.count("/")]:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"out {name!r} is in {folder}, which is not a folder", fix="Pass another name.")
 
     def _require(self, settings: Settings) -> list[str]:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""

@@ -24,7 +24,6 @@ Rng = Literal["cuda", "cpu"]
 Precision = Literal["autocast", "full"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 OnUnsafe = Literal["replace", "blur", "skip", "keep"]
-PromptFormat = Literal["auto", "text", "jsonl", "csv"]
 SeedMode = Literal["run", "image"]
 OnError = Literal["stop", "skip"]
 Scope = Literal["image", "file", "run", "output"]
@@ -48,11 +47,43 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 )
 """Panels of the help page, in order."""
 
+LARGEST_SIDE = 16_384
+"""Pixels. No model generates larger images, and checking them would take memory."""
+MOST_IMAGES = 10**9
+"""Of a run. More would take centuries."""
+
 LAION_DEFAULTS = {
     "config": "configs/latent-diffusion/txt2img-1p4B-eval.yaml",
     "ckpt": "models/ldm/text2img-large/model.ckpt",
     "outdir": "outputs/txt2img-samples-laion400m",
 }
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A format of prompt files.
+
+    Attributes:
+        reader: import path of a function from a `PromptFile` to its rows.
+        suffixes: the suffixes of files that have this format.
+    """
+
+    reader: str
+    suffixes: tuple[str, ...] = ()
+
+
+PROMPT_FORMATS = {
+    "auto": PromptFormat("sdcli.prompts.formats:by_content"),
+    "text": PromptFormat("sdcli.prompts.formats:text"),
+    "jsonl": PromptFormat("sdcli.prompts.formats:json_lines", (".jsonl", ".ndjson")),
+    "json": PromptFormat("sdcli.prompts.formats:json_array", (".json",)),
+    "csv": PromptFormat("sdcli.prompts.formats:comma_separated", (".csv",)),
+    "tsv": PromptFormat("sdcli.prompts.formats:tab_separated", (".tsv",)),
+    "a1111": PromptFormat("sdcli.prompts.flags:a1111"),
+    "kohya": PromptFormat("sdcli.prompts.flags:kohya"),
+    "invoke": PromptFormat("sdcli.prompts.flags:invoke"),
+}
+"""The formats that `--prompt-format` takes. A new one is a function and a line here."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +167,7 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     steps: int = option(
         50, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
+        most=1_000_000,
         help="Number of sampling steps, for every sampler.",
     )  # fmt: skip
     sampler: str = option(
@@ -162,10 +194,12 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     height: int | None = option(
         None, "--H", "--height", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
+        most=LARGEST_SIDE,
         help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     width: int | None = option(
         None, "--W", "--width", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
+        most=LARGEST_SIDE,
         help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     precision: Precision = option(
@@ -179,11 +213,13 @@ class Settings(ImageSettings):
 
     from_file: str | None = option(
         None, "--from-file", scope="run", panel=PROMPT, metavar="FILE", path="file",
-        help="File of prompts, one image each: text (a prompt on each line), JSON Lines or CSV. - is standard input.",
+        help="File of prompts, one image each: text (a prompt on each line), JSON, JSON Lines, CSV or TSV. - is "
+        "standard input.",
     )  # fmt: skip
-    prompt_format: PromptFormat = option(
-        "auto", "--prompt-format", scope="run", panel=PROMPT,
-        help="Format of --from-file; auto: by its suffix, .jsonl or .csv, otherwise text.",
+    prompt_format: str = option(
+        "auto", "--prompt-format", scope="run", panel=PROMPT, choices=tuple(PROMPT_FORMATS),
+        help="Format of --from-file; auto: by its suffix, otherwise text; a1111, kohya, invoke: text with the flags "
+        "of that tool.",
     )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
@@ -198,24 +234,25 @@ class Settings(ImageSettings):
         help="Read prompts as the original does: blank lines and # count, { and __ are ordinary characters.",
     )  # fmt: skip
     n_samples: int = option(
-        3, "--n_samples", "--batch-size", scope="run", panel=SIZE, metavar="N", least=1,
+        3, "--n_samples", "--batch-size", scope="run", panel=SIZE, metavar="N", least=1, most=100_000,
         help="Batch size: the prompt N times, or N lines of a file at once.",
     )  # fmt: skip
     n_iter: int = option(
-        2, "--n_iter", "--iterations", scope="run", panel=SIZE, metavar="N", least=1, always_shown=True,
-        help="How often to repeat the prompt, or the whole file. Default: 1 with JSON Lines, CSV, standard input, "
-        "--images-per-prompt and --matrix, which the original does not have.",
+        2, "--n_iter", "--iterations", scope="run", panel=SIZE, metavar="N", least=1, most=MOST_IMAGES,
+        always_shown=True,
+        help="How often to repeat the prompt, or the whole file. Default: 1 with standard input, --images-per-prompt, "
+        "--matrix and every format but text, which the original does not have.",
     )  # fmt: skip
     images_per_prompt: int | None = option(
-        None, "--images-per-prompt", scope="run", panel=SIZE, metavar="K", least=1, row=True,
+        None, "--images-per-prompt", scope="run", panel=SIZE, metavar="K", least=1, most=MOST_IMAGES, row=True,
         help="Number of images for each prompt, generated in batches of --n_samples.",
     )  # fmt: skip
     channels: int = option(
-        4, "--C", "--channels", scope="run", panel=SIZE, metavar="N", least=1,
+        4, "--C", "--channels", scope="run", panel=SIZE, metavar="N", least=1, most=1_000_000,
         help="Latent channels; the model decides, another value is refused.",
     )  # fmt: skip
     downscale: int = option(
-        8, "--f", "--downscale", scope="run", panel=SIZE, metavar="N", least=1,
+        8, "--f", "--downscale", scope="run", panel=SIZE, metavar="N", least=1, most=1_000_000,
         help="Image pixels for each latent pixel; the model decides, another value is refused.",
     )  # fmt: skip
     plms: bool = option(
@@ -330,7 +367,13 @@ class Settings(ImageSettings):
     )  # fmt: skip
     skip_grid: bool = option(False, "--skip_grid", scope="output", panel=OUTPUT, help="Do not save the grid.")
     n_rows: int = option(
-        0, "--n_rows", scope="output", panel=OUTPUT, metavar="N", help="Images in a row of the grid; 0: n_samples."
+        0,
+        "--n_rows",
+        scope="output",
+        panel=OUTPUT,
+        metavar="N",
+        most=MOST_IMAGES,
+        help="Images in a row of the grid; 0: n_samples.",
     )
     gallery: bool = option(
         False, "--gallery", scope="output", panel=OUTPUT, contradicts=("output",),
@@ -360,6 +403,14 @@ class Settings(ImageSettings):
     def _expand(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Apply switches that stand for other settings, and defaults that depend on other settings."""
         values = dict(values)
+        for name, value in values.items():
+            # Python, and so pydantic, counts booleans as numbers.
+            if isinstance(value, bool) and name in options() and not isinstance(default(name), bool):
+                raise UsageError(
+                    f"{flag(name)} {str(value).lower()} is not valid",
+                    why="It is true or false, and the setting is not a switch.",
+                    settings=(name,),
+                )
         _require_no_contradiction(values)
         if values.get("laion400m"):
             values = {**options()["laion400m"].stands_for, **values}
@@ -374,7 +425,8 @@ class Settings(ImageSettings):
             values |= options()[switch].stands_for
         # The default 2 is that of the original, which has none of these kinds of prompts.
         new = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
-        if new or prompt_format(values.get("from_file"), values.get("prompt_format", "auto")) in ("jsonl", "csv"):
+        read_as = prompt_format(values.get("from_file"), values.get("prompt_format", "auto"))
+        if new or read_as not in ("auto", "text"):
             values.setdefault("n_iter", 1)
         if values.get("output") is not None:
             values = {"n_samples": 1, "n_iter": 1, "skip_grid": True, **values}
@@ -449,14 +501,20 @@ def _check_value(name: str, line: Option, value: Any) -> None:
         if not _is_text(value):
             raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.", settings=(name,))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.", settings=(name,))
         low, high = line.least, line.most
         if (low is not None and value < low) or (high is not None and value > high):
+            most = "2^64 - 1" if high == 2**64 - 1 else str(high)
             limit = (
-                f"from {low:g} to {'2^64 - 1' if high == 2**64 - 1 else f'{high:g}'}" if high else f"of {low:g} or more"
+                f"of {low} or more"
+                if high is None
+                else f"of {most} or less"
+                if low is None
+                else f"from {low} to {most}"
             )
-            raise UsageError(f"{flag(name)} {value} is out of range", fix=f"Pass a number {limit}.", settings=(name,))
+            shown = value if abs(value) < 10**30 else f"{str(value)[:10]}..."
+            raise UsageError(f"{flag(name)} {shown} is out of range", fix=f"Pass a number {limit}.", settings=(name,))
 
 
 def _is_text(value: str) -> bool:
@@ -539,9 +597,9 @@ def image_format(file: str) -> str | None:
     return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None) if suffix else None
 
 
-def prompt_format(file: str | None, given: PromptFormat) -> PromptFormat:
+def prompt_format(file: str | None, given: str) -> str:
     """The format of a prompt file: the one that is given, or the one that its suffix names."""
     if given != "auto" or file is None:
         return given
-    suffixes: dict[str, PromptFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    return suffixes.get(Path(file).suffix.lower(), "text")
+    suffix = Path(file).suffix.lower()
+    return next((name for name, known in PROMPT_FORMATS.items() if suffix in known.suffixes), "auto")

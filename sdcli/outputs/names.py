@@ -21,7 +21,16 @@ _PART = 120
 _LONGEST = 200
 """Bytes of a name, and of one value in it. File systems allow 255, and a number may be appended."""
 _WORD = re.compile(r"[^\W_]\S*")
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f"*:<>?\\|]')
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"*:<>?\\|]')
+"""Control characters, among them those that change the direction of text, and what some file systems reject."""
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE
+)
+_LONGEST_PATH = 3000
+"""Bytes of a name with its folders. Linux allows 4096 for a path, with the output folder."""
+_WIDEST = 200
+"""Characters that a format specification may ask for."""
+_FOREIGN = re.compile(r"\.(avif|bmp|gif|heic|ico|jp2|jxl|svg|tga|tiff?)", re.IGNORECASE)
 
 
 def fields() -> list[str]:
@@ -70,6 +79,10 @@ class _Pattern(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> Any:
         if format_spec == "slug":
             return slug(str(value))
+        if too_wide := next((n for n in re.findall(r"\d+", format_spec) if len(n) > 10 or int(n) > _WIDEST), None):
+            raise UsageError(
+                f"--output-name has the width {too_wide[:20]}", why=f"A value has at most {_WIDEST} characters."
+            )
         text = super().format_field(value, format_spec)
         # A value is part of one name: only the pattern itself creates folders.
         return _cut(_UNSAFE.sub("-", text.replace("/", "-")).lstrip("."), _PART) or _NAMELESS
@@ -85,7 +98,8 @@ def check_pattern(pattern: str, format: str) -> None:
     image |= {"height": 1, "width": 1, "scale": 1.0}
     example = Job(**image, noise=NoisePlace(), model="word", model_hash="word", index=1)
     values = example.model_dump(include=set(fields()))
-    require_name(_formatted(pattern, values), format, "--output-name")
+    name = require_name(_formatted(pattern, values), format, "--output-name")
+    require_portable(name, format, "--output-name")
 
 
 def name_of(job: Job, pattern: str | None, format: str) -> str | None:
@@ -103,7 +117,8 @@ def name_of(job: Job, pattern: str | None, format: str) -> str | None:
     name = _formatted(pattern, job.model_dump(include=set(fields())))
     name = name.removesuffix(suffix) if image_format(pattern) else name
     # The length of the values is only known now.
-    short = [_cut(part, _LONGEST - 10) for part in name.split("/")]
+    parts = name.split("/")
+    short = [_cut(part, min(_LONGEST - 10, _LONGEST_PATH // len(parts) - 10)) for part in parts]
     return require_name("/".join(short) + suffix, format, "--output-name")
 
 
@@ -132,10 +147,44 @@ def require_name(name: str, format: str, what: str) -> str:
             fix="Remove the suffix, or pass the --format that it names.",
         )
     full = name if by_name else f"{name}{FORMATS[format].suffix}"
+    if len(full.encode(errors="replace")) > _LONGEST_PATH:
+        raise UsageError(f"{what} {name[:60]!r}... is longer than {_LONGEST_PATH} bytes", fix="Shorten it.")
     if any(len(part.encode()) > _LONGEST for part in PurePosixPath(full).parts):
         raise UsageError(
             f"{what} {name!r} is longer than {_LONGEST} bytes",
             fix="Shorten it; {prompt:slug} has at most 60 characters.",
+        )
+    return full
+
+
+def require_portable(name: str, format: str, what: str) -> str:
+    """As `require_name`, for a name that a user writes: it must also mean the same on any system.
+
+    Raises:
+        UsageError: as `require_name`; a name that Windows reserves, or changes; a folder named like an image, which
+            another image may be called; the suffix of an image format that sdcli does not write.
+    """
+    full = require_name(name, format, what)
+    *folders, _ = parts = PurePosixPath(full).parts
+    shown = repr(name)
+    if any(_RESERVED.fullmatch(part) for part in parts):
+        raise UsageError(f"{what} {shown} is not a valid file name", why="Windows reserves con, nul and similar names.")
+    if any(part.endswith((" ", ".")) for part in (*folders, *PurePosixPath(name).parts)):
+        raise UsageError(
+            f"{what} {shown} is not a valid file name",
+            why="A name does not end with a blank or a dot.",
+        )
+    if any(image_format(folder) for folder in folders):
+        raise UsageError(
+            f"{what} {shown} is not a valid file name",
+            why="A folder cannot have the suffix of an image.",
+            fix="Rename the folder.",
+        )
+    suffix = PurePosixPath(name).suffix
+    if _FOREIGN.fullmatch(suffix):
+        raise UsageError(
+            f"{what} {shown} has the suffix {suffix}, which sdcli does not write",
+            fix=f"Leave it out, or pass one of the formats {', '.join(FORMATS)} with --format.",
         )
     return full
 

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdcli.errors import InputFileError, SdcliError
-from sdcli.prompts.files import Content, PromptFile, row_settings
+from sdcli.errors import InputFileError, SdcliError, UsageError
+from sdcli.prompts.files import Content, PromptFile, Rows, row_settings
+from sdcli.prompts.flags import written_for
+from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
-from sdcli.settings import Settings, options, prompt_format
+from sdcli.registry import Table
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, options, prompt_format
+
+_READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Prompts:
         settings: those of the run.
         check: raises an error for a row that cannot be generated.
         on_invalid: called for each invalid row, which is then skipped. By default an invalid row ends the run.
+        on_note: called with what the user should know of the file.
     """
 
     def __init__(
@@ -64,10 +70,12 @@ class Prompts:
         settings: Settings,
         check: Callable[[Row], None] = lambda row: None,
         on_invalid: Callable[[InputFileError], None] | None = None,
+        on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         self.settings = settings
         self._check = check
         self._on_invalid = on_invalid
+        self._on_note: Callable[[str], None] | None = on_note
         self._wildcards = Wildcards(Path(settings.wildcards))
         self._file = None if settings.from_file is None else PromptFile(settings.from_file, again=settings.n_iter > 1)
         switches = {name for name, line in options().items() if line.stands_for}
@@ -78,10 +86,18 @@ class Prompts:
 
         Raises:
             InputFileError: a row is invalid and ends the run, or no row is valid.
+            UsageError: more images than `MOST_IMAGES`.
         """
         if self._file is not None and self._file.is_stream:
             return None
-        return sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
+        count = sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
+        if count > MOST_IMAGES:
+            raise UsageError(
+                f"the run has {count:,} images, and the limit is {MOST_IMAGES:,}",
+                fix="Pass smaller numbers, or split the file.",
+                settings=("n_iter", "images_per_prompt", "n_samples", "matrix"),
+            )
+        return count
 
     def __iter__(self) -> Iterator[Prompt]:
         """Every prompt in order; a stream is read as it arrives.
@@ -114,6 +130,12 @@ class Prompts:
             return of_each, (row.text for _ in range(of_each))
         template = Template.parse(row.text, self._wildcards)
         if self.settings.matrix:
+            if template.has_more_than(MOST_IMAGES):
+                raise UsageError(
+                    f"the prompt has more than {MOST_IMAGES:,} combinations",
+                    fix="Use fewer alternatives, or leave out --matrix.",
+                    settings=("matrix",),
+                )
             return template.combinations * of_each, (text for text in template.all() for _ in range(of_each))
         return of_each, (template for _ in range(of_each))
 
@@ -125,8 +147,9 @@ class Prompts:
             yield row
             return
         any_valid, first_error = False, None
-        kind = prompt_format(self.settings.from_file, self.settings.prompt_format)
-        for place, content in self._file.rows(kind, every_line=self.settings.compat):
+        for place, content in self._read(self._file):
+            if report:
+                self._note_flags(place, content)
             try:
                 row = self._row(content, place)
             except InputFileError as error:
@@ -145,6 +168,24 @@ class Prompts:
                 f"prompt file {self._file.name} has no valid row", why=f"{first_error.what}.", fix=first_error.fix
             )
         raise InputFileError(f"prompt file {self._file.name} is empty", fix="Write one prompt on each line.")
+
+    def _read(self, file: PromptFile) -> Rows:
+        kind = prompt_format(self.settings.from_file, self.settings.prompt_format)
+        if self.settings.compat and kind in ("auto", "text"):
+            return every_line(file)
+        rows: Rows = _READERS[kind](file)
+        return rows
+
+    def _note_flags(self, place: str, content: Content) -> None:
+        """Note the first line of text that has flags of another tool; they are part of its prompt."""
+        if self._on_note is None or self.settings.compat or not isinstance(content, str):
+            return
+        if tool := written_for(content):
+            self._on_note(
+                f"{place}: flags on the line are read as part of the prompt; --prompt-format {tool} reads them as "
+                "settings"
+            )
+            self._on_note = None
 
     def _row(self, content: Content, place: str) -> Row:
         """Raise `InputFileError` for an invalid row."""

@@ -1,26 +1,33 @@
-"""Prompt files: rows of text, JSON Lines or CSV, read line by line and never held in memory."""
+"""Prompt files: rows with the place of each, decoded line by line."""
 
 from __future__ import annotations
 
-import csv
+import codecs
 import difflib
-import json
 import os
+import shlex
 import stat
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import PromptFormat, as_choice, names, spellings
+from sdcli.settings import as_choice, names, spellings
 
 STDIN = "-"
+LONGEST_LINE = 10_000_000
+"""Bytes of a line. A longer one is not a prompt; the lines of some devices never end."""
+_IN_MEMORY = 2**24
+"""Bytes of a file that are kept in memory between the passes; a longer file is copied to a temporary file."""
 
 Content = str | Mapping[str, Any] | InputFileError
 """A row: a prompt, or settings by the names that the file uses, or the error that makes it unreadable."""
+Rows = Iterator[tuple[str, Content]]
+"""Each row's place, for messages, and its content."""
 
 
 def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,11 +40,12 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     known = spellings()
     values: dict[str, Any] = {}
     for key, value in row.items():
-        name = "out" if key == "out" else known.get(str(key).lstrip("-").replace("-", "_"))
+        plain = key.lstrip("-").replace("-", "_")
+        name = "out" if plain.lower() == "out" else known.get(plain) or known.get(plain.lower())
         if name not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
+            near = difflib.get_close_matches(key, allowed, n=1) if len(key) < 100 else []
             raise InputFileError(
-                f"an image has no setting {key}",
+                f"an image has no setting {shortened(key)}",
                 why=f"Did you mean {near[0]}?" if near else "",
                 fix=f"A row can set: {', '.join(allowed)}.",
             )
@@ -50,7 +58,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
         raise InputFileError("the row has no prompt", fix="Every row needs one; a CSV file needs a column prompt.")
     for name in ("prompt", "out"):
         if not isinstance(values.get(name, ""), str):
-            raise InputFileError(f"{name} {values[name]!r} is not text", fix="Put it in quotes.")
+            raise InputFileError(f"{name} {shortened(repr(values[name]))} is not text", fix="Put it in quotes.")
     for name, value in values.items():
         # JSON can express it, and no file can store it.
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
@@ -58,8 +66,30 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def shortened(text: str) -> str:
+    """A text of a file, short enough for a message."""
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def not_utf8(error: UnicodeDecodeError, name: str, where: str = "It") -> tuple[str, str]:
+    """Why bytes are not UTF-8, and the command that converts the file.
+
+    Args:
+        error: of decoding them.
+        name: the path of the file.
+        where: the part of the file that contains them, as the subject of a sentence.
+    """
+    why = f"{where} contains the byte 0x{error.object[error.start]:02x}."
+    try:
+        # What Windows calls ANSI. It equals Latin-1, except that it has letters and quotes for 0x80 to 0x9f.
+        error.object.decode("cp1252")
+    except UnicodeDecodeError:
+        return why, f"Convert it to UTF-8 with iconv; the command file {shlex.quote(name)} guesses its encoding."
+    return why, f"Convert it, for example: iconv -f CP1252 -t UTF-8 {shlex.quote(name)} > new.txt"
+
+
 class PromptFile:
-    """A file of rows, read once for each pass. A stream is copied to a temporary file if it is read again.
+    """A file of rows, read once for each pass, with the content that it has when it is first read.
 
     Args:
         name: its path; `-` is standard input.
@@ -75,31 +105,33 @@ class PromptFile:
         self.again = again
         self.kept: IO[bytes] | None = None
         try:
-            self.is_stream = self.path is None or not stat.S_ISREG(self.path.stat().st_mode)
-            if self.path is not None and self.path.is_dir():
+            mode = 0 if self.path is None else self.path.stat().st_mode
+            self.is_stream = not stat.S_ISREG(mode)
+            if stat.S_ISDIR(mode):
                 raise InputFileError(f"prompt file {name} is a folder", fix="Pass a file in it.")
+            if self.path is not None and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and not _is_terminal(self.path):
+                raise InputFileError(f"prompt file {name} is a device", fix="Pass a file, a pipe, or - .")
         except FileNotFoundError:
             raise InputFileError(f"prompt file {name} does not exist", fix="Check the path.") from None
         except OSError as error:
             raise InputFileError(f"prompt file {name} cannot be read", why=f"{error.strerror}.") from error
 
-    def rows(self, kind: PromptFormat, *, every_line: bool = False) -> Iterator[tuple[str, Content]]:
-        """Each row's place, for messages, and its content.
-
-        Args:
-            kind: "jsonl", "csv", or else text.
-            every_line: for text, keep blank lines and lines that begin with #, as the original does.
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Each line's place, and the line in UTF-8 with its line end.
 
         Raises:
-            InputFileError: the file cannot be read, or has another format.
+            InputFileError: the file cannot be read, or a line is longer than `LONGEST_LINE`.
         """
-        read = {"jsonl": _json_lines, "csv": _csv}.get(kind, _every_line if every_line else _text)
-        return read(self)
-
-    def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Each line's place, and the line with its line end."""
+        number = 0
         try:
-            yield from ((f"{self.name}, line {number}", line) for number, line in enumerate(self._read(), 1))
+            for number, line in enumerate(self._in_utf8(self._read()), 1):
+                yield f"{self.name}, line {number}", line
+        except UnicodeDecodeError as error:
+            raise InputFileError(
+                f"{self.name}, line {number + 1}: the line is not UTF-16",
+                why=f"The file begins as UTF-16, and {error.reason}.",
+                fix="Save it as UTF-8.",
+            ) from None
         except OSError as error:
             raise InputFileError(
                 f"prompt file {self.name} cannot be read", why=f"{os.strerror(error.errno or 0)}."
@@ -108,164 +140,87 @@ class PromptFile:
     def decoded(self) -> Iterator[tuple[str, str | InputFileError]]:
         """As `lines`, decoded; an error in place of a line that is not text."""
         for place, line in self.lines():
-            yield place, _decoded(line, place)
+            yield place, self.decode(line, place)
+
+    def decode(self, line: bytes, place: str) -> str | InputFileError:
+        """A line, decoded, or the error that it is not text."""
+        if b"\0" in line:
+            return InputFileError(
+                f"{place}: the file is binary",
+                why="It contains a zero byte.",
+                fix="Pass a text file in UTF-8, one prompt on each line.",
+            )
+        try:
+            return line.decode("utf-8-sig" if place.endswith(", line 1") else "utf-8")
+        except UnicodeDecodeError as error:
+            why, fix = not_utf8(error, "FILE" if self.path is None else str(self.path))
+            return InputFileError(f"{place}: the line is not UTF-8", why=why, fix=fix)
+
+    @staticmethod
+    def _in_utf8(lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The lines of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows writes it."""
+        decoder: codecs.IncrementalDecoder | None = None
+        text = ""
+        for number, line in enumerate(lines):
+            if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                decoder = codecs.getincrementaldecoder("utf-16")()
+            if decoder is None:
+                yield line
+                continue
+            *whole, text = (text + decoder.decode(line)).split("\n")
+            yield from (f"{part}\n".encode() for part in whole)
+        if decoder is not None:
+            text += decoder.decode(b"", final=True)
+            if text:
+                yield text.encode()
 
     def _read(self) -> Iterator[bytes]:
         if self.kept is not None:
             self.kept.seek(0)
-            yield from self.kept
-            return
-        if self.path is None:
+            yield from self._split(self.kept)
+        elif self.path is None:
             if sys.stdin is None:
                 raise InputFileError("standard input is closed", fix="Pipe prompts to it, or pass a file.")
-            yield from self._keeping(sys.stdin.buffer)
-            return
-        with self.path.open("rb") as file:
-            yield from self._keeping(file)
+            yield from self._stream(sys.stdin.buffer)
+        else:
+            with self.path.open("rb") as file:
+                if self.is_stream:
+                    yield from self._stream(file)
+                    return
+                # A copy: another process may append to the file, or write another one, during the run.
+                kept = self._new_copy()
+                left = os.fstat(file.fileno()).st_size
+                while left > 0 and (data := file.read(min(left, 2**20))):
+                    kept.write(data)
+                    left -= len(data)
+            self.kept = kept
+            yield from self._read()
 
-    def _keeping(self, file: IO[bytes]) -> Iterator[bytes]:
-        if not (self.is_stream and self.again):
-            yield from file
+    def _stream(self, file: IO[bytes]) -> Iterator[bytes]:
+        if not self.again:
+            yield from self._split(file)
             return
-        self.kept = tempfile.TemporaryFile()  # noqa: SIM115
-        # Open for as long as the prompts may be read again.
-        weakref.finalize(self, self.kept.close)
-        for line in file:
-            self.kept.write(line)
+        self.kept = kept = self._new_copy()
+        for line in self._split(file):
+            kept.write(line)
             yield line
 
-
-def _decoded(line: bytes, place: str) -> str | InputFileError:
-    if b"\0" in line:
-        return InputFileError(
-            f"{place}: the file is binary",
-            why="It contains a zero byte.",
-            fix="Pass a text file in UTF-8, one prompt on each line.",
-        )
-    try:
-        return line.decode("utf-8-sig" if place.endswith(", line 1") else "utf-8")
-    except UnicodeDecodeError as error:
-        return InputFileError(
-            f"{place}: the line is not UTF-8",
-            why=f"It contains the byte 0x{line[error.start]:02x}.",
-            fix="Convert the file, for example: iconv -f LATIN1 -t UTF-8 FILE > prompts.txt",
-        )
-
-
-def _every_line(file: PromptFile) -> Iterator[tuple[str, str | InputFileError]]:
-    """Text as the original reads it: every line of `str.splitlines` is a prompt."""
-    for place, text in file.decoded():
-        if isinstance(text, InputFileError):
-            yield place, text
-        else:
-            yield from ((place, line) for line in text.splitlines())
-
-
-def _text(file: PromptFile) -> Iterator[tuple[str, str | InputFileError]]:
-    """Text without blank lines and lines that begin with #."""
-    first = True
-    for place, line in _every_line(file):
-        if isinstance(line, str) and (not line.strip() or line.startswith("#")):
-            continue
-        if first and isinstance(line, str) and line.startswith("{") and isinstance(_parsed(line), dict):
-            raise InputFileError(
-                f"{place}: the line is a JSON object, and the file is read as text",
-                fix="Pass --prompt-format jsonl, or --compat if it is a prompt.",
-            )
-        first = False
-        yield place, line
-
-
-def _json_lines(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileError]]:
-    for place, text in file.decoded():
-        if isinstance(text, InputFileError):
-            yield place, text
-        elif text.strip():
-            value = _parsed(text)
-            if isinstance(value, dict):
-                yield place, value
-            elif isinstance(value, ValueError):
-                yield place, InputFileError(f"{place}: the line is not JSON", why=f"{value}.")
-            else:
-                yield (
-                    place,
-                    InputFileError(
-                        f"{place}: the line is not a JSON object",
-                        fix='Write rows such as {"prompt": "a cat", "seed": 7}.',
-                    ),
+    def _split(self, file: IO[bytes]) -> Iterator[bytes]:
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
+            if len(line) > LONGEST_LINE:
+                raise InputFileError(
+                    f"{self.name}, line {number}: the line is longer than {LONGEST_LINE // 10**6} MB",
+                    fix="Write one prompt on each line.",
                 )
+            yield line
+
+    def _new_copy(self) -> IO[bytes]:
+        kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        # Open for as long as the prompts may be read again.
+        weakref.finalize(self, kept.close)
+        return kept
 
 
-def _parsed(text: str) -> Any:
-    """The JSON value, or the error that it is not valid."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{min(twice)} is set twice")
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except RecursionError:
-        return ValueError("it is nested too deep")
-    except ValueError as error:
-        return error
-
-
-def _csv(file: PromptFile) -> Iterator[tuple[str, Mapping[str, Any] | InputFileError]]:
-    """CSV with a header. A row may span lines; its place is its last line."""
-    wrong: list[InputFileError] = []
-
-    def lines() -> Iterator[str]:
-        for place, line in file.lines():
-            text = _decoded(line, place)
-            if isinstance(text, InputFileError):
-                wrong.append(text)
-                # Its quotes and commas still decide where the row ends.
-                text = line.decode(errors="replace")
-            yield text
-
-    reader = csv.reader(lines(), strict=True)
-    header: list[str] = []
-    while True:
-        wrong.clear()
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            yield _line(file, reader), InputFileError(f"{_line(file, reader)}: the row is not CSV", why=f"{error}.")
-            continue
-        if fields is None:
-            return
-        if wrong and not header:
-            raise wrong[0]
-        if wrong:
-            yield _line(file, reader), wrong[0]
-            continue
-        if not any(field.strip() for field in fields):
-            continue
-        place = _line(file, reader)
-        if not header:
-            header = [field.strip() for field in fields]
-            # A wrong name is wrong for every row, so the error names the header.
-            try:
-                if len(set(header)) < len(header):
-                    raise InputFileError("a column name is used twice", fix="Remove one of the two columns.")
-                row_settings(dict.fromkeys(header, "name"))
-            except InputFileError as error:
-                raise InputFileError(f"{place}, the header: {error.what}", why=error.why, fix=error.fix) from None
-        elif len(fields) != len(header):
-            yield (
-                place,
-                InputFileError(
-                    f"{place}: the row has {len(fields)} fields, and the header has {len(header)}",
-                    fix='Put a field that contains a comma in quotes: "a cat, asleep".',
-                ),
-            )
-        else:
-            # An empty field is CSV's only way to leave a setting out.
-            yield place, {name: field for name, field in zip(header, fields, strict=True) if field}
-
-
-def _line(file: PromptFile, reader: Any) -> str:
-    return f"{file.name}, line {reader.line_num}"
+def _is_terminal(path: Path) -> bool:
+    with path.open("rb", buffering=0) as device:
+        return device.isatty()

@@ -11,7 +11,7 @@ import pytest
 
 from sdcli import estimates
 from sdcli.dry_run import DryRun, Forecast
-from sdcli.errors import UsageError
+from sdcli.errors import InputFileError, OutputError, UsageError
 from sdcli.events import Event, Note, ignore
 from sdcli.jobs import Job, NoisePlace
 from sdcli.outputs.folder import OutputFolder
@@ -168,3 +168,34 @@ def test_a_long_stream_needs_little_memory() -> None:
         assert torch == "False"
         peaks.append(int(peak))
     assert peaks[1] < peaks[0] + 30, "MiB"
+
+
+@pytest.mark.parametrize("outdir", ["file", "file/below", "/proc/sdcli/out"])
+def test_an_output_folder_that_cannot_be_written_is_refused(outdir: str) -> None:
+    Path("file").touch()
+    with pytest.raises(OutputError, match="cannot write to") as caught:
+        DryRun(Settings.of(outdir=outdir), ignore)
+    assert caught.value.exit_code == 7
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+def test_an_output_folder_is_not_created() -> None:
+    assert forecasts(outdir="new/out", n_samples=1, n_iter=1)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(("outdir", "out"), [("out", "taken/b"), ("o/" * 700, "a/" * 1400 + "b")])
+def test_names_of_rows_that_cannot_be_in_the_output_folder(outdir: str, out: str) -> None:
+    Path("out/samples").mkdir(parents=True)
+    Path("out/samples/taken").touch()
+    Path("rows.jsonl").write_text(json.dumps({"prompt": "a cat", "out": out}))
+    with pytest.raises(InputFileError, match=r"rows.jsonl, line 1: out 'a|rows.jsonl, line 1: out 'taken/b.png' is in"):
+        DryRun(Settings.of(from_file="rows.jsonl", outdir=outdir), ignore)
+
+
+def test_one_note_for_flags_of_other_tools() -> None:
+    Path("rows.txt").write_text("a cat --w 128\na dog --w 128\n")
+    events: list[Event] = []
+    assert len(list(DryRun(Settings.of(from_file="rows.txt", n_iter=1), events.append))) == 2
+    assert [event.text for event in events if isinstance(event, Note) and "--prompt-format kohya" in event.text]
+    assert len(events) == 1

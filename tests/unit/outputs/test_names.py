@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sdcli.errors import UsageError
 from sdcli.jobs import Job
-from sdcli.outputs.names import check_pattern, fields, name_of, require_name, slug
+from sdcli.outputs.names import check_pattern, fields, name_of, require_name, require_portable, slug
 from tests.jobs import job as make_job
 
 
@@ -132,6 +132,13 @@ class TestPattern:
             ("one:{index}", "is not a valid file name"),
             ("{index}?", "is not a valid file name"),
             ("a\n{index}", "is not a valid file name"),
+            ("{index:0999999999}", "width"),
+            ("{scale:.201f}", "width"),
+            ("con/{index}", "is not a valid file name"),
+            ("a./{index}", "is not a valid file name"),
+            ("a /{index}", "is not a valid file name"),
+            ("a.png/{index}", "is not a valid file name"),
+            ("{index}\x9b", "is not a valid file name"),
             ("a" * 300, "is longer"),
             ("a" * 300 + "/{index}", "is longer"),
         ],
@@ -235,3 +242,27 @@ def test_a_valid_name_is_in_the_folder(name: str) -> None:
     assert ".." not in path.parts
     assert all(len(part.encode()) <= 250 for part in path.parts)
     assert path.name.lower().endswith(".png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["con", "NUL.png", "aux/one", "COM1", "lpt9.x", "a./b", "x /y", "a ", "a.", "x.gif", "a.png/b", "A.JPG/b",
+     "a\x9bm", "a\u202eb", "a/" * 1600 + "b"],
+)  # fmt: skip
+def test_names_that_a_system_changes_or_rejects(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^out ") as caught:
+        require_portable(name, "png", "out")
+    assert len(caught.value.what) < 200
+
+
+@pytest.mark.parametrize(
+    "name", ["one", "one.png", "cats/one", "a.b", "console", "com", "com10", "v1.5/a", " a", "a b"]
+)
+def test_portable_names(name: str) -> None:
+    assert require_portable(name, "png", "out") == (name if name.endswith(".png") else f"{name}.png")
+
+
+def test_a_pattern_with_many_folders_gives_a_path_that_fits() -> None:
+    name = name_of(job(prompt="word " * 100), "{prompt}/" * 40 + "{index}", "png")
+    assert name is not None
+    assert len(name) <= 3000

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -153,7 +154,9 @@ class TestRefused:
             (b"\n# nothing\n", " is empty", ""),
             (b"a cat\n\0\1\2", ", line 2: the file is binary", "It contains a zero byte."),
             (b"ok\ncaf\xe9\n", ", line 2: the line is not UTF-8", "It contains the byte 0xe9."),
-            (b"\xff\xfea\0", ", line 1: the file is binary", "It contains a zero byte."),
+            (b"\xff\xfea\0\n\0\0\0", ", line 2: the file is binary", "It contains a zero byte."),
+            (b"a\0\n\0", ", line 1: the file is binary", "It contains a zero byte."),
+            (b"\xff\xfea\0\n\0b", ", line 2: the line is not UTF-16", "The file begins as UTF-16, and truncated data."),
         ],
     )
     def test_files_that_are_not_text(self, write: Callable[..., str], data: bytes, phrase: str, why: str) -> None:
@@ -395,6 +398,46 @@ class TestFormat:
         assert texts(write("prompt\na cat\n", "p.jsonl"), prompt_format="csv") == ["a cat"]
         assert texts(write("prompt\na cat\n", "p.csv"), prompt_format="text") == ["prompt", "a cat"]
 
+    def test_the_suffix_selects_json_and_tsv(self, write: Callable[..., str]) -> None:
+        assert texts(write('["a cat", "a dog"]', "p.json")) == ["a cat", "a dog"]
+        assert texts(write("prompt\tseed\na cat, asleep\t7\n", "p.TSV")) == ["a cat, asleep"]
+
+    @pytest.mark.parametrize("name", ["p.yaml", "p.yml", "p.toml", "p.xml"])
+    def test_other_formats_are_refused_by_name(self, write: Callable[..., str], name: str) -> None:
+        path = write("- a cat\n", name)
+        assert f"{path} is {name[2:].upper().replace('YML', 'YAML')}, which sdcli does not read" in refused(path).what
+        assert texts(path, prompt_format="text") == ["- a cat"]
+
+    @pytest.mark.parametrize(
+        ("data", "format"),
+        [
+            ("[\n 1\n]", "json"),
+            ('\n\n[ {"prompt": "a"},', "json"),
+            ('["a cat",\n"a dog"]', "json"),
+            ('["a cat", "a dog"]', "json"),
+            ("[]", "json"),
+            ('{\n "prompt": "a"\n}', "json"),
+            ('{"prompt":\n"a"}', "json"),
+            ("prompt\tseed\na\t7", "tsv"),
+            ("id\tPrompt\n1\ta", "tsv"),
+        ],
+    )
+    def test_text_that_begins_as_another_format_is_refused(
+        self, write: Callable[..., str], data: str, format: str
+    ) -> None:
+        path = write(data)
+        error = refused(path)
+        assert f"--prompt-format {format}" in error.fix
+        assert texts(path, compat=True) == data.splitlines()
+        assert Prompts(Settings.of(from_file=path, prompt_format="text", wildcards="none")).count()
+
+    @pytest.mark.parametrize(
+        "line",
+        ["[black | grey] cat", "[a cat:a dog:0.5]", "[{red|blue} cat]", '["quoted" style] a cat', "a\tcat", "{a|b}"],
+    )
+    def test_brackets_and_tabs_in_prompts(self, write: Callable[..., str], line: str) -> None:
+        assert len(texts(write(f"{line}\nanother"))) == 2
+
     def test_compat_applies_to_text_and_braces(self, write: Callable[..., str]) -> None:
         path = write('\n{"prompt": "{a|b}"}\n', "p.jsonl")
         assert texts(path, compat=True) == ["{a|b}"]
@@ -416,6 +459,9 @@ class TestRepeats:
             ({"images_per_prompt": 4}, 1),
             ({"matrix": True}, 1),
             ({"prompt_format": "jsonl"}, 1),
+            ({"from_file": "p.json"}, 1),
+            ({"from_file": "p.tsv"}, 1),
+            ({"from_file": "p.txt", "prompt_format": "a1111"}, 1),
         ],
     )
     def test_two_as_in_the_original_or_one_for_new_sources(self, settings: dict[str, object], passes: int) -> None:
@@ -499,6 +545,278 @@ class TestStream:
             reading = Prompts(settings, on_invalid=lambda error: reported.append(error.what))
             assert [prompt.text for prompt in reading] == ["one", "two"] * 2
         assert reported == ["standard input, line 2: the line is not JSON"]
+
+
+class TestEncodings:
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_utf_16_with_a_byte_order_mark(self, write: Callable[..., str], encoding: str, end: str) -> None:
+        # U+010A and U+0A0D contain the bytes of line ends.
+        lines = ["ein Café", "", "\u010a\u0a0d 🐱", "a cat"]
+        mark = "" if encoding == "utf-16" else "\ufeff"
+        path = write((mark + end.join(lines) + end).encode(encoding))
+        assert texts(path) == [line for line in lines if line]
+        assert texts(path, n_iter=2) == [line for line in lines if line] * 2
+
+    def test_tables_in_utf_16(self, write: Callable[..., str]) -> None:
+        # "Unicode text" of Excel.
+        path = write("prompt\tseed\r\na café\t7\r\n".encode("utf-16"), "p.tsv")
+        assert [(one.text, one.seed) for one in prompts(path)] == [("a café", 7)]
+        assert texts(write('["a café"]'.encode("utf-16"), "p.json")) == ["a café"]
+
+    def test_utf_16_from_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        end, start = os.pipe()
+        os.write(start, "one\r\n一只猫".encode("utf-16"))
+        os.close(start)
+        with os.fdopen(end) as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            assert texts("-", n_iter=2) == ["one", "一只猫"] * 2
+
+    @pytest.mark.parametrize("data", [b"a \x93quoted\x94 cat\n", b"caf\xe9"])
+    def test_the_advice_for_windows_text_works(self, write: Callable[..., str], data: bytes) -> None:
+        path = write(data, "my prompts.txt")
+        assert f"iconv -f CP1252 -t UTF-8 '{path}' > new.txt" in refused(path).fix
+        assert data.decode("cp1252")
+
+    def test_bytes_that_windows_does_not_have(self, write: Callable[..., str]) -> None:
+        error = refused(write(b"\x81\x9d"))
+        assert "iconv -f" not in error.fix
+        assert "guesses its encoding" in error.fix
+
+
+class TestHostileFiles:
+    def test_a_file_that_changes_during_the_run(self, write: Callable[..., str]) -> None:
+        path = write("one\ntwo\n")
+        reading = Prompts(Settings.of(from_file=path, n_iter=2))
+        assert reading.count() == 4
+        with Path(path).open("a") as file:
+            file.write("three\n")
+        assert [one.text for one in reading] == ["one", "two"] * 2
+        Path(path).write_text("another\n")
+        assert [one.text for one in reading] == ["one", "two"] * 2
+
+    def test_a_file_that_is_appended_to_while_it_is_read(self, write: Callable[..., str]) -> None:
+        path = write("one\ntwo\n")
+        found = []
+        for one in Prompts(Settings.of(from_file=path, n_iter=1)):
+            with Path(path).open("a") as file:
+                file.write("more\n")
+            found.append(one.text)
+        assert found == ["one", "two"]
+
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/null"])
+    def test_devices_are_refused(self, device: str) -> None:
+        with pytest.raises(InputFileError, match=f"{device} is a device"):
+            Prompts(Settings.of(from_file=device))
+
+    @pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv", "p.json"])
+    def test_a_line_that_does_not_end(self, write: Callable[..., str], name: str) -> None:
+        path = write(b"a" * 10_000_002, name)
+        assert refused(path).what == f"{path}, line 1: the line is longer than 10 MB"
+
+    def test_an_endless_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Path("/dev/zero").open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            with pytest.raises(InputFileError, match="the line is longer than 10 MB"):
+                texts("-")
+
+    @pytest.mark.parametrize("key", ["k{}", "prompt", "prompt{}"])
+    def test_a_row_of_100_000_keys(self, write: Callable[..., str], key: str) -> None:
+        row = "{" + ", ".join(f'"{key.format(number)}": 1' for number in range(100_000)) + "}"
+        begin = time.process_time()
+        refused(write(row, "p.jsonl"))
+        assert time.process_time() - begin < 3
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", [name for name, value in VALUES.items() if isinstance(value, (int, float))])
+    def test_booleans_are_not_numbers(self, write: Callable[..., str], name: str) -> None:
+        for value in (True, False):
+            path = write(jsonl({"prompt": "a", name: value}), "p.jsonl")
+            assert f"{str(value).lower()} is not valid" in refused(path).what
+            with pytest.raises(UsageError, match=f"{str(value).lower()} is not valid"):
+                Settings.of(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("n_iter", int("9" * 400)), ("n_samples", 10**9), ("n_samples", int("9" * 4000)), ("height", 2**20),
+            ("width", 2**20), ("images_per_prompt", 10**12), ("n_rows", 10**400), ("steps", 10**400),
+            ("seed", 10**400), ("channels", 10**400),
+        ],
+    )  # fmt: skip
+    def test_numbers_beyond_the_limits(self, name: str, value: int) -> None:
+        with pytest.raises(UsageError, match="is out of range") as caught:
+            Settings.of(**{name: value})
+        assert len(str(caught.value)) < 200
+
+    def test_too_many_images(self, write: Callable[..., str]) -> None:
+        with pytest.raises(UsageError, match="more than 1,000,000,000 combinations"):
+            Prompts(Settings.of(prompt="{a|b}" * 1100, matrix=True)).count()
+        assert "combinations" in refused(write("{a|b}" * 1100), matrix=True).what
+        with pytest.raises(UsageError, match="and the limit is"):
+            Prompts(Settings.of(n_iter=10**9, n_samples=10)).count()
+
+
+class TestJsonArray:
+    def test_texts_and_objects(self, write: Callable[..., str]) -> None:
+        path = write('[\n "one",\n {"prompt": "two", "seed": 7, "out": "x"},\n {"prompt": "three"}\n]', "p.json")
+        found = prompts(path, steps=9)
+        assert [(one.text, one.seed, one.out) for one in found] == [("one", None, None), ("two", 7, "x"),
+                                                                    ("three", None, None)]  # fmt: skip
+        assert {one.settings.steps for one in found} == {9}
+
+    @pytest.mark.parametrize(
+        ("text", "phrase"),
+        [
+            ('["one", 5]', "item 2: 5 is not a prompt or a JSON object"),
+            ('["one", ["two"]]', 'item 2: ["two"] is not a prompt or a JSON object'),
+            ('["one", {"promt": "two"}]', "item 2: an image has no setting promt"),
+            ('["one", {"prompt": "two", "steps": 0}]', "item 2: --ddim_steps 0 is out of range"),
+            ('["one"', "is not JSON"),
+            ('{"prompt": "one"}\n{"prompt": "two"}', "is not JSON"),
+            ('{"prompts": ["one"]}', "is not a JSON array"),
+            ('"one"', "is not a JSON array"),
+            ("[]", "is empty"),
+            ("", "is empty"),
+            ("[" * 100_000, "is not JSON"),
+        ],
+    )
+    def test_invalid_arrays(self, write: Callable[..., str], text: str, phrase: str) -> None:
+        path = write(text, "p.json")
+        assert path in refused(path).what
+        assert phrase in refused(path).what
+
+    def test_json_lines_in_a_json_file(self, write: Callable[..., str]) -> None:
+        assert "--prompt-format jsonl" in refused(write('{"prompt": "one"}\n{"prompt": "two"}', "p.json")).fix
+
+
+class TestSeparators:
+    def test_semicolons_as_excel_writes_them(self, write: Callable[..., str]) -> None:
+        path = write('\ufeffprompt;seed;scale;out\r\na cat, asleep;7;7,5;\r\n"a; b";8;;x\r\n', "p.csv")
+        found = prompts(path)
+        assert [(one.text, one.seed, one.settings.scale, one.out) for one in found] == [
+            ("a cat, asleep", 7, 7.5, None),
+            ("a; b", 8, None, "x"),
+        ]
+
+    def test_the_line_that_names_the_separator(self, write: Callable[..., str]) -> None:
+        path = write("sep=;\nprompt;seed\na;7\nb;x\n", "p.csv")
+        assert refused(path).what.startswith(f"{path}, line 4: ")
+
+    def test_tabs_in_a_csv_file(self, write: Callable[..., str]) -> None:
+        assert texts(write("prompt\tseed\na, b\t7\n", "p.csv")) == ["a, b"]
+
+    def test_names_of_columns_in_any_case(self, write: Callable[..., str]) -> None:
+        (one,) = prompts(write("Prompt;Seed;W\na;7;128\n", "p.csv"))
+        assert (one.text, one.seed, one.settings.width) == ("a", 7, 128)
+
+    def test_foreign_columns_of_a_table_are_refused(self, write: Callable[..., str]) -> None:
+        path = write("Prompt\tCategory\na cat\tAnimals\n", "p.tsv")
+        assert refused(path).what == f"{path}, line 1, the header: an image has no setting Category"
+
+
+class TestFlagsOfOtherTools:
+    @pytest.mark.parametrize(
+        ("format", "line", "text", "values"),
+        [
+            (
+                "a1111",
+                '--prompt "a cat" --negative_prompt "dog" --steps 30 --cfg_scale 7 --seed 42 --width 128 --height 64',
+                "a cat",
+                {"negative_prompt": "dog", "steps": 30, "scale": 7.0, "seed": 42, "width": 128, "height": 64},
+            ),
+            ("a1111", "a plain - cat", "a plain - cat", {}),
+            ("a1111", "--prompt a big cat --steps 3", "a big cat", {"steps": 3}),
+            ("a1111", '--seed -1 --sampler_name PLMS --prompt ""', "", {"sampler": "plms"}),
+            ("a1111", '--prompt a --batch_size 2 --n_iter 3', "a", {"images_per_prompt": 6}),
+            (
+                "kohya",
+                "a cat on a mat --n blurry, bad --w 128 --h 64 --d 1 --l 7.5 --s 28",
+                "a cat on a mat",
+                {"negative_prompt": "blurry, bad", "width": 128, "height": 64, "seed": 1, "scale": 7.5, "steps": 28},
+            ),
+            ("kohya", "a cat, semi-final -- x", "a cat, semi-final -- x", {}),
+            (
+                "invoke",
+                '"a \\"big\\" cat [a dog]" -s 50 -S42 -C7.5 -W 128 -H=64 -A plms -n 2',
+                'a "big" cat',
+                {"steps": 50, "seed": 42, "scale": 7.5, "width": 128, "height": 64, "sampler": "plms",
+                 "negative_prompt": "a dog", "images_per_prompt": 2},
+            ),
+            ("invoke", "a semi-final cat -s9 --cfg_scale=3", "a semi-final cat", {"steps": 9, "scale": 3.0}),
+            ("invoke", "a cat", "a cat", {}),
+        ],
+    )  # fmt: skip
+    def test_lines(
+        self, write: Callable[..., str], format: str, line: str, text: str, values: dict[str, object]
+    ) -> None:
+        first, *_ = found = prompts(write(f"# a comment\n\n{line}\n"), prompt_format=format)
+        assert first.text == text
+        settings = first.settings.model_dump(include=set(names(row=True)))
+        assert settings | values == settings
+        assert first.seed == values.get("seed")
+        assert len(found) == values.get("images_per_prompt", 1)
+
+    @pytest.mark.parametrize(
+        ("format", "line", "phrase"),
+        [
+            ("a1111", "--prompt a --styles x", "--styles of the web UI"),
+            ("a1111", "--prompt a --restore_faces true", "--restore_faces of the web UI"),
+            ("a1111", "--prompt a --steps", "--steps needs one value"),
+            ("a1111", "--prompt a --steps 1 --steps 2", "--steps is given twice"),
+            ("a1111", "a cat --steps 20", "a is before the first flag"),
+            ("a1111", "--steps 20", "the row has no prompt"),
+            ("a1111", "--prompt a --steps x", "--ddim_steps 'x' is not valid"),
+            ("a1111", "--prompt a --sampler_name Euler", "--sampler 'Euler' is not valid"),
+            ("kohya", "a --am 1", "--am of kohya"),
+            ("kohya", "a --d 1,2", "--seed '1,2' is not valid"),
+            ("kohya", "a --s", "--s has no value"),
+            ("invoke", '"a" -I x.png', "-I of InvokeAI"),
+            ("invoke", "a --hires_fix", "--hires_fix of InvokeAI"),
+            ("invoke", '"a" b -s5', "b follows no flag"),
+        ],
+    )
+    def test_what_sdcli_does_not_have_is_refused(
+        self, write: Callable[..., str], format: str, line: str, phrase: str
+    ) -> None:
+        path = write(f"\n{line}\n")
+        error = refused(path, prompt_format=format)
+        assert error.what.startswith(f"{path}, line 2: ")
+        assert phrase in error.what
+
+    @pytest.mark.parametrize(
+        ("line", "format"),
+        [
+            ('--prompt "a cat" --steps 3', "a1111"),
+            ("a cat --n dog --w 128", "kohya"),
+            ("a cat --s 28", "kohya"),
+            ('"a cat" -s 50 -S42', "invoke"),
+            ("a cat -W512 -H512", "invoke"),
+        ],
+    )
+    @pytest.mark.parametrize("given", ["auto", "text"])
+    def test_one_note_for_a_file_of_text_with_flags(
+        self, write: Callable[..., str], line: str, format: str, given: str
+    ) -> None:
+        notes: list[str] = []
+        path = write(f"a plain cat\n{line}\n{line}\n")
+        settings = Settings.of(from_file=path, n_iter=2, prompt_format=given)
+        reading = Prompts(settings, on_note=notes.append)
+        reading.count()
+        assert [one.text for one in reading] == ["a plain cat", line, line] * 2
+        assert notes == [
+            f"{path}, line 2: flags on the line are read as part of the prompt; --prompt-format {format} reads them as "
+            "settings"
+        ]
+
+    @pytest.mark.parametrize(
+        "line", ["an F-16 - in flight", "a -- b", "a cat -- detailed", "well-known x-ray", "1-2 cats", "a --dark cat"]
+    )
+    def test_no_note_for_ordinary_text(self, write: Callable[..., str], line: str) -> None:
+        notes: list[str] = []
+        assert list(Prompts(Settings.of(from_file=write(line), n_iter=1), on_note=notes.append))
+        assert notes == []
 
 
 class TestSkip:

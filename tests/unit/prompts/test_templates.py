@@ -20,6 +20,13 @@ FILES = {
     "Tiere": "Füchse\n",
     "signs": "a|b}\n\\{c|d\\}\n",
     "same": "z\nz\n",
+    "my colors": "blue\nred\n",
+    "v1.5": "new\n",
+    "lists/colors-dark": "navy\n",
+    "lists/colors-light": "cream\n{0.5::white|ivory}\n",
+    "lists/more/colors": "grey\n",
+    "rock & roll (old)": "elvis\n",
+    "weighted": "2::often\nseldom\n0::never\n",
 }
 
 
@@ -90,9 +97,36 @@ def wildcards(tmp_path_factory: pytest.TempPathFactory) -> Wildcards:
         ("______", ["______"]),
         ("__a", ["__a"]),
         ("_a_", ["_a_"]),
-        ("__a b__", ["__a b__"]),
-        ("__a.b__", ["__a.b__"]),
-        ("__../a__", ["__../a__"]),
+        ("is a __ cat and __ dog", ["is a __ cat and __ dog"]),
+        ("__a\nb__", ["__a\nb__"]),
+        ("__a\0b__", ["__a\0b__"]),
+        # Names of real lists.
+        ("a __my colors__ cat", ["a blue cat", "a red cat"]),
+        ("__v1.5__", ["new"]),
+        ("__rock & roll (old)__", ["elvis"]),
+        ("__lists/colors*__", ["navy", "cream", "white", "ivory"]),
+        ("__lists/*-dark__", ["navy"]),
+        ("__lists/*__", ["navy", "cream", "white", "ivory"]),
+        ("__lists/**__", ["navy", "cream", "white", "ivory", "grey"]),
+        ("__**/colors__", ["grey"]),
+        ("__*.5__", ["new"]),
+        # Weights.
+        ("{0.5::red|2::blue} car", ["red car", "blue car"]),
+        ("{red|.25:: blue|0::green}", ["red", " blue"]),
+        ("{2::}", [""]),
+        ("{ 3::a}", ["a"]),
+        ("{1::{2::a|b}|__weighted__}", ["a", "b", "often", "seldom"]),
+        ("{a::b|c}", ["a::b", "c"]),
+        ("2::a", ["2::a"]),
+        # Bars in square brackets.
+        ("a {blond | [black | grey]} cat", ["a blond  cat", "a  [black | grey] cat"]),
+        ("{[a|b]}", ["{[a|b]}"]),
+        ("{[a|b}", ["[a", "b"]),
+        ("{a]|[b}", ["a]", "[b"]),
+        ("{[{a|b}|c]|d}", ["[a|c]", "[b|c]", "d"]),
+        ("{a|[b|[c|d]]}", ["a", "[b|[c|d]]"]),
+        ("{[{a|b]}|c}", ["[a", "[b]", "c"]),
+        ("[a|b] {c|d}", ["[a|b] c", "[a|b] d"]),
     ],
 )
 def test_the_prompts_of_a_template(wildcards: Wildcards, text: str, prompts: list[str]) -> None:
@@ -142,7 +176,11 @@ def test_all_yields_the_product_of_all_choices(wildcards: Wildcards, case: Case,
     assert template.choose(seed, index) in prompts
 
 
-@given(pieces=st.lists(st.sampled_from(["{", "|", "}", "\\", "_", " ", "!", "__a__", "__one__"]), max_size=16))
+@given(
+    pieces=st.lists(
+        st.sampled_from(["{", "|", "}", "\\", "_", " ", "!\n", "[\n", "]\n", "__a__", "__one__"]), max_size=16
+    )
+)
 def test_no_character_makes_a_text_invalid(wildcards: Wildcards, pieces: list[str]) -> None:
     template = Template.parse("".join(pieces), wildcards)
     assume(template.combinations <= 2000)
@@ -194,11 +232,66 @@ def test_every_option_is_chosen_about_equally_often(wildcards: Wildcards) -> Non
     assert chosen != [template.choose(8, index) for index in range(2100)]
 
 
+def test_weights_decide_how_often_an_option_is_chosen(wildcards: Wildcards) -> None:
+    for text in ("{3::a|b|0::c}", "{1.5::a|.5::b}", "{0.75::a|0.25::b}"):
+        template = Template.parse(text, wildcards)
+        chosen = [template.choose(7, index) for index in range(2000)]
+        assert chosen.count("a") == pytest.approx(1500, abs=100), text
+        assert set(chosen) == {"a", "b"}
+    often = [Template.parse("__weighted__", wildcards).choose(7, index) for index in range(900)].count("often")
+    assert often == pytest.approx(600, abs=60)
+
+
+def test_files_of_a_pattern_keep_their_weights(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {"x1": "0.25::a\n.75::b", "x2": "2::c"})
+    chosen = [Template.parse("__x*__", wildcards).choose(7, index) for index in range(1200)]
+    assert [chosen.count(name) for name in "abc"] == [pytest.approx(n, abs=60) for n in (100, 300, 800)]
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("{2$$a|b}", "choices of several alternatives are not supported"),
+        ("{2$$ and $$a|b|c}", "choices of several alternatives are not supported"),
+        ("{1-2$$__a__}", "choices of several alternatives are not supported"),
+        ("{$$a|b}", "choices of several alternatives are not supported"),
+        ("{0::a|0.0::b}", "every weight is 0 in {0::a|0.0::b}"),
+        ("{" + "9" * 5000 + "::a|b}", "weight 9"),
+        ("{0.1234567::a|b}", "weight 0.1234567 is not valid"),
+        ("__none such__", "wildcard __none such__ has no file"),
+        ("__lists__", "wildcard __lists__ has no file"),
+        ("__nothing*__", "wildcard __nothing*__ matches no file"),
+        ("__../a__", "would leave the folder"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_refused(wildcards: Wildcards, text: str, phrase: str) -> None:
+    with pytest.raises(InputFileError, match=re.escape(phrase)) as caught:
+        Template.parse(text, wildcards)
+    assert caught.value.fix
+
+
+def test_a_list_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("füchse\r\nx\r\n".encode("utf-16"))
+    assert Wildcards(tmp_path).lines("a") == ("füchse", "x")
+
+
+def test_a_pattern_that_contains_itself(tmp_path: Path) -> None:
+    wildcards = write(tmp_path, {"x1": "__x*__"})
+    with pytest.raises(InputFileError, match="contains itself: x1 -> x1"):
+        Template.parse("__x1__", wildcards)
+
+
 def test_combinations_are_streamed(wildcards: Wildcards) -> None:
     template = Template.parse("{0|1|2|3|4|5|6|7|8|9}" * 2000, wildcards)
     assert template.combinations == 10**2000
     assert [prompt[-2:] for prompt in islice(template.all(), 9, 12)] == ["09", "10", "11"]
     assert len(template.choose(0, 0)) == 2000
+
+
+def test_more_combinations_than_a_limit(wildcards: Wildcards) -> None:
+    assert Template.parse("{a|b}" * 20_000, wildcards).has_more_than(10**9)
+    assert Template.parse("{a|b}" * 10, wildcards).has_more_than(1023)
+    assert not Template.parse("x{a|b}" * 10, wildcards).has_more_than(1024)
 
 
 def test_text_without_choices_is_fast(wildcards: Wildcards) -> None:
@@ -225,7 +318,8 @@ def test_a_file_is_read_once_and_only_if_a_prompt_names_it(tmp_path: Path) -> No
         (b"ok\ncaf\xe9\n", "not UTF-8"),
         (b"\xef\xbb\xbfok\ncaf\xe9\n", "not UTF-8"),
         (b"a\0", "binary"),
-        ("a".encode("utf-16"), "binary"),
+        ("a".encode("utf-16-le"), "binary"),
+        ("a".encode("utf-16")[:3], "not UTF-16"),
     ],
 )
 def test_an_invalid_list_is_refused(tmp_path: Path, data: bytes, phrase: str) -> None:
@@ -233,9 +327,10 @@ def test_an_invalid_list_is_refused(tmp_path: Path, data: bytes, phrase: str) ->
     with pytest.raises(InputFileError, match=phrase) as caught:
         Template.parse("{a|__a__}", Wildcards(tmp_path))
     assert str(tmp_path / "a.txt") in caught.value.what
-    assert caught.value.fix
+    assert caught.value.fix or phrase == "not UTF-16"
     assert caught.value.exit_code == 3
     if phrase == "not UTF-8":
+        assert f"iconv -f CP1252 -t UTF-8 {tmp_path / 'a.txt'}" in caught.value.fix
         assert caught.value.why == "Line 2 contains the byte 0xe9."
 
 
@@ -258,7 +353,7 @@ def test_the_error_for_a_missing_list_names_the_nearest(wildcards: Wildcards, na
 
 
 def test_only_valid_names_are_suggested(tmp_path: Path) -> None:
-    wildcards = write(tmp_path, {"hair colour": "a", "hair__colour": "a", "hair.colour": "a", "hair_colour": "a"})
+    wildcards = write(tmp_path, {"hair__colour": "a", "hair_colour": "a"})
     with pytest.raises(InputFileError) as caught:
         wildcards.lines("hair-colour")
     assert caught.value.why == "Did you mean __hair_colour__?"
