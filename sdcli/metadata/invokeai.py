@@ -92,15 +92,21 @@ def _dream(command: str) -> Provenance:
     except ValueError:
         arguments = rest.split()
     values: dict[str, str] = {}
+    other: dict[str, str] = {"Dream": command}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option = re.fullmatch(r"-(?:-(\w+)=?|([A-Za-z]))(.*)", argument, re.DOTALL)
         letter = option and (LONG.get(option[1]) if option[1] else option[2])
         if option and letter in DREAM:
             values[DREAM[letter]] = option[3] or following
+        elif option:
+            # Variations, other images and upscaling change the image.
+            switch = f"-{option[2]}" if option[2] else f"--{option[1]}"
+            other[switch] = option[3] or ("" if following.startswith("-") else following)
     if "sampler" in values:
         values["sampler"] = own_sampler(values["sampler"])
     positive, negative = _split(prompt)
-    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), {"Dream": command})
+    notes = ("the image was generated from another image",) if {"-I", "--init_img"} & other.keys() else ()
+    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes)
 
 
 def _split(prompt: str) -> tuple[str, str]:

@@ -49,8 +49,8 @@ def read(image: Image.Image) -> dict[str, str]:
     if record := found.pop(f"{NAMESPACE} record", ""):
         texts.setdefault(RECORD_KEY, record)
     comment = image.info.get("comment")
-    for text in (*found.values(), comment):
-        for key, part in _sorted(text if isinstance(text, str) else _decoded(text)):
+    for text in (*found.values(), _decoded(comment)):
+        for key, part in _sorted(text):
             texts.setdefault(key, part)
     return texts
 

@@ -375,6 +375,11 @@ class TestInvokeAI:
         }  # fmt: skip
         assert result.other == {"type": "txt2img", "perlin": 0.2}
 
+    def test_numbers_that_are_too_large_are_not_infinite(self) -> None:
+        result = found(invokeai_metadata='{"seed":1,"positive_prompt":"a","cfg_scale":1e999,"zz":[1e999,-1e999,1.5]}')
+        assert result.settings == {"prompt": "a", "seed": 1}
+        assert result.other == {"zz": [None, None, 1.5]}
+
     @pytest.mark.parametrize(
         "switches",
         ["-s50 -S99 -W512 -H448 -C7.5 -Ak_euler -U2 0.75", "-s 50 -S 99 -W 512 -H 448 -C 7.5 -A k_euler --grid"],
