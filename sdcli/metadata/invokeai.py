@@ -15,6 +15,8 @@ TOOL = "InvokeAI"
 # The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").
 DREAM = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "scale", "A": "sampler"}
 LONG = {"steps": "s", "seed": "S", "width": "W", "height": "H", "cfg_scale": "C", "sampler": "A"}
+# Characters of the options in a Dream command line.
+_LONGEST = 100_000
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
@@ -87,6 +89,10 @@ def _dream(command: str) -> Provenance:
             rest = command[end:]
         except ValueError:
             prompt, _, rest = command[1:].rpartition('"')
+    notes: tuple[str, ...] = ()
+    if len(rest) > _LONGEST:
+        notes = (f"options after {_LONGEST:,} characters are not read",)
+        rest = rest[:_LONGEST]
     try:
         arguments = shlex.split(rest)
     except ValueError:
@@ -105,7 +111,8 @@ def _dream(command: str) -> Provenance:
     if "sampler" in values:
         values["sampler"] = own_sampler(values["sampler"])
     positive, negative = _split(prompt)
-    notes = ("the image was generated from another image",) if {"-I", "--init_img"} & other.keys() else ()
+    if {"-I", "--init_img"} & other.keys():
+        notes += ("the image was generated from another image",)
     return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes)
 
 

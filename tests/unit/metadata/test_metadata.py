@@ -397,6 +397,19 @@ class TestInvokeAI:
         assert found(Dream=command).tool == "InvokeAI"
 
 
+def test_a_text_that_is_too_long_is_not_read_and_a_note_says_so() -> None:
+    result = found(parameters="a" * 10_000_000 + "\nSteps: 1", prompt=json.dumps(GRAPH))
+    assert result.settings == SETTINGS
+    assert result.notes == ("the text parameters is not read: it has more than 4,000,000 characters",)
+    assert found(Dream="a" * 10_000_000).settings == {}
+
+
+def test_values_beyond_a_limit_are_counted() -> None:
+    result = found(parameters="a cat\nSteps: 1, " + ", ".join(f"Key {number}: 1" for number in range(100_000)))
+    assert (len(result.other), result.settings["steps"]) == (1000, 1)
+    assert result.notes == ("99,000 other values are not shown, of 100,000",)
+
+
 def png(**chunks: str) -> bytes:
     info, buffer = PngInfo(), io.BytesIO()
     for key, value in chunks.items():
