@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from sdcli.records import GridRecord, ImageRecord
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import Settings, as_choice, default, names, spellings
+from sdcli.terminal import printable
 from sdcli.txt2img import execute
 
 if TYPE_CHECKING:
@@ -118,10 +121,12 @@ def rerun(
 
 
 def command(source: Source) -> str:
-    """The `sdcli txt2img` command that generates the image again, or the nearest one for an image of another tool.
+    """The command that generates the image again, or the nearest one for an image of another tool.
+
+    `sdcli txt2img`, or `sdcli rerun FILE` if the image follows batches that no run repeats.
 
     Raises:
-        InputFileError: the file does not say how the image was generated.
+        InputFileError: the file does not say how the image was generated, or its prompt is not known.
     """
     if source.provenance is None or not source.provenance.settings:
         raise no_metadata(source.path)
@@ -129,14 +134,58 @@ def command(source: Source) -> str:
         grid = source.record.grid
         return command_of({name: grid[name] for name in Settings.model_fields if grid.get(name) is not None})
     if source.job is not None:
-        return command_line(source.job, Settings.of(**settings_of(source)))
+        try:
+            settings = Settings.of(**settings_of(source))
+        except UsageError as error:
+            raise InputFileError(
+                f"no command of this version generates {source.path}",
+                why=f"Its record contains a setting that is not valid: {error.what}.",
+                fix="sdcli inspect shows the record.",
+            ) from error
+        line = command_line(source.job, settings)
+        path = str(source.path)
+        if "batches of several sizes" in line.rpartition("\n# ")[2] and printable(path) == path:
+            return f"sdcli rerun {shlex.quote(f'./{path}' if path.startswith('-') else path)}"
+        return line
+    if "prompt" not in source.provenance.settings:
+        raise InputFileError(
+            f"no command generates {source.path}",
+            why="; ".join(["The prompt is not known", *source.provenance.notes]) + ".",
+            fix="sdcli inspect shows what is known.",
+        )
     return command_of(nearest(source.provenance)[0])
+
+
+# Values of other tools that do not change the image, or that the settings contain.
+_HARMLESS = frozenset({
+    "app", "app_version", "batch_size", "civitai metadata", "civitai resources", "created date", "dream", "hashes",
+    "lora hashes", "metadata_version", "negative template", "parameters", "pipeline", "scheduler", "sdcpp", "template",
+    "ti hashes", "type", "user", "vae hash", "wildcard prompt",
+})  # fmt: skip
+# Values at which they do not change the image, either.
+_NEUTRAL = {"clip skip": ("1", "0"), "ensd": ("0",), "denoise": ("1", "1.0"), "denoising strength": ("1", "1.0"),
+            "generation_mode": ("txt2img",), "variation seed strength": ("0", "0.0")}  # fmt: skip
+# Parts of a prompt that other tools do not read as text.
+_SYNTAX = (
+    ("an adapter", re.compile(r"<(?:lora|lyco|hypernet):[^<>]{0,200}>|\bembedding:[^\s,]{1,100}")),
+    ("emphasis", re.compile(r"(?<!\\)\([^()]{0,200}:\s*[\d.]{1,8}\s*\)|(?<!\\)[(\[][^()\[\]]{1,200}[)\]]")),
+    ("a keyword", re.compile(r"(?<!\w)(?:BREAK|AND|ADDCOMM|ADDBASE)(?!\w)")),
+)
+_MOST_NOTES, _LONGEST_NOTE = 20, 80
 
 
 def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     """The settings that are nearest to an image of another tool, and what may differ, in words."""
     settings = dict(found.settings)
     different = [f"the {name.replace('_', ' ')} is not known" for name in found.unknown]
+    for name in names("image"):
+        # The sampler of another tool is replaced below.
+        if name in settings and name != "sampler":
+            try:
+                Settings.of(**{name: settings[name]})
+            except UsageError as error:
+                different.append(f"{error.what}; the default is used instead")
+                del settings[name]
     if (model := settings.pop("model", None)) and model != "builtin":
         # Other tools name a checkpoint by its file name, often without suffix, and not by its path.
         settings["ckpt"] = model if model.endswith((".ckpt", ".safetensors")) else f"{model}.safetensors"
@@ -146,7 +195,8 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     if sampler not in SAMPLERS:
         settings["sampler"] = "dpm_solver" if sampler.casefold().startswith("dpm") else "ddim"
         different.append(f"sdcli has no sampler {sampler}; {settings['sampler']} is used instead")
-    different += [f"{name} {value} is ignored" for name, value in found.other.items() if name in ("denoise", "loras")]
+    if found.tool != "sdcli":
+        different += _ignored(found)
     different += [
         f"the {name} {settings[name]} is not a multiple of 64"
         for name in ("width", "height")
@@ -158,7 +208,32 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)
+    # Choices and wildcards were made before the tool saved the prompt: what looks like one is text.
+    if any(characters in settings.get("prompt", "") for characters in ("{", "__", "\\")):
+        settings["compat"] = True
     return settings | {"n_samples": 1, "n_iter": 1}, different
+
+
+def _ignored(found: Provenance) -> list[str]:
+    """What the command leaves out of the values and prompts of another tool."""
+    ignored = [
+        f"{name} {_shortened(str(value))} is ignored"
+        for name, value in found.other.items()
+        if (key := name.casefold()) not in _HARMLESS and str(value) not in _NEUTRAL.get(key, ())
+    ]
+    if len(ignored) > _MOST_NOTES:
+        ignored = [*ignored[:_MOST_NOTES], f"{len(ignored) - _MOST_NOTES} more values are ignored"]
+    for name in ("prompt", "negative_prompt"):
+        for what, pattern in _SYNTAX:
+            parts = list(dict.fromkeys(match[0] for match in pattern.finditer(found.settings.get(name, "")[:100_000])))
+            if parts:
+                shown = _shortened(", ".join(parts[:5]))
+                ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
+    return ignored
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}..."
 
 
 def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:

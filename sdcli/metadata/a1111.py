@@ -256,7 +256,8 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         position, end_of_line = stop + 1, text.startswith("\n", stop)
     if not end_of_line:
         return
-    title, lines = "", []
+    title = ""
+    lines: list[str] = []
     for line in text[position:].split("\n"):
         key, colon_found, value = line.partition(": ")
         if colon_found and re.fullmatch(r"[A-Z][\w ]{0,40}", key):

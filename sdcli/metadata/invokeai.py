@@ -15,6 +15,8 @@ TOOL = "InvokeAI"
 # The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").
 DREAM = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "scale", "A": "sampler"}
 LONG = {"steps": "s", "seed": "S", "width": "W", "height": "H", "cfg_scale": "C", "sampler": "A"}
+# Characters of the options in a Dream command line.
+_LONGEST = 100_000
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
@@ -87,20 +89,31 @@ def _dream(command: str) -> Provenance:
             rest = command[end:]
         except ValueError:
             prompt, _, rest = command[1:].rpartition('"')
+    notes: tuple[str, ...] = ()
+    if len(rest) > _LONGEST:
+        notes = (f"options after {_LONGEST:,} characters are not read",)
+        rest = rest[:_LONGEST]
     try:
         arguments = shlex.split(rest)
     except ValueError:
         arguments = rest.split()
     values: dict[str, str] = {}
+    other: dict[str, str] = {"Dream": command}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option = re.fullmatch(r"-(?:-(\w+)=?|([A-Za-z]))(.*)", argument, re.DOTALL)
         letter = option and (LONG.get(option[1]) if option[1] else option[2])
         if option and letter in DREAM:
             values[DREAM[letter]] = option[3] or following
+        elif option:
+            # Variations, other images and upscaling change the image.
+            switch = f"-{option[2]}" if option[2] else f"--{option[1]}"
+            other[switch] = option[3] or ("" if following.startswith("-") else following)
     if "sampler" in values:
         values["sampler"] = own_sampler(values["sampler"])
     positive, negative = _split(prompt)
-    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), {"Dream": command})
+    if {"-I", "--init_img"} & other.keys():
+        notes += ("the image was generated from another image",)
+    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes)
 
 
 def _split(prompt: str) -> tuple[str, str]:

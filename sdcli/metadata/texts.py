@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
@@ -18,6 +18,8 @@ from xml.sax.saxutils import escape
 from sdcli.json_text import read_object
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
 RECORD_KEY = "sdcli"
@@ -29,17 +31,42 @@ NAMESPACE = "urn:sdcli"
 
 _EXIF_IFD, _SOFTWARE, _USER_COMMENT = 0x8769, 0x0131, 0x9286
 _CODES = {b"JIS\0\0\0\0\0": "iso2022_jp", b"ASCII\0\0\0": "utf-8", b"\0" * 8: "utf-8"}
+_LONGEST_CHUNK = 16 * 2**20
 _UNICODE = b"UNICODE\0"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
+def of_file(path: Path) -> dict[str, str]:
+    """Returns the texts of an image file as `read` does, without decoding its pixels, whatever their number.
+
+    Texts of PNG after the pixels are not read. Compressed texts can have up to 16 MiB.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the file does not exist or is not an image.
+    """
+    from PIL import Image, PngImagePlugin
+
+    limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, _LONGEST_CHUNK
+    try:
+        with Image.open(path) as image:
+            return _texts(image, image.info if image.format == "PNG" else {})
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
+
+
 def read(image: Image.Image) -> dict[str, str]:
     """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere."""
+    return _texts(image, getattr(image, "text", {}))
+
+
+def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for key, value in getattr(image, "text", {}).items():
+    for key, value in chunks.items():
         # Pillow decodes tEXt and zTXt as Latin-1, and iTXt, which has a class of its own, as UTF-8.
-        texts[str(key)] = _without_bom(str(value) if hasattr(value, "lang") else _repaired(str(value)))
+        if isinstance(value, str):
+            texts[str(key)] = _without_bom(str(value) if hasattr(value, "lang") else _repaired(str(value)))
     for text in _of_exif(image, texts):
         for key, part in _sorted(text):
             texts.setdefault(key, part)
@@ -49,8 +76,8 @@ def read(image: Image.Image) -> dict[str, str]:
     if record := found.pop(f"{NAMESPACE} record", ""):
         texts.setdefault(RECORD_KEY, record)
     comment = image.info.get("comment")
-    for text in (*found.values(), comment):
-        for key, part in _sorted(text if isinstance(text, str) else _decoded(text)):
+    for text in (*found.values(), _decoded(comment)):
+        for key, part in _sorted(text):
             texts.setdefault(key, part)
     return texts
 

@@ -23,6 +23,7 @@ from sdcli.registry import FORMATS
 from sdcli.settings import Settings
 from tests.jobs import job as make_job
 
+DATA = Path(__file__).parents[1] / "data" / "metadata"
 PIXELS = np.zeros((64, 64, 3), dtype=np.uint8)
 MARK = WatermarkRecord(text="mine", method="robust", found=True, wrong_bits=0, bits=32)
 
@@ -187,3 +188,80 @@ def test_the_difference_of_two_images() -> None:
     assert one.same
     assert not one.identical
     assert not compare(PIXELS, other + 9).same
+
+
+class TestTheCommandOfAnotherTool:
+    def nearest(self, name: str) -> tuple[dict[str, Any], str]:
+        found = rerun.read(DATA / name).provenance
+        assert found is not None
+        settings, different = rerun.nearest(found)
+        return settings, "\n".join(different)
+
+    def test_everything_that_it_leaves_out_is_a_note(self) -> None:
+        _, notes = self.nearest("webui-more-than-words.png")
+        for left_out in (
+            "Denoising strength 0.55", "Clip skip 2", "ENSD 31337", "Hires upscale 2", "Hires upscaler Latent",
+            "Variation seed 99", "Variation seed strength 0.3", "VAE some.vae.pt", "<lora:sketch:0.8>", "(sail:1.3)",
+        ):  # fmt: skip
+            assert left_out in notes, left_out
+        assert "Template" not in self.nearest("webui-template-after-last-line.png")[1]
+
+    def test_variations_of_invokeai_are_notes(self) -> None:
+        _, notes = self.nearest("invokeai-dream-with-variation.png")
+        for left_out in ("-v 0.15", "-V 13872:0.15", "-I first.png", "-f 0.75"):
+            assert f"{left_out} is ignored" in notes
+
+    def test_braces_are_text(self) -> None:
+        assert self.nearest("webui-braces-are-words.png")[0]["compat"] is True
+        assert "compat" not in self.nearest("webui-ddim-schedule-automatic.png")[0]
+
+    @pytest.mark.parametrize(
+        ("prompt", "note"),
+        [
+            ("a [grey] boat", "[grey]"),
+            ("a ((big)) boat", "(big)"),
+            ("a boat BREAK a lake", "BREAK"),
+            ("embedding:sketch.pt boat", "embedding:sketch.pt"),
+            (r"a boat \(film\), androids", ""),
+        ],
+    )
+    def test_the_syntax_of_prompts_is_a_note(self, tmp_path: Path, prompt: str, note: str) -> None:
+        found = foreign(tmp_path, f"{prompt}\nSteps: 20, Sampler: DDIM, Seed: 5").provenance
+        assert found is not None
+        notes = "\n".join(rerun.nearest(found)[1])
+        assert ("read as plain text" in notes) == bool(note)
+        assert note in notes
+
+    @pytest.mark.parametrize("steps", ["0", "-3", "1000000000000"])
+    @pytest.mark.parametrize("sampler", ["DDIM", "PLMS", "DPM++ 2M", "Euler a"])
+    def test_a_number_of_steps_that_is_not_possible(self, tmp_path: Path, steps: str, sampler: str) -> None:
+        one = foreign(tmp_path, f"a cat\nSteps: {steps}, Sampler: {sampler}, Seed: -1, CFG scale: 1e999, Size: 0x64")
+        line = rerun.command(one)
+        assert line.startswith("sdcli txt2img --prompt 'a cat' --H 64 ")
+        assert one.provenance is not None
+        notes = "\n".join(rerun.nearest(one.provenance)[1])
+        assert f"--ddim_steps {steps} is" in notes
+        assert "--seed -1 is out of range" in notes
+
+    def test_a_prompt_that_is_not_known(self, tmp_path: Path) -> None:
+        with pytest.raises(InputFileError, match="no command generates") as caught:
+            rerun.command(foreign(tmp_path, "unknown\nSteps: 20, Version: ComfyUI"))
+        assert "prompt is not known" in caught.value.why
+
+    def test_many_values_are_counted(self, tmp_path: Path) -> None:
+        values = ", ".join(f"Key {number}: 1" for number in range(500))
+        found = foreign(tmp_path, f"a cat\nSteps: 20, {values}").provenance
+        assert found is not None
+        assert "480 more values are ignored" in rerun.nearest(found)[1]
+
+
+def test_the_command_of_an_image_that_no_run_repeats(tmp_path: Path) -> None:
+    place = {"before": [[3, 20], [1, 20]], "rows": 2, "row": 1}
+    one = source(tmp_path, job(noise=place, index=5))
+    assert rerun.command(one) == f"sdcli rerun {one.path}"
+
+
+def test_a_record_with_a_setting_that_does_not_exist() -> None:
+    with pytest.raises(InputFileError, match="no command of this version") as caught:
+        rerun.command(rerun.read(DATA / "rec_wm_method_evil.png"))
+    assert "'evil'" in caught.value.why

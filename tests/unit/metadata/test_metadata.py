@@ -375,6 +375,11 @@ class TestInvokeAI:
         }  # fmt: skip
         assert result.other == {"type": "txt2img", "perlin": 0.2}
 
+    def test_numbers_that_are_too_large_are_not_infinite(self) -> None:
+        result = found(invokeai_metadata='{"seed":1,"positive_prompt":"a","cfg_scale":1e999,"zz":[1e999,-1e999,1.5]}')
+        assert result.settings == {"prompt": "a", "seed": 1}
+        assert result.other == {"zz": [None, None, 1.5]}
+
     @pytest.mark.parametrize(
         "switches",
         ["-s50 -S99 -W512 -H448 -C7.5 -Ak_euler -U2 0.75", "-s 50 -S 99 -W 512 -H 448 -C 7.5 -A k_euler --grid"],
@@ -390,6 +395,19 @@ class TestInvokeAI:
     @pytest.mark.parametrize("command", ["-", '"', "'", '"a" -s', "a -s x '", "[" * 20_000, '"a" ' + "-s" * 20_000])
     def test_damaged_commands_are_read_without_an_error(self, command: str) -> None:
         assert found(Dream=command).tool == "InvokeAI"
+
+
+def test_a_text_that_is_too_long_is_not_read_and_a_note_says_so() -> None:
+    result = found(parameters="a" * 10_000_000 + "\nSteps: 1", prompt=json.dumps(GRAPH))
+    assert result.settings == SETTINGS
+    assert result.notes == ("the text parameters is not read: it has more than 4,000,000 characters",)
+    assert found(Dream="a" * 10_000_000).settings == {}
+
+
+def test_values_beyond_a_limit_are_counted() -> None:
+    result = found(parameters="a cat\nSteps: 1, " + ", ".join(f"Key {number}: 1" for number in range(100_000)))
+    assert (len(result.other), result.settings["steps"]) == (1000, 1)
+    assert result.notes == ("99,000 other values are not shown, of 100,000",)
 
 
 def png(**chunks: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,19 @@ def test_tags_of_odd_types_are_ignored(tag: int, kind: int, value: Any) -> None:
 def test_the_bad_encoding_of_the_attack() -> None:
     with Image.open(DATA / "xmp_bad_encoding.webp") as image:
         assert texts.read(image) == {}
+
+
+def test_metadata_needs_no_pixels_and_can_be_long(tmp_path: Path) -> None:
+    found = provenance(texts.of_file(DATA / "comfyui-compressed-workflow-over-1MB.png"))
+    assert found is not None
+    assert (found.settings["prompt"], found.unknown) == ("an old boat", [])
+    data = (DATA / "text-chunk-holds-utf8.png").read_bytes()
+    header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + data[24:29]
+    large = tmp_path / "large.png"
+    large.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+    found = provenance(texts.of_file(large))
+    assert found is not None
+    assert found.settings["prompt"] == "an old boat, é 舟"
+    for name in ("sdcpp-jpeg-comment.jpg", "comfyui-graph-in-usercomment.jpg", "webui-braces-are-words.png"):
+        with Image.open(DATA / name) as image:
+            assert texts.of_file(DATA / name) == texts.read(image)
