@@ -7,10 +7,10 @@ migrated on reading.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
@@ -200,7 +200,7 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
 
 def at_home(path: str) -> str:
     """The path, with `~` for the home folder."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # noqa: PTH111  # "~" itself, if there is no home folder
     if path == home:
         return "~"
     return f"~/{path.removeprefix(home).lstrip('/')}" if path.startswith(f"{home}/") else path

@@ -18,13 +18,15 @@ from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
 from sdcli.metadata import Provenance, provenance, texts
 from sdcli.model_spec import NoiseSchedule
+from sdcli.models import hashes
 from sdcli.models.model import ModelSource
 from sdcli.outputs.command import command_line, command_of
-from sdcli.outputs.formats import opened
+from sdcli.outputs.formats import opened, rgb
 from sdcli.records import GridRecord, ImageRecord
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import Settings, as_choice, default, names, spellings
+from sdcli.stages import safety
 from sdcli.terminal import printable
 from sdcli.txt2img import execute
 
@@ -69,11 +71,8 @@ def read(path: Path) -> Source:
     Raises:
         InputFileError: the file does not exist or is not an image.
     """
-    import numpy as np
-
     with opened(path) as image:
-        # Transparent pixels count: they may contain the watermark.
-        return Source(path, np.asarray(image.convert("RGB")), str(image.format), provenance(texts.read(image)))
+        return Source(path, rgb(image), str(image.format), provenance(texts.read(image)))
 
 
 def rerun(
@@ -86,6 +85,9 @@ def rerun(
     **where: Any,
 ) -> tuple[GeneratedImage, Comparison | None]:
     """Generate an image again from its record, with the noise that it had in its run, and save it as a new file.
+
+    A record may come from anybody, so nothing that only the record names is downloaded, and no checkpoint that only the
+    record names is read before its hash is compared.
 
     Args:
         source: the image, as `read` returns it.
@@ -106,7 +108,10 @@ def rerun(
     job = _require_job(source)
     changed = changes_by_name(changes or {})
     settings = Settings.of(**(settings_of(source, model) | changed | ONE_IMAGE | where))
-    run = Run(settings, progress, _require_model(source, job, settings, force))
+    found = _require_model(source, job, settings, force=force, given=model is not None)
+    if not changed.keys() & {"safety_checker", "safety_model"}:
+        safety.require_here(settings, found)
+    run = Run(settings, progress, found)
     ((planned,),) = run.batches()
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
@@ -321,26 +326,43 @@ def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str
         return {"model": job.model}
     given = Path(_expanded(recorded.get("ckpt", job.model)))
     places = [given, Path(job.model), Path(default("ckpt")).parent / job.model]
-    return {"ckpt": str(next((place for place in places if place.is_file()), given))} | config
+    # os.path, which has an answer for names that no file can have.
+    return {"ckpt": str(next((place for place in places if os.path.isfile(place)), given))} | config  # noqa: PTH113
 
 
-def _require_model(source: Source, job: Job, settings: Settings, force: bool) -> ModelSource:
-    """The model that generated the image, found and hashed before it loads."""
+def _require_model(source: Source, job: Job, settings: Settings, *, force: bool, given: bool) -> ModelSource:
+    """The model that generated the image, found and hashed before it loads.
+
+    Args:
+        source: the image.
+        job: its job.
+        settings: those of the run.
+        force: use a model with another hash.
+        given: whether the user names the model; otherwise only the record does.
+    """
     try:
-        found = models.find_for(settings)
-    except ModelNotFound as error:
+        if not given and not force and settings.checkpoint and os.path.isfile(settings.checkpoint):  # noqa: PTH113
+            checkpoint = Path(settings.checkpoint)
+            _require_hash(source, job, checkpoint.name, hashes.of_file(checkpoint))
+        found = models.find_for(settings) if given else models.find_here(settings)
+    except (ModelNotFound, OSError) as error:
         raise ModelNotFound(
             f"the model {job.model}, which generated {source.path}, is not found",
             why=str(error).replace("\n", " "),
             fix="Pass its path with --model, or its configuration, if that is missing, with --set config=FILE.",
         ) from error
-    if (found_hash := found.hash()) != job.model_hash and not force:
+    if not force:
+        _require_hash(source, job, found.spec.name, found.hash())
+    return found
+
+
+def _require_hash(source: Source, job: Job, name: str, found: str) -> None:
+    if found != job.model_hash:
         raise ModelError(
-            f"the model {found.spec.name} is not the one that generated {source.path}",
-            why=f"Its hash is {found_hash[:16]}, the record's is {job.model_hash[:16]}.",
+            f"the model {name} is not the one that generated {source.path}",
+            why=f"Its hash is {found[:16]}, the record's is {job.model_hash[:16]}.",
             fix="Pass the right one with --model, or use this one anyway with --force.",
         )
-    return found
 
 
 def _expanded(path: Any) -> str:

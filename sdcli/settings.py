@@ -467,11 +467,21 @@ class Settings(ImageSettings):
 
     @property
     def checkpoint(self) -> str | None:
-        """The original checkpoint to load: the one that was given, or the original's default if that file exists."""
+        """The original checkpoint to load: the one that was given, or the original's default if that file exists.
+
+        A default that exists and cannot be read, such as a link whose target is missing, is an error when it is loaded.
+        """
         if self.model is not None:
             return None
-        given = not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"})
-        return self.ckpt if given or Path(self.ckpt).exists() else None
+        if not self.model_fields_set.isdisjoint({"ckpt", "config", "laion400m"}):
+            return self.ckpt
+        try:
+            Path(self.ckpt).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            pass
+        return self.ckpt
 
 
 def _require_no_contradiction(values: Mapping[str, Any]) -> None:

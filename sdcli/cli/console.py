@@ -252,9 +252,3 @@ class _Stream:
             raise StreamError(
                 f"cannot write to {self._name}", why=f"{error.strerror}.", fix="Saved images are kept."
             ) from error
-
-
-@contextmanager
-def standard_output() -> Iterator[None]:
-    """Does nothing: `checked_streams` reports errors of standard output."""
-    yield

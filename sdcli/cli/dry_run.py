@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdcli.cli.console import Console, RunConsole, standard_output
+from sdcli.cli.console import Console, RunConsole
 from sdcli.errors import SkippedError
 from sdcli.settings import Settings
-from sdcli.terminal import json_line
+from sdcli.terminal import json_line, one_line
 
 if TYPE_CHECKING:
     from sdcli.dry_run import DryRun, Forecast
@@ -24,15 +24,13 @@ def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
     console = Console(quiet)
     run = DryRun(settings, RunConsole(quiet=quiet, as_json=as_json))
     for forecast in run:
-        with standard_output():
-            if as_json:
-                print(json_line(_values(forecast)))
-            elif forecast.file is not None and not forecast.exists:
-                print(forecast.file, flush=True)
+        if as_json:
+            print(json_line(_values(forecast)))
+        elif forecast.file is not None and not forecast.exists:
+            print(one_line(str(forecast.file)), flush=True)
         if not as_json:
             console.indented(_in_words(forecast))
-    with standard_output():
-        print(end="", flush=True)
+    print(end="", flush=True)
     for line in _summary(run):
         console.line(line)
     if run.run.skipped:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from sdcli.cli.completion import COMPLETERS
 from sdcli.cli.config import CONFIG_FILE_HELP
-from sdcli.cli.console import RunConsole
+from sdcli.cli.console import Console, RunConsole
 from sdcli.cli.dry_run import show
 from sdcli.cli.options import Debug, Quiet
-from sdcli.configuration import Configuration, load, origins_in_errors
-from sdcli.errors import OutputError, UsageError
-from sdcli.settings import OUTPUT, Settings, flags
+from sdcli.configuration import Configuration, load, origin, origins_in_errors
+from sdcli.errors import InputFileError, OutputError, UsageError
+from sdcli.settings import OUTPUT, Settings, flag, flags, options
+
+if TYPE_CHECKING:
+    from sdcli.models.model import ModelSource
 
 _HELP = """Generate images from text, with every flag of the original txt2img.py and more.
 
@@ -44,15 +49,25 @@ def txt2img(
         if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
     configuration = _resumed(given) if given.get("resume") else load(given, config_file=config_file)
+    named = {
+        name: one.value
+        for name, one in configuration.given.items()
+        if one.origin.kind == "record" and options()[name].path and isinstance(one.value, str)
+    }
     with origins_in_errors(configuration.given):
+        if named:
+            Console(quiet).line(f"resuming with {' '.join(f'{flag(name)} {value}' for name, value in named.items())}")
+        model = _require_here(configuration, named)
         if dry_run:
             show(configuration.settings, as_json=json, quiet=quiet)
             return
         _require_room_for_output(configuration.settings, as_json=json)
-        from sdcli.txt2img import generate
+        from sdcli.run import Run
+        from sdcli.txt2img import execute, generate
 
+        settings = configuration.settings
         with RunConsole(quiet=quiet, as_json=json) as console:
-            for _ in generate(configuration.settings, console):
+            for _ in execute(Run(settings, console, model), console) if model else generate(settings, console):
                 pass
 
 
@@ -62,6 +77,38 @@ def _resumed(given: dict[str, Any]) -> Configuration:
 
     outdir = given["resume"]
     return load(given | {"outdir": outdir}, recorded=settings_of(Path(outdir)))
+
+
+def _require_here(configuration: Configuration, named: Mapping[str, str]) -> ModelSource | None:
+    """Check that what only the journal of a resumed run names is on this machine: nothing of it is downloaded.
+
+    Args:
+        configuration: the settings, with the origin of each.
+        named: the settings that name files or models and come from the journal.
+
+    Returns:
+        The model, if the journal names it.
+    """
+    settings = configuration.settings
+    for name, value in named.items():
+        if value != "-" and os.path.exists(value) and not (os.path.isfile(value) or os.path.isdir(value)):  # noqa: PTH110, PTH112, PTH113
+            raise InputFileError(
+                f"{flag(name)} {value} is neither a file nor a folder",
+                fix=f"Pass another one with {flag(name)}.",
+                settings=[name],
+            )
+    of_checker = (origin(name, configuration.given).kind for name in ("safety_checker", "safety_model"))
+    checker = settings.safety_checker not in ("auto", "off") and "record" in of_checker
+    if not named.keys() & {"model", "ckpt", "config"} and not checker:
+        return None
+    from sdcli import models
+    from sdcli.stages import safety
+
+    of_model = named.keys() & {"model", "ckpt"}
+    source = models.find_here(settings) if of_model else models.find_for(settings)
+    if checker:
+        safety.require_here(settings, source)
+    return source
 
 
 def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:

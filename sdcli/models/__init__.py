@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+from sdcli.errors import ModelNotFound
 from sdcli.models.model import ModelRequest, ModelSource
 from sdcli.registry import MODEL_SOURCES
 from sdcli.settings import Settings
@@ -22,12 +26,46 @@ def find(request: ModelRequest) -> ModelSource:
 
 def find_for(settings: Settings) -> ModelSource:
     """The model of a run. Raises the errors of `find`."""
-    return find(
-        ModelRequest(
-            model=settings.model,
-            ckpt=settings.checkpoint,
-            config=settings.config,
-            revision=settings.revision,
-            offline=settings.offline,
-        )
+    return find(_request(settings))
+
+
+def find_here(settings: Settings) -> ModelSource:
+    """The model of a run that only a record names, which may come from anybody: without a download.
+
+    Raises:
+        ModelNotFound: the model is not on this machine as regular files, or not whole.
+        UsageError, ModelError: as for `find`.
+    """
+    request = replace(_request(settings), offline=True)
+    if request.ckpt and not os.path.isfile(os.path.expanduser(request.ckpt)):  # noqa: PTH111, PTH113
+        raise ModelNotFound(f"there is no file {request.ckpt}", fix="Pass the checkpoint with --ckpt.")
+    folder = os.path.expanduser(request.model or "")  # noqa: PTH111
+    # Before its files are listed, which may be all of a disk.
+    if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "model_index.json")):  # noqa: PTH112, PTH113, PTH118
+        raise ModelNotFound(f"the folder {folder} contains no model_index.json", fix="Pass another one with --model.")
+    absent = ModelNotFound(
+        f"the model {request.model} is not on this machine",
+        why="Only a record names it, and what only a record names is not downloaded.",
+        fix=f"Pass --model {request.model} to download it.",
+    )
+    try:
+        source = find(request)
+    except ModelNotFound as error:
+        raise absent if _is_id(request.model) else error from None
+    if not source.here():
+        raise absent
+    return source
+
+
+def _is_id(model: str | None) -> bool:
+    return model is not None and "/" in model and not model.startswith(("/", "~", "."))
+
+
+def _request(settings: Settings) -> ModelRequest:
+    return ModelRequest(
+        model=settings.model,
+        ckpt=settings.checkpoint,
+        config=settings.config,
+        revision=settings.revision,
+        offline=settings.offline,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import io
 import os
 import stat
 import uuid
@@ -12,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
 from sdcli.errors import OutputError
 
@@ -141,7 +141,7 @@ def make_folders(path: Path) -> None:
         sync(folder.parent)
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> io.BufferedReader | io.FileIO:
     """Open an existing file, unbuffered if it is written to. It is never a link, a device, or a pipe, which may block.
 
     Args:
@@ -155,7 +155,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "It is not a regular file", str(path))
-    return os.fdopen(descriptor, "rb") if flags == os.O_RDONLY else os.fdopen(descriptor, "r+b", buffering=0)
+    return os.fdopen(descriptor, "rb") if flags == os.O_RDONLY else io.FileIO(descriptor, "r+b")
 
 
 def create_first_free(paths: Iterable[Path]) -> Path:

@@ -26,11 +26,11 @@ from sdcli.outputs.files import (
     variants,
     written_aside,
 )
+from sdcli.outputs.journal import SAMPLES as SAMPLES
 from sdcli.outputs.journal import Journal
 from sdcli.outputs.locks import FolderLocks
 from sdcli.records import Key, Line
 
-SAMPLES = "samples"
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _GALLERY = re.compile(r"gallery-\d{4,}\.html")
 

@@ -11,15 +11,17 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdcli.errors import InputFileError
-from sdcli.outputs.files import create_first_free, numbered, sync
+from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, read_line
 from sdcli.settings import default, options
 from sdcli.terminal import json_line
 
+SAMPLES = "samples"
+"""The folder of the images in OUTDIR."""
 NAME = re.compile(r"run-\d{4,}\.jsonl")
 
 
@@ -66,7 +68,7 @@ class Journal:
             lines = [self._start.model_copy(update={"started": now}).values(), *lines]
         data = "".join(json_line(line) + "\n" for line in lines).encode()
         # Unbuffered: a buffer would write its content before the file can be truncated.
-        with self.path.open("r+b", buffering=0) as file:
+        with open_regular(self.path, os.O_RDWR) as file:
             _cut_torn_end(file)
             size = file.seek(0, os.SEEK_END)
             self._before = (size, self._started)
@@ -88,7 +90,10 @@ class Journal:
 
 
 class Ledger:
-    """What the journals of a folder say of each job, kept up to date while other processes write."""
+    """What the journals of a folder say of each job, kept up to date while other processes write.
+
+    A journal may come from somebody else, so it is only believed of regular files in the folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,40 +102,64 @@ class Ledger:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what was written since the last time."""
+        """Read what was written since the last time.
+
+        Raises:
+            InputFileError: a journal cannot be read.
+        """
         for path in journals(self.folder):
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                for data in file:
-                    if not data.endswith(b"\n"):
-                        break  # torn, or being written
-                    self._read[path] = self._read.get(path, 0) + len(data)
-                    line = read_line(data)
-                    if isinstance(line, Line) and line.kind != "failed":
-                        self._lines[line.key] = line
+            try:
+                self._read_on(path)
+            except OSError as error:
+                raise InputFileError(f"the journal {path} cannot be read", why=f"{error.strerror}.") from error
+
+    def _read_on(self, path: Path) -> None:
+        with open_regular(path) as file:
+            file.seek(self._read.get(path, 0))
+            for data in file:
+                if not data.endswith(b"\n"):
+                    break  # torn, or being written
+                self._read[path] = self._read.get(path, 0) + len(data)
+                line = read_line(data)
+                if isinstance(line, Line) and line.kind != "failed":
+                    self._lines[line.key] = line
 
     def find(self, key: Key) -> Line | None:
         """The line of a finished job or page of the grid; None if there is none, or its file is gone or changed."""
         line = self._line(key)
-        if line is None or line.file is None:
+        if line is None or line.kind == "withheld":
             return line
-        return line if _hash_of(self.folder / line.file) == line.sha256 else None
+        path = self._inside(line.file)
+        return line if path is not None and line.sha256 is not None and _hash_of(path) == line.sha256 else None
 
     def name(self, key: Key) -> str | None:
-        """The file name that a job has in the journals, relative to the folder, whether or not the file exists."""
+        """The file name that a job has in the journals, relative to the folder, whether or not the file exists.
+
+        None if the name is not one in the folder.
+        """
         line = self._line(key)
-        return line.file if line else None
+        return line.file if line and self._inside(line.file) else None
+
+    def _inside(self, file: str | None) -> Path | None:
+        """The path of a file, without links; None if it is neither in the folder nor in `samples/`, maybe a link."""
+        parts = PurePosixPath(file).parts if file else ()
+        if not file or not parts or parts[0] == "/" or ".." in parts or "\0" in file:
+            return None
+        path = Path(os.path.realpath(self.folder / file))
+        homes = (os.path.realpath(self.folder / name) for name in ("", SAMPLES))
+        return path if any(path.is_relative_to(home) for home in homes) else None
 
     def _line(self, key: Key) -> Line | None:
         return self._lines.get(key.key) or (self._lines.get(key.old) if key.old else None)
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals of a folder, the oldest first."""
+    """The journals of a folder, the oldest first. Links, folders, devices and pipes are no journals."""
     try:
-        found = [entry.name for entry in os.scandir(folder) if NAME.fullmatch(entry.name)]
+        entries = [entry for entry in os.scandir(folder) if NAME.fullmatch(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    found = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     return [folder / name for name in sorted(found, key=lambda name: int(name[4:-6]))]
 
 
@@ -141,7 +170,7 @@ def latest(folder: Path) -> Path | None:
 
 def lines(path: Path) -> Iterator[RunLine | Line]:
     """The lines of a journal, without damaged ones."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         yield from filter(None, map(read_line, file))
 
 
@@ -151,7 +180,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     Relative paths of files to read, defaults included, start from the folder in which that run was started.
 
     Raises:
-        InputFileError: the folder has no journal, or it cannot be read.
+        InputFileError: the folder has no journal, or it cannot be read, or its `samples/` is outside.
     """
     try:
         path = latest(folder)
@@ -164,7 +193,19 @@ def settings_of(folder: Path) -> dict[str, Any]:
             why="It contains no journal with settings, run-0000.jsonl.",
             fix="Pass the folder that was the run's --outdir, or the run's own flags and --resume.",
         )
-    settings, start = dict(runs[-1].settings), Path(runs[-1].folder).expanduser()
+    settings, start = dict(runs[-1].settings), Path(_expanded(runs[-1].folder))
+    if unknown := settings.keys() - options().keys():
+        raise InputFileError(
+            f"this version of sdcli cannot resume the run in {folder}",
+            why=f"Its journal has the unknown setting {min(unknown)!r}.",
+        )
+    settings = {name: value for name, value in settings.items() if options()[name].journal}
+    if not Path(os.path.realpath(folder / SAMPLES)).is_relative_to(os.path.realpath(folder)):
+        raise InputFileError(
+            f"{folder / SAMPLES} is a link to another folder",
+            why="A run that is resumed with the settings of its journal writes into its own folder only.",
+            fix=f"Pass the run's own flags, --outdir {folder} and --resume.",
+        )
     # In the same folder paths stay as they are, since records of images contain them.
     if start == Path.cwd():
         return settings
@@ -173,9 +214,14 @@ def settings_of(folder: Path) -> dict[str, Any]:
         # Without --model the run looked for the default checkpoint, and always for the default folder of wildcards.
         looked_for = name == "wildcards" or (name == "ckpt" and not settings.get("model"))
         value = settings[name] if given else default(name) if looked_for else None
-        if isinstance(value, str) and value != "-" and (start / Path(value).expanduser()).exists():
-            settings[name] = str(start / Path(value).expanduser())
+        if isinstance(value, str) and value != "-" and os.path.lexists(start / _expanded(value)):
+            settings[name] = str(start / _expanded(value))
     return settings
+
+
+def _expanded(path: str) -> str:
+    """The path with the home folder for `~`; unchanged if that is not known."""
+    return os.path.expanduser(path)  # noqa: PTH111
 
 
 def _cut_torn_end(file: Any) -> None:
@@ -194,7 +240,7 @@ def _cut_torn_end(file: Any) -> None:
 
 def _hash_of(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return None

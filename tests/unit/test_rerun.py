@@ -8,8 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from sdcli import rerun
 from sdcli.comparison import compare
@@ -17,10 +20,13 @@ from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import ignore
 from sdcli.jobs import Job
 from sdcli.metadata import a1111
+from sdcli.models import checkpoint_file
+from sdcli.models.sources import hub
 from sdcli.outputs import formats
 from sdcli.records import GridRecord, ImageRecord, WatermarkRecord, recorded_settings
 from sdcli.registry import FORMATS
 from sdcli.settings import Settings
+from sdcli.stages import safety
 from tests.jobs import job as make_job
 
 DATA = Path(__file__).parents[1] / "data" / "metadata"
@@ -265,3 +271,67 @@ def test_a_record_with_a_setting_that_does_not_exist() -> None:
     with pytest.raises(InputFileError, match="no command of this version") as caught:
         rerun.command(rerun.read(DATA / "rec_wm_method_evil.png"))
     assert "'evil'" in caught.value.why
+
+
+class TestStrangers:
+    """A record may come from anybody: nothing that only the record names is downloaded or parsed."""
+
+    @pytest.fixture(autouse=True)
+    def network(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The hub answers, but each request for a download fails the test."""
+        requests: list[str] = []
+
+        def download(repo: str, *, local_files_only: bool = False, **_: Any) -> str:
+            if not local_files_only:
+                requests.append(repo)
+            raise LocalEntryNotFoundError("not in the cache")
+
+        monkeypatch.setattr(hub, "unreachable", lambda: "")
+        monkeypatch.setattr(safety, "unreachable", lambda: "")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        return requests
+
+    def test_a_model_of_the_hub_is_not_downloaded(self, tmp_path: Path, network: list[str]) -> None:
+        with pytest.raises(ModelNotFound, match="stranger/model, which generated") as caught:
+            rerun.rerun(source(tmp_path, job(model="stranger/model")), ignore)
+        assert "Only a record names it" in caught.value.why
+        assert "--model" in caught.value.fix
+        assert network == []
+
+    def test_a_model_that_the_user_names_is_downloaded(self, tmp_path: Path, network: list[str]) -> None:
+        with pytest.raises(ModelNotFound):
+            rerun.rerun(source(tmp_path, job(model="stranger/model")), ignore, model="stranger/model")
+        assert network == ["stranger/model"]
+
+    def test_a_safety_model_is_not_downloaded(self, tmp_path: Path, network: list[str]) -> None:
+        checked = {"checker": "clip", "flagged": False}
+        one = source(tmp_path, settings={"safety_model": "stranger/checker"}, safety=checked)
+        with pytest.raises(ModelNotFound, match="stranger/checker") as caught:
+            rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"))
+        assert "Only a record names it" in caught.value.why
+        assert network == []
+
+    def test_a_checkpoint_with_another_hash_is_not_parsed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def parsed(_: Path) -> None:
+            pytest.fail("the checkpoint is parsed")
+
+        monkeypatch.setattr(checkpoint_file, "shapes", parsed)
+        (tmp_path / "x.ckpt").write_bytes(b"anything")
+        one = source(tmp_path, job(model="x.ckpt"), settings={"ckpt": str(tmp_path / "x.ckpt")})
+        with pytest.raises(ModelError, match="not the one that generated"):
+            rerun.rerun(one, ignore)
+
+    @pytest.mark.parametrize("name", ["fifo.ckpt", "/dev/zero", "x" * 5000 + ".ckpt", "a\0.ckpt", "~nosuchuser/a.ckpt"])
+    def test_a_path_that_is_no_regular_file_is_not_opened(self, tmp_path: Path, name: str) -> None:
+        os.mkfifo(tmp_path / "fifo.ckpt")
+        path = str(tmp_path / name) if name.startswith("fifo") else name
+        with pytest.raises(ModelNotFound, match="is not found"):
+            rerun.rerun(source(tmp_path, job(model="x.ckpt"), settings={"ckpt": path}), ignore)
+
+    @pytest.mark.parametrize("name", ["/", "/dev", "x" * 5000, "a\0/b"])
+    def test_a_folder_that_is_no_model_is_not_listed(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ModelNotFound, match="is not found"):
+            rerun.rerun(source(tmp_path, settings={"model": name}), ignore)

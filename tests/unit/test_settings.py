@@ -157,6 +157,9 @@ def test_the_builtin_model_is_used_if_the_default_checkpoint_does_not_exist(
     assert Settings.of().checkpoint == "models/ldm/stable-diffusion-v1/model.ckpt"
     assert Settings.of(ckpt="other.ckpt").checkpoint == "other.ckpt"
     assert Settings.of(model="folder").checkpoint is None
+    default.unlink()
+    default.symlink_to("nowhere")
+    assert Settings.of().checkpoint == "models/ldm/stable-diffusion-v1/model.ckpt", "a broken link is an error later"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ import yaml
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from sdcli.errors import DeviceError, ModelError
-from sdcli.models import checkpoint_file, conversion, families, find, recognition
+from sdcli.errors import DeviceError, ModelError, ModelNotFound
+from sdcli.models import checkpoint_file, conversion, families, find, find_for, recognition
 from sdcli.models.model import Model, ModelRequest
 from sdcli.models.original_yaml import OriginalConfig
+from sdcli.settings import Settings
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
@@ -327,3 +328,15 @@ def test_out_of_memory_becomes_a_device_error(
     monkeypatch.setattr(checkpoint_file, "read_tensors", full)
     with pytest.raises(DeviceError, match=r"not enough memory to load v1-small\.ckpt"):
         source.load(CPU, lambda _: None)
+
+
+def test_a_default_checkpoint_that_is_a_broken_link_is_not_replaced_by_the_builtin_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    default = Path("models/ldm/stable-diffusion-v1/model.ckpt")
+    default.parent.mkdir(parents=True)
+    default.symlink_to("nowhere")
+    with pytest.raises(ModelNotFound, match="does not exist") as caught:
+        find_for(Settings.of())
+    assert caught.value.exit_code == 4

@@ -407,3 +407,95 @@ def test_names_of_journals() -> None:
     assert NAME.fullmatch("run-0000.jsonl")
     assert NAME.fullmatch("run-12345.jsonl")
     assert not any(map(NAME.fullmatch, ("run-000.jsonl", "run-0000.json", "my-run-0000.jsonl", "run-.jsonl")))
+
+
+class TestStrangers:
+    """A journal that somebody else wrote decides nothing outside its folder."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "samples/../../victim/a.png",
+            "../victim/a.png",
+            "{victim}/a.png",
+            "samples/link/a.png",
+            "link.png",
+            "~/a.png\0",
+        ],
+    )
+    def test_a_name_outside_the_folder_is_neither_read_nor_used(self, tmp_path: Path, name: str) -> None:
+        out, victim = tmp_path / "out", tmp_path / "victim"
+        (out / "samples").mkdir(parents=True)
+        victim.mkdir()
+        (victim / "a.png").write_bytes(b"a")
+        (out / "samples/link").symlink_to(victim)
+        (out / "link.png").symlink_to(victim / "a.png")
+        Journal(out, START).append(line("picture", "a", file=name.format(victim=victim), sha256=digest(b"a")))
+        ledger = Ledger(out)
+        assert ledger.find(Key("a")) is None
+        assert ledger.name(Key("a")) is None
+
+    def test_samples_may_be_a_link_to_another_disk(self, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "disk/a.png").write_bytes(b"a")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/samples").symlink_to(tmp_path / "disk")
+        Journal(tmp_path / "out", START).append(line("picture", "a", file="samples/a.png", sha256=digest(b"a")))
+        assert Ledger(tmp_path / "out").find(Key("a"))
+
+    @pytest.mark.parametrize("fields", [{"file": "gone.png"}, {"file": "a.png"}, {}, {"sha256": "0" * 64}])
+    def test_a_line_without_file_and_hash_is_not_finished(self, tmp_path: Path, fields: dict[str, str]) -> None:
+        (tmp_path / "a.png").write_bytes(b"a")
+        Journal(tmp_path, START).append(line("picture", "a", **fields))
+        assert Ledger(tmp_path).find(Key("a")) is None
+
+    @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "dangling"])
+    def test_only_regular_files_are_read(self, tmp_path: Path, kind: str) -> None:
+        """As an image, and as a journal, which is then skipped."""
+        for name in ("a.png", "run-0001.jsonl"):
+            path = tmp_path / name
+            make = {
+                "fifo": lambda path: os.mkfifo(path), "device": lambda path: path.symlink_to("/dev/zero"),
+                "folder": lambda path: path.mkdir(), "dangling": lambda path: path.symlink_to("nowhere"),
+            }[kind]  # fmt: skip
+            make(path)
+        journal = Journal(tmp_path, START)
+        journal.path = tmp_path / "run-0000.jsonl"
+        journal.path.touch()
+        journal.append(line("picture", "a", file="a.png", sha256=digest(b"")))
+        assert Ledger(tmp_path).find(Key("a")) is None
+        assert latest(tmp_path) == tmp_path / "run-0000.jsonl"
+        assert settings_of(tmp_path) == {"steps": 3}
+        new = Journal(tmp_path, START)
+        new.begin()
+        assert new.path == tmp_path / "run-0002.jsonl"
+
+    def test_a_link_to_a_file_of_the_user_is_no_journal(self, tmp_path: Path) -> None:
+        (tmp_path / "profile").write_text("no end of line")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/run-0000.jsonl").symlink_to(tmp_path / "profile")
+        with pytest.raises(InputFileError, match="no run to resume"):
+            settings_of(tmp_path / "out")
+        journal = Journal(tmp_path / "out", START, resume=True)
+        journal.append(line("withheld"))
+        assert journal.path == tmp_path / "out/run-0001.jsonl"
+        journal.path = tmp_path / "out/run-0000.jsonl"
+        with pytest.raises(OSError, match="symbolic links"):
+            journal.append(line("withheld"))
+        assert (tmp_path / "profile").read_text() == "no end of line"
+
+    def test_samples_outside_the_folder_are_refused(self, tmp_path: Path) -> None:
+        Journal(tmp_path, START).begin()
+        (tmp_path / "samples").symlink_to("/usr")
+        with pytest.raises(InputFileError, match="is a link to another folder"):
+            settings_of(tmp_path)
+
+    def test_odd_settings(self, tmp_path: Path) -> None:
+        start = START.model_copy(
+            update={"folder": "~nosuchuser/x", "settings": {"ckpt": "~nosuchuser/\0", "outdir": "/"}}
+        )
+        Journal(tmp_path, start).begin()
+        assert settings_of(tmp_path) == {"ckpt": "~nosuchuser/\0"}
+        Journal(tmp_path, START.model_copy(update={"settings": {"future": 1}})).begin()
+        with pytest.raises(InputFileError, match="cannot resume"):
+            settings_of(tmp_path)
