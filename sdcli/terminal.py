@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -21,8 +22,23 @@ def one_line(text: str) -> str:
 
 
 def json_line(value: Any) -> str:
-    """Returns the value as one line of JSON, in which only unsafe characters are escaped."""
-    return _UNSAFE.sub(_escape, json.dumps(value, ensure_ascii=False))
+    """Returns the value as one line of JSON, in which only unsafe characters are escaped.
+
+    JSON has no infinity and no NaN, which files may contain: they become null.
+    """
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return _UNSAFE.sub(_escape, line)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _escape(found: re.Match[str]) -> str:

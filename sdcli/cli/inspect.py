@@ -24,7 +24,9 @@ _LONGEST = 400
 
 
 def inspect(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images in any format.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
+    ],
     command: Annotated[
         bool,
         typer.Option("--command", metavar="", help="Print only the shell command that generates each image again."),

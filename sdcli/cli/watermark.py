@@ -33,7 +33,9 @@ _WRITING = "Writing"
 
 
 def watermark(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images in any format.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
+    ],
     expect: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The text to look for; by default that of the image's record."),

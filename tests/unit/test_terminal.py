@@ -32,3 +32,10 @@ def test_an_escaped_json_line_has_the_same_value(text: str) -> None:
 
 def test_a_name_is_one_line() -> None:
     assert one_line("a\nb\x1b\u2028.png") == r"a\nb\x1b\u2028.png"
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert (
+        json_line({"a": [1e999, (-1e999, 1.5)], "b": {"c": float("nan")}})
+        == '{"a": [null, [null, 1.5]], "b": {"c": null}}'
+    )
