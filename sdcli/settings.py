@@ -579,6 +579,12 @@ def as_choice(name: str, value: Any) -> Any:
     return next((choice for choice in options()[name].choices if choice.replace("-", "_") == plain), value)
 
 
+def own_sampler(name: str) -> str:
+    """The name in `SAMPLERS` of the sampler that other tools call `name`; `name` itself if sdcli does not have it."""
+    others = {other: own for own, sampler in SAMPLERS.items() for other in (sampler.title.casefold(), *sampler.aliases)}
+    return others.get(name.casefold(), name)
+
+
 def in_use(name: str, values: Mapping[str, Any]) -> bool:
     """Whether `values` turn a setting on: it is given, it is not off, and a choice is not the default one."""
     value = values.get(name)

@@ -58,25 +58,27 @@ def inspect(
     def show(path: Path) -> int:
         source = rerun.read(path)
         if command:
-            _print_command(source, console)
-        elif json:
+            return _print_command(source, console)
+        if json:
             print(json_line(_values(source)), flush=True)
         else:
             _print_table(source)
-        return EXIT_NO if source.provenance is None or (command and not source.provenance.settings) else 0
+        return EXIT_NO if source.provenance is None else 0
 
     raise typer.Exit(console.each(images, show))
 
 
-def _print_command(source: rerun.Source, console: Console) -> None:
+def _print_command(source: rerun.Source, console: Console) -> int:
+    """Print the command, and what it leaves out; returns the exit code."""
     try:
         print(rerun.command(source), flush=True)
     except InputFileError as error:
         console.error(error.what, error.why, error.fix)
-        return
+        return error.exit_code if source.provenance and source.provenance.settings else EXIT_NO
     if source.provenance is not None and source.provenance.record is None:
         for note in (*source.provenance.notes, *rerun.nearest(source.provenance)[1]):
             console.line(f"{source.path}: {note}")
+    return 0
 
 
 def _values(source: rerun.Source) -> dict[str, Any]:

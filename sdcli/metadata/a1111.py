@@ -21,10 +21,10 @@ from typing import Any
 
 from sdcli.jobs import Job
 from sdcli.metadata import comfyui
-from sdcli.metadata.provenance import Provenance, known, own_sampler
+from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.registry import SAMPLERS
-from sdcli.settings import default, names, options
+from sdcli.settings import default, names, options, own_sampler
 from sdcli.version import VERSION
 
 NEGATIVE = "Negative prompt:"

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sdcli.json_text import read_object
-from sdcli.metadata.provenance import Provenance, known, own_sampler
+from sdcli.metadata.provenance import Provenance, known
+from sdcli.settings import own_sampler
 
 TOOL = "ComfyUI"
 # Names of a node's widgets by position; a `workflow` has only the values. "" is the widget that changes the seed after

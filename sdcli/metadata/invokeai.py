@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdcli.json_text import read_object
-from sdcli.metadata.provenance import Provenance, known, own_sampler
+from sdcli.metadata.provenance import Provenance, known
+from sdcli.settings import own_sampler
 
 TOOL = "InvokeAI"
 # The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").

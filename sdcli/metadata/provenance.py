@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, get_args
 
 from sdcli.records import GridRecord, ImageRecord
-from sdcli.registry import SAMPLERS
 from sdcli.settings import ImageSettings, names
 
 
@@ -81,9 +80,3 @@ def _number(value: Any, kind: type) -> int | float | None:
         return number if math.isfinite(number) and number == kind(number) else None
     except (ValueError, OverflowError):
         return None
-
-
-def own_sampler(name: str) -> str:
-    """Returns the name in `SAMPLERS` of the sampler that other tools call `name`; `name` if sdcli does not have it."""
-    others = {other: own for own, sampler in SAMPLERS.items() for other in (sampler.title.casefold(), *sampler.aliases)}
-    return others.get(name.casefold(), name)

@@ -96,9 +96,9 @@ def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
     if comment is None:
         comment = tags.pop(_USER_COMMENT, None)
     if text := _decoded(comment):
-        yield text
         if COMMENT_KEY not in texts and not any(True for _ in _graphs(text)):
             texts[COMMENT_KEY] = text
+        yield text
     # ComfyUI writes its two texts into the camera's make and model in WebP files, other tools into other tags.
     for value in tags.values():
         if isinstance(value, str):

@@ -135,7 +135,7 @@ def _settings(pairs: list[tuple[str, str]], known: Mapping[str, str], tool: str)
     Raises:
         InputFileError: an unknown flag, or one that is given twice.
     """
-    from sdcli.metadata.provenance import own_sampler
+    from sdcli.settings import own_sampler
 
     values: dict[str, Any] = {}
     seen: set[str] = set()

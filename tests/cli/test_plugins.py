@@ -19,14 +19,13 @@ from sdcli import models, registry, rerun
 from sdcli.events import Event, Note, ignore
 from sdcli.images import Batch, UnneededImage
 from sdcli.metadata import Provenance, a1111, provenance, texts
-from sdcli.metadata.provenance import own_sampler
 from sdcli.model_spec import NoiseSchedule
 from sdcli.models import families
 from sdcli.outputs.formats import encode, opened
 from sdcli.pipeline.noise import BatchNoise
 from sdcli.pipeline.schedules import scheduler_arguments
 from sdcli.records import ImageRecord
-from sdcli.settings import Settings, image_format
+from sdcli.settings import Settings, image_format, own_sampler
 from sdcli.stages import StageContext, Stages
 from sdcli.stages.safety import find_checker
 from sdcli.stages.watermark import check, choose, search, write
