@@ -952,7 +952,7 @@ def test_count_is_the_number_of_prompts(
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("text", 20_000), ("jsonl", 3_000), ("csv", 3_000), pytest.param("text", 200_000, marks=pytest.mark.slow)],
+    [("text", 20_000), ("jsonl", 3_000), ("csv", 3_000), pytest.param("text", 60_000, marks=pytest.mark.slow)],
 )
 def test_a_long_file_is_not_kept_in_memory(tmp_path: Path, kind: str, count: int) -> None:
     path = tmp_path / "long"
