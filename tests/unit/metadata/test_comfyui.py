@@ -197,4 +197,4 @@ def doubling(length: int) -> dict[str, Any]:
 def test_large_graphs_take_linear_time(graph: dict[str, Any]) -> None:
     start = time.process_time()
     assert found(graph).tool == "ComfyUI"
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10, "quadratic time takes 30 seconds"

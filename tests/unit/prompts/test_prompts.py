@@ -625,7 +625,7 @@ class TestHostileFiles:
         row = "{" + ", ".join(f'"{key.format(number)}": 1' for number in range(100_000)) + "}"
         begin = time.process_time()
         refused(write(row, "p.jsonl"))
-        assert time.process_time() - begin < 3
+        assert time.process_time() - begin < 15
 
 
 class TestNumbers:
