@@ -119,7 +119,7 @@ class TestText:
         # Blank lines are those that `str.strip` empties.
         expected = [line for line in text.splitlines() if line.strip() and line[0] not in "#{\\"]
         if expected and not any(character in text for character in "{\\_"):
-            assert texts(str(path)) == expected
+            assert texts(str(path), prompt_format="text") == expected
 
     def test_a_file_is_repeated_as_a_whole(self, write: Callable[..., str]) -> None:
         found = prompts(write("one\ntwo\nthree\n"), n_iter=2)
