@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import Settings, as_choice, default, names, spellings
 from sdcli.stages import safety
-from sdcli.terminal import printable
 from sdcli.txt2img import execute
 
 if TYPE_CHECKING:
@@ -147,11 +145,7 @@ def command(source: Source) -> str:
                 why=f"Its record contains a setting that is not valid: {error.what}.",
                 fix="sdcli inspect shows the record.",
             ) from error
-        line = command_line(source.job, settings)
-        path = str(source.path)
-        if "batches of several sizes" in line.rpartition("\n# ")[2] and printable(path) == path:
-            return f"sdcli rerun {shlex.quote(f'./{path}' if path.startswith('-') else path)}"
-        return line
+        return command_line(source.job, settings, source.path)
     if "prompt" not in source.provenance.settings:
         raise InputFileError(
             f"no command generates {source.path}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sdcli.jobs import Job
@@ -17,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:,+-]+")
 _ESCAPED = "control characters are written as escapes"
 
 
-def command_line(job: Job, settings: Settings | None = None) -> str:
+def command_line(job: Job, settings: Settings | None = None, file: Path | None = None) -> str:
     """The `sdcli txt2img` command that generates the job's image, quoted for any shell but csh.
 
     It names seed, size and guidance scale, and every other setting that differs from its default. The noise of an image
@@ -32,6 +33,7 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
         job: the image.
         settings: those of its run, for what the job does not contain: where the model is, device, safety, watermark.
             Without them the model has the name that the job has: for a checkpoint its file name.
+        file: the image. If no run repeats the batches before it, the command is `sdcli rerun FILE` instead.
     """
     values = job.model_dump(include=set(names("image")))
     if settings is None:
@@ -40,6 +42,7 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
         beside = {*names(rerun=True), *names(recorded=True)} - values.keys()
         values |= {name: getattr(settings, name) for name in beside}
     samples, iterations, exact = _batches(job)
+    repeatable = True
     comment = f"# image {(iterations - 1) * samples + job.noise.row + 1} of those that this command generates"
     if samples == iterations == 1:
         comment = ""
@@ -51,12 +54,15 @@ def command_line(job: Job, settings: Settings | None = None) -> str:
     else:
         # The choices of the template are made; characters that look like a choice are not to be read as one.
         values["compat"] = any(character in printable(job.prompt) for character in ("{", "__", "\\"))
+        repeatable = exact
         if not exact:
             comment = "# not the same image, which follows batches of several sizes: use sdcli rerun for that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
     command, as_is = _command(values)
     if not as_is:
         comment = f"# not the same image, because {_ESCAPED}: use sdcli rerun FILE for that"
+    elif not repeatable and file is not None and printable(str(file)) == str(file):
+        return f"sdcli rerun {_quoted(f'./{file}' if str(file).startswith('-') else str(file))}"
     return "\n".join(filter(None, (command, comment)))
 
 
