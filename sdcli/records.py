@@ -206,6 +206,11 @@ def at_home(path: str) -> str:
     return f"~/{path.removeprefix(home).lstrip('/')}" if path.startswith(f"{home}/") else path
 
 
+def from_home(path: Any) -> str:
+    """The path with the home folder for `~`, the other way round; unchanged if that folder is not known."""
+    return os.path.expanduser(str(path))  # noqa: PTH111
+
+
 @dataclass(frozen=True)
 class Key:
     """The identity of a job or of a page of the grid in journals.

@@ -21,7 +21,8 @@ from sdcli.models import hashes
 from sdcli.models.model import ModelSource
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
-from sdcli.records import GridRecord, ImageRecord
+from sdcli.prompts.templates import is_plain
+from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import Settings, as_choice, default, names, spellings
@@ -208,7 +209,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)
     # Choices and wildcards were made before the tool saved the prompt: what looks like one is text.
-    if any(characters in settings.get("prompt", "") for characters in ("{", "__", "\\")):
+    if not is_plain(settings.get("prompt", "")):
         settings["compat"] = True
     return settings | {"n_samples": 1, "n_iter": 1}, different
 
@@ -311,14 +312,14 @@ def _require_job(source: Source) -> Job:
 
 def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     """The settings that name the model: at its recorded path, or by its name where the original expects it."""
-    config = {"config": _expanded(recorded["config"])} if "config" in recorded else {}
+    config = {"config": from_home(recorded["config"])} if "config" in recorded else {}
     if model is not None:
         return {"ckpt": model} | config if Path(model).is_file() else {"model": model}
     if "model" in recorded:
-        return {name: _expanded(recorded[name]) for name in ("model", "revision") if name in recorded}
+        return {name: from_home(recorded[name]) for name in ("model", "revision") if name in recorded}
     if not job.model.endswith((".ckpt", ".safetensors")):
         return {"model": job.model}
-    given = Path(_expanded(recorded.get("ckpt", job.model)))
+    given = Path(from_home(recorded.get("ckpt", job.model)))
     places = [given, Path(job.model), Path(default("ckpt")).parent / job.model]
     # os.path, which has an answer for names that no file can have.
     return {"ckpt": str(next((place for place in places if os.path.isfile(place)), given))} | config  # noqa: PTH113
@@ -357,7 +358,3 @@ def _require_hash(source: Source, job: Job, name: str, found: str) -> None:
             why=f"Its hash is {found[:16]}, the record's is {job.model_hash[:16]}.",
             fix="Pass the right one with --model, or use this one anyway with --force.",
         )
-
-
-def _expanded(path: Any) -> str:
-    return os.path.expanduser(str(path))  # noqa: PTH111

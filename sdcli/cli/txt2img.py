@@ -18,7 +18,7 @@ from sdcli.cli.console import Console, RunConsole
 from sdcli.cli.dry_run import show
 from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import Configuration, load, origin, origins_in_errors
-from sdcli.errors import InputFileError, OutputError, UsageError
+from sdcli.errors import InputFileError, UsageError
 from sdcli.settings import OUTPUT, Settings, flag, flags, options
 
 if TYPE_CHECKING:
@@ -117,8 +117,6 @@ def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:
         return
     if as_json:
         raise UsageError("--output - and --json both need standard output", fix="Pass one of them.")
-    if sys.stdout is None:
-        raise OutputError("standard output is closed", fix="Pass a file with --output.")
     if sys.stdout.isatty():
         raise UsageError(
             "--output - would print an image on the terminal",

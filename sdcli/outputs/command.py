@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcli.jobs import Job
+from sdcli.prompts.templates import is_plain
 from sdcli.records import at_home
 from sdcli.settings import Settings, flags, names
 from sdcli.terminal import printable
@@ -53,7 +54,7 @@ def command_line(job: Job, settings: Settings | None = None, file: Path | None =
         comment = f"# image {job.index + 1} of those that this command generates"
     else:
         # The choices of the template are made; characters that look like a choice are not to be read as one.
-        values["compat"] = any(character in printable(job.prompt) for character in ("{", "__", "\\"))
+        values["compat"] = not is_plain(printable(job.prompt))
         repeatable = exact
         if not exact:
             comment = "# not the same image, which follows batches of several sizes: use sdcli rerun for that"

@@ -16,7 +16,7 @@ from typing import Any
 
 from sdcli.errors import InputFileError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
-from sdcli.records import Key, Line, RunLine, read_line
+from sdcli.records import Key, Line, RunLine, from_home, read_line
 from sdcli.settings import default, options
 from sdcli.terminal import json_line
 
@@ -193,7 +193,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
             why="It contains no journal with settings, run-0000.jsonl.",
             fix="Pass the folder that was the run's --outdir, or the run's own flags and --resume.",
         )
-    settings, start = dict(runs[-1].settings), Path(_expanded(runs[-1].folder))
+    settings, start = dict(runs[-1].settings), Path(from_home(runs[-1].folder))
     if unknown := settings.keys() - options().keys():
         raise InputFileError(
             f"this version of sdcli cannot resume the run in {folder}",
@@ -214,14 +214,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
         # Without --model the run looked for the default checkpoint, and always for the default folder of wildcards.
         looked_for = name == "wildcards" or (name == "ckpt" and not settings.get("model"))
         value = settings[name] if given else default(name) if looked_for else None
-        if isinstance(value, str) and value != "-" and os.path.lexists(start / _expanded(value)):
-            settings[name] = str(start / _expanded(value))
+        if isinstance(value, str) and value != "-" and os.path.lexists(start / from_home(value)):
+            settings[name] = str(start / from_home(value))
     return settings
-
-
-def _expanded(path: str) -> str:
-    """The path with the home folder for `~`; unchanged if that is not known."""
-    return os.path.expanduser(path)  # noqa: PTH111
 
 
 def _cut_torn_end(file: Any) -> None:

@@ -250,6 +250,11 @@ class _Choice:
         return self.options[option]._at(number - (self._ends[option - 1] if option else 0))
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text has no characters that a template could read as a choice, a wildcard or an escape."""
+    return not any(characters in text for characters in ("{", "__", "\\"))
+
+
 def _parse(text: str, wildcards: Wildcards, trail: tuple[str, ...]) -> tuple[str | _Choice, ...]:
     """The parts of a text.
 
@@ -259,7 +264,7 @@ def _parse(text: str, wildcards: Wildcards, trail: tuple[str, ...]) -> tuple[str
         trail: the wildcards that led to the text, which is a line of the last one.
     """
     # The fast path: most prompts of large files contain no choices.
-    if "{" not in text and "__" not in text and "\\" not in text:
+    if is_plain(text):
         return (text,)
     parts: list[str | _Choice] = []
     # For each open brace, the places of the brace and its bars in `parts`. They are ordinary characters until a brace
