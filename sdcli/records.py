@@ -150,7 +150,7 @@ class Line(_Part):
     kind: Literal["picture", "grid", "withheld", "failed"]
     schema_version: int = Field(default=1, alias="schema")
     key: str
-    file: str | None = None
+    file: Name | None = None
     """Relative to the output folder, with forward slashes."""
     sha256: str | None = None
     """Of the file."""
