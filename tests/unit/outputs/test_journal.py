@@ -420,7 +420,6 @@ class TestStrangers:
             "{victim}/a.png",
             "samples/link/a.png",
             "link.png",
-            "~/a.png",
         ],
     )
     def test_a_name_outside_the_folder_is_neither_read_nor_used(self, tmp_path: Path, name: str) -> None:
