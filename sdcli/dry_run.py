@@ -16,6 +16,7 @@ from sdcli.models.tokenizer import PromptLength, measure
 from sdcli.outputs.files import HIDDEN, cannot_write, numbered, variants
 from sdcli.outputs.folder import SAMPLES, next_numbers
 from sdcli.outputs.journal import Ledger
+from sdcli.outputs.names import name_of
 from sdcli.records import Keys, Line
 from sdcli.registry import FORMATS
 from sdcli.run import Run
@@ -114,7 +115,7 @@ class DryRun:
                 return Path(settings.output)
             if settings.skip_save:
                 return None
-            name = self.run.name(job)
+            name = name_of(job, settings.output_name, settings.format)
             paths = unnamed if name is None else variants(samples / name)
             path = next(path for path in paths if path not in taken and not path.exists())
             taken.add(path)

@@ -5,17 +5,42 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
 from sdcli.prompts import Prompt
-from sdcli.settings import ImageSettings, Settings, default, flag, names
+from sdcli.settings import ImageSettings, Settings, default, flag, names, options
 
 KEY_SCHEMA = 2
 """Part of every key. Raise it when a default of an image or file setting changes, or a job gets another meaning."""
+
+MOST_DRAWS = 2**62
+"""Draws before a batch. No run makes as many, and the counter of CUDA's generator has 64 bits."""
+
+_MOST_ROWS = options()["n_samples"].most
+Rows = Annotated[int, Field(strict=True, ge=1, le=_MOST_ROWS)]
+
+
+def _without_null(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("it contains a null character")
+    return name
+
+
+Name = Annotated[str, Field(max_length=4096), AfterValidator(_without_null)]
+"""What a path, the name of a model or of a revision can be."""
 
 
 class NoisePlace(BaseModel):
@@ -28,35 +53,55 @@ class NoisePlace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    before: tuple[tuple[int, int], ...] = ()
+    before: tuple[tuple[Rows, Annotated[int, Field(strict=True, ge=1)]], ...] = ()
     """Draws made before this batch: (rows of each draw, number of draws), in order."""
-    rows: int = 1
+    rows: Rows = 1
     """Rows of this batch's draws."""
-    row: int = 0
+    row: int = Field(default=0, strict=True, ge=0)
     """The image's row in them."""
-    fixed_rows: int = 0
+    fixed_rows: int = Field(default=0, strict=True, ge=0, le=_MOST_ROWS)
     """With --fixed_code: rows of the first draw of the stream, the initial noise of every batch. Otherwise 0."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.row >= min(self.rows, self.fixed_rows or self.rows):
+            raise ValueError(f"row {self.row} is not one of {self.fixed_rows or self.rows} rows")
+        if sum(times for _, times in self.before) > MOST_DRAWS:
+            raise ValueError(f"before has more than {MOST_DRAWS} draws")
+        return self
 
 
 class Job(ImageSettings):
     """One image, wholly decided: the same job gives the same image, alone or in a batch.
 
     Frozen; `model_dump_json` writes it and `model_validate_json` reads it back equal. The settings of an image are
-    inherited from the table of settings.
+    inherited from the table of settings. Values of other types and numbers out of range are refused, because a job may
+    come from a file of anyone; unknown samplers are not, because another version may have them.
     """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     height: int
     width: int
     scale: float
-    noise: NoisePlace
-    model: str
+    noise: Annotated[NoisePlace, Strict(False)]
+    model: Name
     """As `ModelSpec.name`."""
-    model_hash: str
+    model_hash: str = Field(max_length=64)
     """SHA-256 of the model's weights, 64 hexadecimal digits."""
-    index: int
+    index: int = Field(ge=0)
     """The image's place in the run, from 0."""
-    out: str | None = None
+    out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+
+    @field_validator(*names("image"))
+    @classmethod
+    def _in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        line = options()[str(info.field_name)]
+        least, most = line.least, line.most
+        if (least is not None and value < least) or (most is not None and value > most):
+            raise ValueError(f"it is not in the range from {least} to {most}")
+        return value
 
 
 def key(job: Job, settings: Settings) -> str:

@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_serializer
 
-from sdcli.jobs import Job, NoisePlace, key
+from sdcli.jobs import Job, Name, NoisePlace, key
 from sdcli.json_text import read_object
 from sdcli.settings import Settings, default, names, options
 from sdcli.version import VERSION
@@ -32,6 +32,24 @@ class _Part(BaseModel):
     def values(self) -> dict[str, Any]:
         """The JSON object, without the fields that were never set."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+_NAME = TypeAdapter(Name | None)
+
+
+def _with_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Raise `ValueError` if a setting that names a file, a folder or a model contains a value that no name can be."""
+    for name, line in options().items():
+        if line.path or name == "revision":
+            try:
+                _NAME.validate_python(settings.get(name), strict=True)
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors()[0]['msg']}") from error
+    return settings
+
+
+RecordedSettings = Annotated[dict[str, Any], AfterValidator(_with_names)]
+"""Settings by name. Their values are checked when they are used, except for names."""
 
 
 class SafetyRecord(_Part):
@@ -86,7 +104,7 @@ class ImageRecord(_FileRecord):
 
     words_cut: str | None = None
     """The end of the prompt that the text encoder did not read."""
-    settings: dict[str, Any] = {}
+    settings: RecordedSettings = {}
     """Settings beside the job that are needed to generate the image again, see `recorded_settings`."""
     safety: SafetyRecord | None = None
     device: str | None = None
@@ -115,9 +133,9 @@ class RunLine(_Part):
     kind: Literal["run"] = "run"
     schema_version: int = Field(default=1, alias="schema")
     started: str = ""
-    settings: dict[str, Any]
+    settings: RecordedSettings
     """Settings that were given, without those with the facet `journal=False`."""
-    folder: str
+    folder: Name
     """The current folder of the run: relative paths start from it. `~` stands for the home folder."""
     versions: dict[str, str] = {}
     device: str = ""
@@ -132,7 +150,7 @@ class Line(_Part):
     kind: Literal["picture", "grid", "withheld", "failed"]
     schema_version: int = Field(default=1, alias="schema")
     key: str
-    file: str | None = None
+    file: Name | None = None
     """Relative to the output folder, with forward slashes."""
     sha256: str | None = None
     """Of the file."""
@@ -149,6 +167,10 @@ class Line(_Part):
         return self.safety is not None and self.safety.withheld
 
 
+_LONGEST = 100
+"""Characters of a value in the reason why a record cannot be read."""
+
+
 class UnreadableRecord(ValueError):
     """A record that this version cannot read. The message is the reason."""
 
@@ -160,18 +182,17 @@ def read_record(values: Mapping[str, Any]) -> ImageRecord | GridRecord:
         UnreadableRecord: it is damaged, or a newer version wrote it.
     """
     schema = values.get("schema", 1)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise UnreadableRecord(
-            f"it was written by sdcli {values.get('sdcli')} with schema {schema}; this version reads up to {SCHEMA}"
-        )
+    writer = f"it was written by sdcli {str(values.get('sdcli'))[:_LONGEST]}"
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise UnreadableRecord(f"{writer} with schema {str(schema)[:_LONGEST]}; this version reads up to {SCHEMA}")
     # Schema 1 has the fields of schema 2, so reading it needs no change.
     kind = GridRecord if "grid" in values else ImageRecord
     try:
         return kind.model_validate({**values, "schema": schema})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UnreadableRecord(f"it was written by sdcli {values.get('sdcli')}; {place}: {first['msg']}") from error
+        place = ".".join(map(str, first["loc"]))[:_LONGEST]
+        raise UnreadableRecord(f"{writer}; {place}: {first['msg']}") from error
 
 
 def read_line(data: bytes) -> RunLine | Line | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import constants
 
 from sdcli import models
 from sdcli.comparison import Comparison, compare
@@ -16,7 +19,7 @@ from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
 from sdcli.metadata import Provenance, provenance, texts
-from sdcli.model_spec import NoiseSchedule
+from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import hashes
 from sdcli.models.model import ModelSource
 from sdcli.outputs.command import command_line, command_of
@@ -33,6 +36,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MOST_REPEATED = 2**35
+"""Random numbers of the CPU that are drawn before an image, to reach its place: those of some 40,000 images of
+512 x 512 pixels with 50 steps, which takes up to a quarter of an hour."""
+_MANY_REPEATED = 2**30
+_LARGEST_DRAW = 2**26
+_LONGEST_REASON, _LONGEST_COMMAND = 400, 4000
+
 ONE_IMAGE = {"n_samples": 1, "n_iter": 1, "skip_grid": True, "compat": True}
 """The settings of a run of one image, whose prompt has no choices left."""
 
@@ -43,15 +53,25 @@ class Source:
 
     Attributes:
         path: the file.
-        pixels: RGB, (height, width, 3).
+        size: width and height in pixels.
         format: as Pillow names it: PNG, JPEG, WEBP and others.
         provenance: how the image was generated; None if the file does not say.
     """
 
     path: Path
-    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
     format: str
     provenance: Provenance | None
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The pixels, RGB, (height, width, 3), which are decoded now.
+
+        Raises:
+            InputFileError: they cannot be decoded, or are too many.
+        """
+        with opened(self.path) as image:
+            return rgb(image)
 
     @property
     def record(self) -> ImageRecord | GridRecord | None:
@@ -65,13 +85,18 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """Read an image file and its metadata.
+    """Read the metadata of an image file, not its pixels.
 
     Raises:
         InputFileError: the file does not exist or is not an image.
     """
-    with opened(path) as image:
-        return Source(path, rgb(image), str(image.format), provenance(texts.read(image)))
+    with opened(path, decode=False) as image:
+        return Source(path, image.size, str(image.format), provenance(texts.read(image)))
+
+
+def refuse(_: str) -> bool:
+    """The answer to a question whether a download is allowed: no."""
+    return False
 
 
 def rerun(
@@ -81,12 +106,13 @@ def rerun(
     changes: Mapping[str, str] | None = None,
     model: str | None = None,
     force: bool = False,
+    may_download: Callable[[str], bool] = refuse,
     **where: Any,
 ) -> tuple[GeneratedImage, Comparison | None]:
     """Generate an image again from its record, with the noise that it had in its run, and save it as a new file.
 
-    A record may come from anybody, so nothing that only the record names is downloaded, and no checkpoint that only the
-    record names is read before its hash is compared.
+    A record may come from anybody, so nothing that only the record names is downloaded without a question, and no
+    checkpoint that only the record names is read before its hash is compared.
 
     Args:
         source: the image, as `read` returns it.
@@ -94,6 +120,8 @@ def rerun(
         changes: settings to change, by any of their spellings.
         model: a checkpoint, folder or model id to use instead of the one in the record.
         force: use a model whose hash differs from the record's.
+        may_download: whether to download what only the record names, a model or a safety checker. The argument
+            describes it. Not called for a run without network.
         where: settings that do not change the image: outdir, device, offline, executor.
 
     Returns:
@@ -106,22 +134,68 @@ def rerun(
     """
     job = _require_job(source)
     changed = changes_by_name(changes or {})
-    settings = Settings.of(**(settings_of(source, model) | changed | ONE_IMAGE | where))
-    found = _require_model(source, job, settings, force=force, given=model is not None)
-    if not changed.keys() & {"safety_checker", "safety_model"}:
-        safety.require_here(settings, found)
-    run = Run(settings, progress, found)
-    ((planned,),) = run.batches()
+    try:
+        settings = Settings.of(**(settings_of(source, model) | changed | ONE_IMAGE | where))
+        if settings.offline or constants.is_offline_mode():
+            may_download = refuse
+        found = _require_model(source, job, settings, force=force, given=model is not None, may_download=may_download)
+        if not changed.keys() & {"safety_checker", "safety_model"}:
+            _require_checker(settings, found, may_download)
+        run = Run(settings, progress, found)
+        ((planned,),) = run.batches()
+    except UsageError as error:
+        # The user's fault, if the user passed one of the settings or the model that they do not fit.
+        if model is not None or (changed and not error.settings) or changed.keys() & set(error.settings):
+            raise
+        raise _not_valid(source, error) from error
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
+    _require_reachable(source, again, run.spec, progress)
     (image,) = execute(run, progress, batches=[[again]], journal=False)
-    if changed or image.path is None:
-        return image, None
-    pixels = read(image.path).pixels
-    if pixels.shape != source.pixels.shape:
+    return image, None if changed or image.path is None else _compared(source, read(image.path), progress)
+
+
+def _compared(source: Source, new: Source, progress: Progress) -> Comparison | None:
+    """The difference of two images; None, with a note, if they cannot be compared."""
+    if new.size != source.size:
         progress(Note(f"{source.path} does not have the size that its record says, so it is not compared"))
-        return image, None
-    return image, compare(source.pixels, pixels)
+        return None
+    try:
+        return compare(source.pixels, new.pixels)
+    except InputFileError as error:
+        progress(Note(f"{source.path} is not compared, because its pixels cannot be decoded: {error.why}"))
+        return None
+
+
+def _require_reachable(source: Source, job: Job, spec: ModelSpec, progress: Progress) -> None:
+    """Check that the random numbers before the image's own can be repeated; CUDA's generator needs no repetition.
+
+    Raises:
+        InputFileError: it would take too long, or too much memory.
+    """
+    if job.rng == "cuda":
+        return
+    each = spec.latent_channels * (job.height // spec.downscale) * (job.width // spec.downscale)
+    noise = job.noise
+    count = each * sum(rows * times for rows, times in noise.before)
+    at_once = each * max(noise.rows, noise.fixed_rows, *(rows for rows, _ in noise.before))
+    if count > MOST_REPEATED or at_once > _LARGEST_DRAW:
+        limits = f"{MOST_REPEATED:,}" if count > MOST_REPEATED else f"{_LARGEST_DRAW:,} in one draw"
+        raise InputFileError(
+            f"the noise of {source.path} cannot be repeated",
+            why=f"By job.noise in its record, {max(count, at_once):,} numbers come before it; the limit is {limits}.",
+            fix="Generate its whole run again.",
+        )
+    if count > _MANY_REPEATED:
+        progress(Note(f"repeating {count:,} random numbers of the run, which may take minutes"))
+
+
+def _not_valid(source: Source, error: UsageError) -> InputFileError:
+    return InputFileError(
+        f"no command of this version generates {source.path}",
+        why=f"Its record contains a setting that is not valid: {shortened(error.what, _LONGEST_REASON)}.",
+        fix="sdcli inspect shows the record.",
+    )
 
 
 def command(source: Source) -> str:
@@ -134,19 +208,16 @@ def command(source: Source) -> str:
     """
     if source.provenance is None or not source.provenance.settings:
         raise no_metadata(source.path)
-    if isinstance(source.record, GridRecord):
-        grid = source.record.grid
-        return command_of({name: grid[name] for name in Settings.model_fields if grid.get(name) is not None})
-    if source.job is not None:
-        try:
-            settings = Settings.of(**settings_of(source))
-        except UsageError as error:
-            raise InputFileError(
-                f"no command of this version generates {source.path}",
-                why=f"Its record contains a setting that is not valid: {error.what}.",
-                fix="sdcli inspect shows the record.",
-            ) from error
-        return command_line(source.job, settings, source.path)
+    try:
+        if isinstance(source.record, GridRecord):
+            given = source.record.grid
+            grid = {name: given[name] for name in Settings.model_fields if given.get(name) is not None}
+            Settings.of(**grid)
+            return command_of(grid)
+        if source.job is not None:
+            return command_line(source.job, Settings.of(**settings_of(source)), source.path)
+    except UsageError as error:
+        raise _not_valid(source, error) from error
     if "prompt" not in source.provenance.settings:
         raise InputFileError(
             f"no command generates {source.path}",
@@ -217,7 +288,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
 def _ignored(found: Provenance) -> list[str]:
     """What the command leaves out of the values and prompts of another tool."""
     ignored = [
-        f"{name} {_shortened(str(value))} is ignored"
+        f"{name} {shortened(str(value))} is ignored"
         for name, value in found.other.items()
         if (key := name.casefold()) not in _HARMLESS and str(value) not in _NEUTRAL.get(key, ())
     ]
@@ -227,13 +298,14 @@ def _ignored(found: Provenance) -> list[str]:
         for what, pattern in _SYNTAX:
             parts = list(dict.fromkeys(match[0] for match in pattern.finditer(found.settings.get(name, "")[:100_000])))
             if parts:
-                shown = _shortened(", ".join(parts[:5]))
+                shown = shortened(", ".join(parts[:5]))
                 ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
     return ignored
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}..."
+def shortened(text: str, longest: int = _LONGEST_NOTE) -> str:
+    """The beginning of a text, with dots for the rest."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:
@@ -292,22 +364,27 @@ def _require_job(source: Source) -> Job:
     if found is None or not (found.settings or found.other):
         raise no_metadata(path)
     if isinstance(source.record, GridRecord):
-        raise InputFileError(f"{path} is a grid of images", fix=f"Generate its run again: {command(source)}")
+        raise InputFileError(f"{path} is a grid of images", fix=_or_inspect("Generate its run again", command(source)))
     if source.job is not None:
         return source.job
     if found.unreadable:
         raise InputFileError(
             f"this version cannot read the record of {path}",
             why=f"{found.unreadable[:1].upper()}{found.unreadable[1:]}.",
-            fix=f"The nearest command is: {command_of(nearest(found)[0])}",
+            fix=_or_inspect("The nearest command is", command_of(nearest(found)[0])),
         )
     settings, different = nearest(found)
     why = f"{found.tool} generated it" if found.tool != "sdcli" else "Its sdcli record is missing"
     raise InputFileError(
         f"{path} cannot be generated again exactly",
         why="; ".join([why, *different]) + ".",
-        fix=f"The nearest command is: {command_of(settings)}",
+        fix=_or_inspect("The nearest command is", command_of(settings)),
     )
+
+
+def _or_inspect(text: str, command: str) -> str:
+    """A text with a command; without it, if it is too long for an error."""
+    return f"{text}: {command}" if len(command) <= _LONGEST_COMMAND else "sdcli inspect --command prints a command."
 
 
 def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str, Any]:
@@ -325,7 +402,9 @@ def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str
     return {"ckpt": str(next((place for place in places if os.path.isfile(place)), given))} | config  # noqa: PTH113
 
 
-def _require_model(source: Source, job: Job, settings: Settings, *, force: bool, given: bool) -> ModelSource:
+def _require_model(
+    source: Source, job: Job, settings: Settings, *, force: bool, given: bool, may_download: Callable[[str], bool]
+) -> ModelSource:
     """The model that generated the image, found and hashed before it loads.
 
     Args:
@@ -334,12 +413,13 @@ def _require_model(source: Source, job: Job, settings: Settings, *, force: bool,
         settings: those of the run.
         force: use a model with another hash.
         given: whether the user names the model; otherwise only the record does.
+        may_download: see `rerun`.
     """
     try:
         if not given and not force and settings.checkpoint and os.path.isfile(settings.checkpoint):  # noqa: PTH113
             checkpoint = Path(settings.checkpoint)
             _require_hash(source, job, checkpoint.name, hashes.of_file(checkpoint))
-        found = models.find_for(settings) if given else models.find_here(settings)
+        found = models.find_for(settings) if given else _find_recorded(settings, may_download)
     except (ModelNotFound, OSError) as error:
         raise ModelNotFound(
             f"the model {job.model}, which generated {source.path}, is not found",
@@ -349,6 +429,26 @@ def _require_model(source: Source, job: Job, settings: Settings, *, force: bool,
     if not force:
         _require_hash(source, job, found.spec.name, found.hash())
     return found
+
+
+def _find_recorded(settings: Settings, may_download: Callable[[str], bool]) -> ModelSource:
+    try:
+        return models.find_here(settings)
+    except models.NotDownloaded:
+        at = f" at {settings.revision}" if settings.revision else ""
+        if not may_download(f"the model {settings.model}{at} from {constants.ENDPOINT}"):
+            raise
+        return models.find_for(settings)
+
+
+def _require_checker(settings: Settings, found: ModelSource, may_download: Callable[[str], bool]) -> None:
+    try:
+        safety.require_here(settings, found)
+    except ModelNotFound:
+        name = settings.safety_model
+        of_hub = settings.safety_checker == "clip" and not found.spec.has_safety_checker and models.is_hub_id(name)
+        if not of_hub or not may_download(f"the safety checker {name} from {constants.ENDPOINT}"):
+            raise
 
 
 def _require_hash(source: Source, job: Job, name: str, found: str) -> None:

@@ -68,10 +68,6 @@ class Run:
         """SHA-256 of the model's weights."""
         return self.source.hash()
 
-    def name(self, job: Job) -> str | None:
-        """The name of a job's file in `samples/`; None for the next number."""
-        return names.name_of(job, self.settings.output_name, self.settings.format)
-
     def _step_draws(self, sampler: str, steps: int) -> int:
         draws: int = SAMPLERS[sampler].draws(steps, self.spec.schedule)
         return draws

@@ -10,6 +10,7 @@ from sdcli.events import Note, Progress, Started, ignore
 from sdcli.executors import Executor
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
+from sdcli.models.model import ModelSource
 from sdcli.outputs.writer import Writer
 from sdcli.registry import EXECUTORS
 from sdcli.run import Run
@@ -36,17 +37,20 @@ def txt2img(
     return list(generate(Settings.of(prompt=prompt, **(where | settings)), progress))
 
 
-def generate(settings: Settings, progress: Progress = ignore) -> Iterator[GeneratedImage]:
+def generate(
+    settings: Settings, progress: Progress = ignore, source: ModelSource | None = None
+) -> Iterator[GeneratedImage]:
     """Generate the images of a run, in order. Each is saved before it is yielded.
 
     Args:
         settings: the settings of the run.
         progress: receives the events of the run.
+        source: the model, if it is already found.
 
     Raises:
         sdcli.errors.SdcliError: whatever can be known before the model loads is raised before it does.
     """
-    return execute(Run(settings, progress), progress)
+    return execute(Run(settings, progress, source), progress)
 
 
 def execute(

@@ -127,6 +127,19 @@ class RunConsole:
         if self._bars is not None:
             self._bars.stop()
 
+    def may_download(self, what: str) -> bool:
+        """Ask on a terminal whether to download what a file names; no by default, and where nobody can be asked."""
+        if self.quiet or self.as_json or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        if self._bars is not None:
+            self._bars.stop()
+        print(f"sdcli: the file names {one_line(what)}, which is not on this machine.", file=sys.stderr)
+        print("sdcli: Download it? [y/N] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if self._bars is not None:
+            self._bars.start()
+        return answer.strip().casefold() in ("y", "yes")
+
     def __call__(self, event: Event) -> None:
         match event:
             case Started():

@@ -21,6 +21,8 @@ from sdcli.terminal import json_line, one_line, printable
 
 _LONGEST = 400
 """Characters of another tool's value in the table; the JSON contains all of it."""
+_MOST_PIXELS = 2**23
+"""Of an image from which the watermark is read. For more it takes many seconds and much memory."""
 
 
 def inspect(
@@ -38,7 +40,7 @@ def inspect(
     """Show how images were generated.
 
     Reads the metadata of sdcli, AUTOMATIC1111's web UI, ComfyUI and InvokeAI.
-    Reads the watermark that sdcli's record names from the pixels.
+    Reads the watermark that sdcli's record names from the pixels; nothing else needs them.
 
     Exit code 0: every image says how it was generated; 1: one does not;
     3: one cannot be read.
@@ -84,7 +86,8 @@ def _print_command(source: rerun.Source, console: Console) -> int:
 def _values(source: rerun.Source) -> dict[str, Any]:
     """An image as a JSON object."""
     found = source.provenance
-    height, width, _ = source.pixels.shape
+    width, height = source.size
+    mark, not_read = _watermark(source)
     return {
         "file": str(source.path),
         "format": source.format,
@@ -95,27 +98,31 @@ def _values(source: rerun.Source) -> dict[str, Any]:
         "settings": found.settings if found else {},
         "unknown": found.unknown if found else needed(),
         "other": found.other if found else {},
-        "notes": found.notes if found else [],
-        "watermark": _watermark(source),
+        "notes": [*(found.notes if found else ()), *not_read],
+        "watermark": mark,
         "record": found.record.values() if found and found.record else None,
     }
 
 
-def _watermark(source: rerun.Source) -> dict[str, Any] | None:
-    """How the watermark of the record reads from the pixels now; None if the record has none, or it cannot be read."""
+def _watermark(source: rerun.Source) -> tuple[dict[str, Any] | None, list[str]]:
+    """How the watermark of the record reads from the pixels now, and why it is not read.
+
+    None without a reason, if the record has no watermark or it cannot be in such an image.
+    """
     from sdcli.stages.watermark import Mark, check
 
-    mark = _image_record(source).watermark
+    mark = source.record.watermark if source.record else None
     if mark is None or not mark.text or mark.method not in WATERMARK_METHODS:
-        return None
+        return None, []
+    width, height = source.size
+    if width * height > _MOST_PIXELS:
+        return None, [f"the watermark is not read, because the image has more than {_MOST_PIXELS:,} pixels"]
     try:
-        return dataclasses.asdict(check(source.pixels, Mark(mark.text, mark.method)))
+        return dataclasses.asdict(check(source.pixels, Mark(mark.text, mark.method))), []
+    except InputFileError as error:
+        return None, [f"the watermark is not read, because the pixels cannot be decoded: {error.why.rstrip('.')}"]
     except (ValueError, ModelError):  # it does not fit into such an image, or OpenCV cannot be loaded
-        return None
-
-
-def _image_record(source: rerun.Source) -> ImageRecord | GridRecord:
-    return source.record or ImageRecord()
+        return None, []
 
 
 def _print_table(source: rerun.Source) -> None:
@@ -136,7 +143,7 @@ def _print_table(source: rerun.Source) -> None:
 
 
 def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
-    height, width, _ = source.pixels.shape
+    width, height = source.size
     yield "File", f"{source.format}, {width} x {height} pixels, {source.path.stat().st_size:,} bytes"
     found = source.provenance
     if found is None:
@@ -162,7 +169,7 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
         if "safety" in record.model_fields_set:
             yield "Safety", _safety_in_words(record.safety)
     if record is not None and "watermark" in record.model_fields_set:
-        yield "Watermark", _watermark_in_words(source, record.watermark)
+        yield from _watermark_rows(source, record.watermark)
     # The other stages of the run.
     for name, value in (record.model_extra or {}).items() if record is not None else ():
         yield name.replace("_", " ").capitalize(), value if isinstance(value, str) else json_line(value)
@@ -209,11 +216,16 @@ def _safety_in_words(safety: SafetyRecord | None) -> str:
     return f"{verdict} by {safety.checker}{scores}"
 
 
-def _watermark_in_words(source: rerun.Source, mark: WatermarkRecord | None) -> str:
+def _watermark_rows(source: rerun.Source, mark: WatermarkRecord | None) -> Iterator[tuple[str, str]]:
     if mark is None:
-        return "none"
-    then = f"{mark.text!r} by {mark.method}; wrong bits of {mark.bits}: {mark.wrong_bits} when saved"
-    now = _watermark(source)
+        yield "Watermark", "none"
+        return
+    then = f"{rerun.shortened(repr(mark.text))} by {rerun.shortened(mark.method)}"
+    then = f"{then}; wrong bits of {mark.bits}: {mark.wrong_bits} when saved"
+    now, not_read = _watermark(source)
     if now is None:
-        return f"{then}; it cannot be read now"
-    return f"{then}, {now['wrong_bits']} now{'' if now['found'] else ': not found'}"
+        yield "Watermark", f"{then}; it cannot be read now"
+    else:
+        yield "Watermark", f"{then}, {now['wrong_bits']} now{'' if now['found'] else ': not found'}"
+    for note in not_read:
+        yield "Note", note

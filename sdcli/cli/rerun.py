@@ -55,6 +55,7 @@ def rerun(
 
     Saves the new image in the output folder, in the format of the old one.
     If no setting was changed, standard error shows the difference.
+    Asks on a terminal before it downloads a model that only the file names.
 
     Exit code 0: the same image, except for rounding, or an image with changes;
     1: another image; 3: the file does not say how it was generated;
@@ -76,6 +77,7 @@ def rerun(
             changes=_pairs(changes or []),
             model=model,
             force=force,
+            may_download=console.may_download,
             outdir=where.outdir,
             device=where.device,
             offline=where.offline,

@@ -62,12 +62,10 @@ def txt2img(
             show(configuration.settings, as_json=json, quiet=quiet)
             return
         _require_room_for_output(configuration.settings, as_json=json)
-        from sdcli.run import Run
-        from sdcli.txt2img import execute, generate
+        from sdcli.txt2img import generate
 
-        settings = configuration.settings
         with RunConsole(quiet=quiet, as_json=json) as console:
-            for _ in execute(Run(settings, console, model), console) if model else generate(settings, console):
+            for _ in generate(configuration.settings, console, model):
                 pass
 
 

@@ -8,9 +8,10 @@ the comment of JPEG; these get the name that the same text has in PNG.
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape
@@ -18,8 +19,6 @@ from xml.sax.saxutils import escape
 from sdcli.json_text import read_object
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
 RECORD_KEY = "sdcli"
@@ -32,36 +31,32 @@ NAMESPACE = "urn:sdcli"
 _EXIF_IFD, _SOFTWARE, _USER_COMMENT = 0x8769, 0x0131, 0x9286
 _CODES = {b"JIS\0\0\0\0\0": "iso2022_jp", b"ASCII\0\0\0": "utf-8", b"\0" * 8: "utf-8"}
 _LONGEST_CHUNK = 16 * 2**20
+_PNG_HEADER, _CRC = 8, 4
+_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _UNICODE = b"UNICODE\0"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
-def of_file(path: Path) -> dict[str, str]:
-    """Returns the texts of an image file as `read` does, without decoding its pixels, whatever their number.
+@contextmanager
+def long_chunks() -> Iterator[None]:
+    """Lets Pillow read compressed texts of PNG with up to 16 MiB."""
+    from PIL import PngImagePlugin
 
-    Texts of PNG after the pixels are not read. Compressed texts can have up to 16 MiB.
-
-    Raises:
-        OSError, ValueError, SyntaxError: the file does not exist or is not an image.
-    """
-    from PIL import Image, PngImagePlugin
-
-    limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, _LONGEST_CHUNK
+    before = PngImagePlugin.MAX_TEXT_CHUNK
+    PngImagePlugin.MAX_TEXT_CHUNK = _LONGEST_CHUNK
     try:
-        with Image.open(path) as image:
-            return _texts(image, image.info if image.format == "PNG" else {})
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
+        PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def read(image: Image.Image) -> dict[str, str]:
-    """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere."""
-    return _texts(image, getattr(image, "text", {}))
+    """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere.
 
-
-def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:
+    The pixels are not decoded.
+    """
+    chunks = _chunks(image)
     texts: dict[str, str] = {}
     for key, value in chunks.items():
         # Pillow decodes tEXt and zTXt as Latin-1, and iTXt, which has a class of its own, as UTF-8.
@@ -82,14 +77,43 @@ def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:
     return texts
 
 
+def _chunks(image: Image.Image) -> Mapping[Any, Any]:
+    """Returns the text chunks of PNG, those after the pixels too; as far as the file is readable."""
+    from PIL.PngImagePlugin import PngImageFile, PngStream
+
+    if not isinstance(image, PngImageFile):
+        return {}
+    if image.fp is None:  # it is decoded, and Pillow has read the whole file
+        return image.text
+    place = image.fp.tell()
+    image.fp.seek(_PNG_HEADER)
+    stream = PngStream(image.fp)
+    kind = b""
+    with suppress(SyntaxError, struct.error), long_chunks():
+        while kind != b"IEND":
+            kind, start, length = stream.read()
+            if kind in _CHUNKS:
+                # A chunk that is damaged, cut or too long.
+                with suppress(SyntaxError, ValueError, OSError):
+                    stream.call(kind, start, length)
+            image.fp.seek(start + length + _CRC)
+    image.fp.seek(place)
+    for name, value in stream.im_info.items():
+        image.info.setdefault(name, value)
+    return stream.im_text
+
+
 def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
     """Yields the texts in EXIF. Adds UserComment to `texts`, whatever it contains."""
+    from PIL.Image import Image as ImageClass
+
     tags: dict[int, Any] = {}
     comment: Any = None
     # For damaged EXIF, Pillow's parser raises errors of many types, and warns.
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exif = image.getexif()
+        # Not that of PNG images, which decodes the pixels.
+        exif = ImageClass.getexif(image)
         tags = dict(exif)
         comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
     # Some tools write UserComment into the first directory.

@@ -11,6 +11,10 @@ from sdcli.registry import MODEL_SOURCES
 from sdcli.settings import Settings
 
 
+class NotDownloaded(ModelNotFound):
+    """A model of the hub that only a record names, and that is not on this machine."""
+
+
 def find(request: ModelRequest) -> ModelSource:
     """The model of a request, checked as far as possible without reading weights or importing torch.
 
@@ -33,7 +37,8 @@ def find_here(settings: Settings) -> ModelSource:
     """The model of a run that only a record names, which may come from anybody: without a download.
 
     Raises:
-        ModelNotFound: the model is not on this machine as regular files, or not whole.
+        NotDownloaded: the model is on the hub, and not on this machine, or not whole.
+        ModelNotFound: the model is not on this machine as regular files.
         UsageError, ModelError: as for `find`.
     """
     request = replace(_request(settings), offline=True)
@@ -43,7 +48,7 @@ def find_here(settings: Settings) -> ModelSource:
     # Before its files are listed, which may be all of a disk.
     if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, "model_index.json")):  # noqa: PTH112, PTH113, PTH118
         raise ModelNotFound(f"the folder {folder} contains no model_index.json", fix="Pass another one with --model.")
-    absent = ModelNotFound(
+    absent = (NotDownloaded if is_hub_id(request.model) else ModelNotFound)(
         f"the model {request.model} is not on this machine",
         why="Only a record names it, and what only a record names is not downloaded.",
         fix=f"Pass --model {request.model} to download it.",
@@ -51,13 +56,14 @@ def find_here(settings: Settings) -> ModelSource:
     try:
         source = find(request)
     except ModelNotFound as error:
-        raise absent if _is_id(request.model) else error from None
+        raise absent if is_hub_id(request.model) else error from None
     if not source.here():
         raise absent
     return source
 
 
-def _is_id(model: str | None) -> bool:
+def is_hub_id(model: str | None) -> bool:
+    """Whether a name is that of a model on the hub, if there is no folder of that name."""
     return model is not None and "/" in model and not model.startswith(("/", "~", "."))
 
 

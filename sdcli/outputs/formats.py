@@ -88,7 +88,9 @@ def require_room(height: int, width: int, prompt: str, negative_prompt: str, for
 
     # A record contains a prompt that is too long for the model twice; the rest of it is short.
     record = {"job": [prompt, negative_prompt], "words_cut": prompt, "rest": " " * 4096}
-    encode(np.zeros((height, width, 3), dtype=np.uint8), record, f"{prompt}{negative_prompt}{' ' * 1024}", format)
+    # The formats limit each side, and not the number of pixels.
+    for shape in ((height, 1, 3), (1, width, 3)):
+        encode(np.zeros(shape, dtype=np.uint8), record, f"{prompt}{negative_prompt}{' ' * 1024}", format)
 
 
 def as_saved(pixels: NDArray[np.uint8], format: str) -> NDArray[np.uint8]:
@@ -104,8 +106,13 @@ def as_saved(pixels: NDArray[np.uint8], format: str) -> NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image of one of the formats in `READABLE`, decoded.
+def opened(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
+    """An image of one of the formats in `READABLE`.
+
+    Args:
+        path: the file.
+        decode: whether to decode the pixels. Without them the file may be cut or damaged behind its metadata, and the
+            image may have any number of pixels.
 
     Raises:
         InputFileError: the file does not exist, is not a regular file, or is not such an image.
@@ -113,13 +120,15 @@ def opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), texts.long_chunks():
             warnings.simplefilter("ignore")  # about large images; images that are too large raise an error
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ValueError("It is not a regular file")
-            image = Image.open(path, formats=READABLE)
+            with contextlib.nullcontext() if decode else _any_size():
+                image = Image.open(path, formats=READABLE)
             try:
-                image.load()
+                if decode:
+                    image.load()
             except BaseException:
                 image.close()
                 raise
@@ -131,6 +140,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise InputFileError(f"cannot read the image {path}", why=f"{why}.", fix="Pass an image file.") from error
     with image:
         yield image
+
+
+@contextlib.contextmanager
+def _any_size() -> Iterator[None]:
+    """Removes Pillow's limit of pixels, and lets it pass over damaged chunks of PNG."""
+    from PIL import Image, ImageFile
+
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, True
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def rgb(image: Image.Image) -> NDArray[np.uint8]:

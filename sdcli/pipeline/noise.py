@@ -49,8 +49,14 @@ def philox(counter: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return np.stack([c0, c1, c2, c3])
 
 
-def cuda_randn(count: int, seed: int, draw: int) -> NDArray[np.float32]:
-    """The numbers of the `draw`-th `torch.randn(count)` (from 0) after `manual_seed(seed)` on a CUDA device.
+def cuda_randn(count: int, seed: int, draw: int, first: int = 0) -> NDArray[np.float32]:
+    """Numbers of the `draw`-th `torch.randn` (from 0) after `manual_seed(seed)` on a CUDA device.
+
+    Args:
+        count: how many numbers.
+        seed: the seed.
+        draw: the number of draws before.
+        first: the numbers before them in the same draw.
 
     Number i comes from thread i: counter (draw, i), the first two words through Box-Muller as in curand. A device caps
     its grid (multiprocessors x resident blocks x 256 threads: 40,960 numbers on a T4, 270,336 on an H200) and lets each
@@ -58,7 +64,8 @@ def cuda_randn(count: int, seed: int, draw: int) -> NDArray[np.float32]:
     """
     counter = np.zeros((4, count), dtype=np.uint64)
     counter[0], counter[1] = draw & 0xFFFFFFFF, draw >> 32
-    counter[2] = np.arange(count, dtype=np.uint64)
+    thread = np.arange(first, first + count, dtype=np.uint64)
+    counter[2], counter[3] = thread & _LOW, thread >> _SHIFT
     # curand maps a word to the middle of its 2^-32 wide interval. The device computes in float32 with fused operations;
     # float64 rounded at the end is nearer to that than float32 in single steps.
     x, y = (philox(counter, seed)[:2].astype(np.float64) + 0.5) * 2.0**-32
@@ -146,21 +153,20 @@ class BatchNoise:
         return self._rows([_later(job.noise, number) for job in self.jobs])
 
     def _rows(self, draws: Sequence[_Draw]) -> torch.Tensor:
-        made: dict[tuple[str, int, _Draw], torch.Tensor] = {}
+        made: dict[tuple[int, _Draw], torch.Tensor] = {}
         rows = []
         for job, draw in zip(self.jobs, draws, strict=True):
-            key = (job.rng, job.seed, draw)
+            key = (job.seed, draw)
+            if job.rng == "cuda":
+                # A row needs no other: its batch may have been much larger than this one.
+                count, place = math.prod(self.shape), sum(times for _, times in draw.before)
+                numbers = cuda_randn(count, job.seed, place, job.noise.row * count)
+                rows.append(torch.from_numpy(numbers).reshape(self.shape))
+                continue
             if key not in made:
-                made[key] = self._numbers(job, draw)
+                made[key] = _cpu_stream.draw(job.seed, draw.before, draw.rows, self.shape)
             rows.append(made[key][job.noise.row])
         return torch.stack(rows).to(self.device)
-
-    def _numbers(self, job: Job, draw: _Draw) -> torch.Tensor:
-        if job.rng == "cpu":
-            return _cpu_stream.draw(job.seed, draw.before, draw.rows, self.shape)
-        place = sum(times for _, times in draw.before)
-        numbers = cuda_randn(draw.rows * math.prod(self.shape), job.seed, place)
-        return torch.from_numpy(numbers).reshape(draw.rows, *self.shape)
 
 
 class SchedulerNoise(TorchFunctionMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,22 @@ def test_json_and_a_bad_file_among_good_ones(run: Run, tmp_path: Path) -> None:
     assert ours["settings"]["prompt"] == JOB.prompt
     assert (ours["watermark"]["found"], ours["watermark"]["wrong_bits"]) == (True, 0)
     assert (bare["file"], bare["tool"], bare["settings"], bare["record"]) == ("bare.png", None, {}, None)
+
+
+def test_pixels_are_needed_for_the_watermark_only(refuse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = generated(tmp_path / "cut.png", "png")
+    cut.write_bytes(cut.read_bytes()[:-40])
+    generated(tmp_path / "large.png", "png")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["sdcli.cli.inspect"], "_MOST_PIXELS", 128 * 128 - 1)
+        large = json.loads(refuse("inspect", "--json", "large.png").stdout)
+    small = json.loads(refuse("inspect", "--json", "cut.png").stdout)
+    for values, note in ((large, "more than 16,383 pixels"), (small, "the pixels cannot be decoded: ")):
+        assert (values["width"], values["height"], values["watermark"]) == (128, 128, None)
+        assert values["settings"]["prompt"] == JOB.prompt
+        assert note in values["notes"][0]
+    assert "the pixels cannot be decoded" in " ".join(refuse("inspect", "cut.png").stdout.split())
+    assert refuse("inspect", "--command", "cut.png").returncode == 0
 
 
 def test_a_grid(run: Run, tmp_path: Path) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from sdcli import rerun
+from sdcli.cli.console import RunConsole
 from sdcli.events import ignore
+from sdcli.outputs import formats
+from sdcli.records import ImageRecord
+from tests.jobs import job
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -64,3 +74,38 @@ def test_errors(refuse: Run, tmp_path: Path, arguments: list[str], code: int, sa
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bare.png"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "downloads"),
+    [("y\n", True), ("Yes\n", True), ("\n", False), ("n\n", False), ("yellow\n", False), ("\x04", False)],
+)
+def test_the_question_before_a_download(monkeypatch: pytest.MonkeyPatch, typed: str, downloads: bool) -> None:
+    """On a terminal; by default no, and so at the end of the input."""
+    outer, inner = pty.openpty()
+    with os.fdopen(inner, "r+b", buffering=0) as terminal, os.fdopen(outer, "r+b", buffering=0) as keyboard:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(terminal))
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(terminal, write_through=True))
+        keyboard.write(typed.encode())
+        with RunConsole(quiet=False, as_json=False) as console:
+            assert console.may_download("the model a/\x1b[2Jb from https://hub") is downloads
+        shown = ""
+        while "[y/N]" not in shown:
+            shown += keyboard.read(4096).decode()
+        assert r"the model a/\x1b[2Jb from https://hub" in shown
+        for quiet, as_json in ((True, False), (False, True)):
+            assert not RunConsole(quiet=quiet, as_json=as_json).may_download("a model"), "nobody is asked"
+        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+        assert not RunConsole(quiet=False, as_json=False).may_download("a model"), "no terminal"
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"], ["--json"], ["--offline"]])
+def test_a_model_that_only_the_file_names_is_refused_without_a_terminal(
+    refuse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    record = ImageRecord.new(job=job(model="stranger/model"))
+    (tmp_path / "a.png").write_bytes(formats.encode(np.zeros((64, 64, 3), np.uint8), record.values(), ""))
+    failed = refuse("rerun", "a.png", *options)
+    assert (failed.returncode, failed.stdout) == (4, "")
+    assert "--model stranger/model" in failed.stderr

@@ -422,6 +422,12 @@ class TestLine:
             b"", b"\n", b"{", b"[]", b"null", b"7", b'"run"', b"[" * 100_000, b"\xff", b"\0", b'{"kind": "run"}',
             b'{"kind": "picture"}', b'{"kind": "other", "key": "a"}', b'{"key": "a"}', b'{"kind": 7, "key": "a"}',
             b'{"kind": "picture", "key": 7}', b'{"kind": "picture", "key": "a", "file": "sam',
+            b'{"kind": "picture", "key": "a", "file": "\\u0000"}',
+            b'{"kind": "run", "settings": {}, "folder": "\\u0000"}',
+            b'{"kind": "picture", "key": "a", "file": "%s"}' % (b"x" * 5000),
+            b'{"kind": "run", "settings": {"ckpt": "a\\u0000"}, "folder": "/"}',
+            b'{"kind": "run", "settings": {"model": "%s"}, "folder": "/"}' % (b"x" * 5000),
+            b'{"kind": "run", "settings": {"from_file": 5}, "folder": "/"}',
         ],
     )  # fmt: skip
     def test_a_damaged_line_or_one_of_an_unknown_kind_is_ignored(self, data: bytes) -> None:

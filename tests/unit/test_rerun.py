@@ -24,7 +24,7 @@ from sdcli.models import checkpoint_file
 from sdcli.models.sources import hub
 from sdcli.outputs import formats
 from sdcli.records import GridRecord, ImageRecord, WatermarkRecord, recorded_settings
-from sdcli.registry import FORMATS
+from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.settings import Settings
 from sdcli.stages import safety
 from tests.jobs import job as make_job
@@ -44,7 +44,8 @@ def source(folder: Path, one: Job | None = None, format: Any = "png", **parts: A
     kind = GridRecord if "grid" in parts else ImageRecord
     record = kind.new(**{"job": one, "watermark": MARK} | parts)
     path = folder / f"a{FORMATS[format].suffix}"
-    path.write_bytes(formats.encode(PIXELS, record.values(), a1111.write(one), format))
+    parameters = a1111.write(one) if one.sampler in SAMPLERS else ""
+    path.write_bytes(formats.encode(PIXELS, record.values(), parameters, format))
     return rerun.read(path)
 
 
@@ -292,6 +293,45 @@ class TestStrangers:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
         return requests
 
+    @pytest.fixture
+    def questions(self) -> list[str]:
+        return []
+
+    @pytest.mark.parametrize("answer", [False, True])
+    def test_a_model_is_downloaded_after_a_yes(
+        self, tmp_path: Path, network: list[str], questions: list[str], answer: bool
+    ) -> None:
+        one = source(tmp_path, job(model="stranger/model"), settings={"revision": "v2", "model": "stranger/model"})
+        with pytest.raises(ModelNotFound):
+            rerun.rerun(one, ignore, may_download=lambda what: questions.append(what) or answer)
+        assert questions == [f"the model stranger/model at v2 from {constants.ENDPOINT}"]
+        assert network == ["stranger/model"] * answer
+
+    @pytest.mark.parametrize("answer", [False, True])
+    def test_a_safety_model_is_downloaded_after_a_yes(
+        self, tmp_path: Path, network: list[str], questions: list[str], answer: bool
+    ) -> None:
+        checked = {"checker": "clip", "flagged": False}
+        one = source(tmp_path, settings={"safety_model": "stranger/checker"}, safety=checked)
+        with pytest.raises(ModelNotFound):
+            rerun.rerun(
+                one, ignore, force=True, outdir=str(tmp_path / "out"),
+                may_download=lambda what: questions.append(what) or answer,
+            )  # fmt: skip
+        assert questions == [f"the safety checker stranger/checker from {constants.ENDPOINT}"]
+        assert network == ["stranger/checker"] * answer
+
+    @pytest.mark.parametrize("by_variable", [False, True])
+    def test_without_network_nobody_is_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+    ) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", by_variable)
+        with pytest.raises(ModelNotFound):
+            rerun.rerun(
+                source(tmp_path, job(model="stranger/model")), ignore, offline=not by_variable,
+                may_download=lambda what: pytest.fail(what),
+            )  # fmt: skip
+
     def test_a_model_of_the_hub_is_not_downloaded(self, tmp_path: Path, network: list[str]) -> None:
         with pytest.raises(ModelNotFound, match="stranger/model, which generated") as caught:
             rerun.rerun(source(tmp_path, job(model="stranger/model")), ignore)
@@ -324,14 +364,116 @@ class TestStrangers:
         with pytest.raises(ModelError, match="not the one that generated"):
             rerun.rerun(one, ignore)
 
-    @pytest.mark.parametrize("name", ["fifo.ckpt", "/dev/zero", "x" * 5000 + ".ckpt", "a\0.ckpt", "~nosuchuser/a.ckpt"])
+    @pytest.mark.parametrize("name", ["fifo.ckpt", "/dev/zero", "/", "x" * 4000 + ".ckpt", "~nosuchuser/a.ckpt"])
     def test_a_path_that_is_no_regular_file_is_not_opened(self, tmp_path: Path, name: str) -> None:
         os.mkfifo(tmp_path / "fifo.ckpt")
         path = str(tmp_path / name) if name.startswith("fifo") else name
         with pytest.raises(ModelNotFound, match="is not found"):
             rerun.rerun(source(tmp_path, job(model="x.ckpt"), settings={"ckpt": path}), ignore)
 
-    @pytest.mark.parametrize("name", ["/", "/dev", "x" * 5000, "a\0/b"])
+    @pytest.mark.parametrize("name", ["/", "/dev", "x" * 4000])
     def test_a_folder_that_is_no_model_is_not_listed(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(ModelNotFound, match="is not found"):
             rerun.rerun(source(tmp_path, settings={"model": name}), ignore)
+
+
+LONG, NULL, HUGE = "x" * 5000, "a\0b", 10**12
+BAD: list[tuple[str, dict[str, Any]]] = [
+    *(("job.noise.rows", {"noise": {"rows": rows}}) for rows in (-1, 0, 10**9, "3", 1.5, True, None)),
+    *(("job.noise", {"noise": {"rows": 2, "row": row}}) for row in (-1, 2, HUGE)),
+    *(
+        ("job.noise", {"noise": {"before": before}})
+        for before in ([[-1, 3]], [[0, 3]], [[3, -1]], [[3, 2**62 + 1]], [[3]], [3], "3", [[True, 1]])
+    ),
+    ("job.noise", {"noise": {"fixed_rows": 2, "rows": 3, "row": 2}}),
+    *((f"job.{name}", {name: 2**20}) for name in ("height", "width")),
+    *(("job.steps", {"steps": steps}) for steps in (0, -1, 10**9, 2.5, "30", True, None)),
+    *(("job.seed", {"seed": seed}) for seed in (-1, 2**64, "7", False)),
+    *(("job.scale", {"scale": scale}) for scale in (float("nan"), float("inf"), "7", True)),
+    *((f"job.{name}", {name: text}) for name in ("model", "out") for text in (LONG, NULL, 5)),
+    ("job.model_hash", {"model_hash": LONG}),
+    ("job.index", {"index": -1}),
+    ("job.prompt", {"prompt": 5}),
+    ("job.rng", {"rng": "mps"}),
+]
+
+
+class TestDamagedRecords:
+    """Each field that no run can write makes the record unreadable; the error names the field."""
+
+    def refused(self, path: Path, values: dict[str, Any]) -> str:
+        path.write_bytes(formats.encode(PIXELS, values, ""))
+        one = rerun.read(path)
+        with pytest.raises(InputFileError) as caught:
+            rerun.rerun(one, ignore)
+        assert len(str(caught.value)) < 5000
+        return caught.value.why
+
+    @pytest.mark.parametrize(("field", "changes"), BAD)
+    def test_of_the_job(self, tmp_path: Path, field: str, changes: dict[str, Any]) -> None:
+        record = ImageRecord.new(job=job()).values()
+        assert f"; {field}" in self.refused(tmp_path / "a.png", record | {"job": record["job"] | changes})
+
+    @pytest.mark.parametrize("name", ["ckpt", "model", "config", "revision", "safety_model"])
+    @pytest.mark.parametrize("value", [LONG, NULL, 5])
+    def test_of_the_settings(self, tmp_path: Path, name: str, value: object) -> None:
+        record = ImageRecord.new(job=job()).values() | {"settings": {name: value}}
+        assert f"settings: Value error, {name}: " in self.refused(tmp_path / "a.png", record)
+
+    @pytest.mark.parametrize("schema", [True, 0, -1, 1.5, "2", None, 10**400, [1]])
+    def test_of_the_schema(self, tmp_path: Path, schema: object) -> None:
+        record = ImageRecord.new(job=job()).values() | {"schema": schema, "sdcli": LONG}
+        assert f"with schema {str(schema)[:50]}" in self.refused(tmp_path / "a.png", record)
+
+
+class TestSettingsThatAreNotValid:
+    """A record is the fault of the file, a change that of the user."""
+
+    @pytest.mark.parametrize(
+        ("changes", "parts", "named"),
+        [
+            ({"sampler": "evil"}, {}, "--sampler 'evil'"),
+            ({"eta": 0.5, "sampler": "plms"}, {}, "--ddim_eta 0.5"),
+            ({"width": 100}, {}, "--W 100"),
+            ({"steps": 1001}, {}, "1001"),
+            ({}, {"settings": {"nsfw_threshold": "high"}}, "--nsfw-threshold 'high'"),
+            ({}, {"watermark": WatermarkRecord(text="a" * 10**6, method="robust")}, "watermark does not fit"),
+            ({}, {"watermark": WatermarkRecord(text="a", method="evil")}, "--watermark-method 'evil'"),
+        ],
+    )
+    def test_of_the_record(self, tmp_path: Path, changes: dict[str, Any], parts: dict[str, Any], named: str) -> None:
+        one = source(tmp_path, job(**changes), **parts)
+        with pytest.raises(InputFileError) as caught:
+            rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"))
+        assert named in caught.value.why
+        assert len(caught.value.why) < 1000
+
+    @pytest.mark.parametrize(
+        "changes", [{"steps": "0"}, {"steps": "x"}, {"scale": "nan"}, {"sampler": "evil"}, {"height": "1048576"},
+                    {"watermark": "a" * 1000}, {"eta": "2"}, {"width": "100"}, {"format": "gif"}],
+    )  # fmt: skip
+    def test_of_the_user(self, tmp_path: Path, changes: dict[str, str]) -> None:
+        with pytest.raises(UsageError):
+            rerun.rerun(source(tmp_path), ignore, changes=changes, force=True, outdir=str(tmp_path / "out"))
+
+    def test_a_change_can_replace_one_that_is_not_valid(self, tmp_path: Path) -> None:
+        one = source(tmp_path, job(sampler="evil"))
+        with pytest.raises(ModelError, match="not the one that generated"):
+            rerun.rerun(one, ignore, changes={"sampler": "ddim"})
+
+    def test_of_a_grid(self, tmp_path: Path) -> None:
+        with pytest.raises(InputFileError, match="no command of this version") as caught:
+            rerun.command(source(tmp_path, grid={"n_samples": [1], "outdir": NULL}))
+        assert "--n_samples" in caught.value.why
+
+
+class TestNoiseOfTheCpu:
+    @pytest.mark.parametrize(
+        "noise",
+        [{"before": [[3, 10**12]]}, {"before": [[100_000, 1]]}, {"rows": 100_000}, {"fixed_rows": 100_000}],
+    )
+    def test_numbers_that_are_too_many_to_repeat(self, tmp_path: Path, noise: dict[str, Any]) -> None:
+        one = source(tmp_path, job(noise=noise, height=512, width=512))
+        with pytest.raises(InputFileError, match="cannot be repeated") as caught:
+            rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"))
+        assert "job.noise" in caught.value.why

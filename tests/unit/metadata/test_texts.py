@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from sdcli.metadata import Provenance, provenance, texts
+from sdcli.outputs.formats import opened
 
 DATA = Path(__file__).parents[2] / "data" / "metadata"
 TEXT = "ein 猫\nSteps: 2, Seed: 1"
@@ -133,17 +137,98 @@ def test_the_bad_encoding_of_the_attack() -> None:
         assert texts.read(image) == {}
 
 
-def test_metadata_needs_no_pixels_and_can_be_long(tmp_path: Path) -> None:
-    found = provenance(texts.of_file(DATA / "comfyui-compressed-workflow-over-1MB.png"))
+@pytest.fixture
+def undecoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Provenance | None]:
+    """Reads a file; fails if its pixels are decoded."""
+
+    def load(_: object) -> None:
+        pytest.fail("the pixels are decoded")
+
+    def read(path: Path) -> Provenance | None:
+        with opened(path, decode=False) as image:
+            return provenance(texts.read(image))
+
+    for kind in (ImageFile.ImageFile, PngImageFile, WebPImageFile, AvifImageFile, TiffImageFile):
+        monkeypatch.setattr(kind, "load", load)
+    return read
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def png(before: bytes = b"", after: bytes = b"", *, side: int = 30_000, animated: bool = False) -> bytes:
+    """A PNG with so many pixels that Pillow refuses to decode them, and chunks before and after them."""
+    size = side.to_bytes(4, "big") * 2
+    control = chunk(b"acTL", b"\0\0\0\2\0\0\0\0") if animated else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", size + b"\x08\0\0\0\0"),
+            control,
+            before,
+            pixels,
+            after,
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+PARAMETERS = chunk(b"tEXt", b"parameters\0" + TEXT.encode())
+BOMB = zlib.compress(b"x" * 2**25)
+
+
+def test_metadata_needs_no_pixels_and_can_be_long(undecoded: Callable[[Path], Provenance | None]) -> None:
+    found = undecoded(DATA / "comfyui-compressed-workflow-over-1MB.png")
     assert found is not None
     assert (found.settings["prompt"], found.unknown) == ("an old boat", [])
-    data = (DATA / "text-chunk-holds-utf8.png").read_bytes()
-    header = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + data[24:29]
-    large = tmp_path / "large.png"
-    large.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
-    found = provenance(texts.of_file(large))
+    for path in DATA.iterdir():
+        undecoded(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(PARAMETERS),
+        png(after=PARAMETERS),
+        png(after=PARAMETERS, animated=True),
+        png(PARAMETERS)[:-20],
+        png(after=PARAMETERS + chunk(b"tEXt", b"cut" * 99))[:-40],
+        png(chunk(b"zTXt", b"bomb\0\0" + BOMB) + PARAMETERS),
+        png(chunk(b"iTXt", b"bomb\0\1\0\0\0" + BOMB) + PARAMETERS),
+        png(after=chunk(b"zTXt", b"bomb\0\0" + BOMB) + PARAMETERS),
+        png(after=chunk(b"zTXt", b"bomb\0\7" + BOMB) + PARAMETERS),
+        png(PARAMETERS[:-4] + b"none"),
+        png(after=chunk(b"eXIf", exif(0x9286, b"UNICODE\0" + TEXT.encode("utf-16-be"), first=False)[6:])),
+    ],
+    ids=len,
+)
+def test_a_png_with_damaged_or_late_chunks(
+    undecoded: Callable[[Path], Provenance | None], tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    found = undecoded(tmp_path / "a.png")
     assert found is not None
-    assert found.settings["prompt"] == "an old boat, é 舟"
-    for name in ("sdcpp-jpeg-comment.jpg", "comfyui-graph-in-usercomment.jpg", "webui-braces-are-words.png"):
-        with Image.open(DATA / name) as image:
-            assert texts.of_file(DATA / name) == texts.read(image)
+    assert (found.settings["prompt"], found.settings["seed"]) == ("ein 猫", 1)
+
+
+def test_a_decoded_png_has_the_same_texts(tmp_path: Path) -> None:
+    for path in DATA.glob("*.png"):
+        with opened(path) as decoded, opened(path, decode=False) as image:
+            assert texts.read(decoded) == texts.read(image), path
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF", "TIFF"])
+def test_an_image_that_is_cut_or_whose_pixels_are_damaged(
+    undecoded: Callable[[Path], Provenance | None], tmp_path: Path, format: str
+) -> None:
+    path = tmp_path / "a"
+    info = exif(0x010E, TEXT.encode())
+    Image.effect_noise((64, 64), 90).convert("RGB").save(path, format, exif=info)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] if format == "JPEG" else data[: middle - 40] + b"\xff" * 80 + data[middle + 40 :])
+    found = undecoded(path)
+    assert found is not None
+    assert found.settings["seed"] == 1

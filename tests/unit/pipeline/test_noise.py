@@ -28,6 +28,11 @@ def test_cuda_noise_equals_that_of_a_device() -> None:
     np.testing.assert_allclose(cuda_randn(12, seed=0, draw=0), CUDA_SEED_0, rtol=3e-7)
 
 
+def test_a_row_of_a_draw_needs_no_other_row() -> None:
+    assert np.array_equal(cuda_randn(50, 7, 3, first=100), cuda_randn(150, 7, 3)[100:])
+    assert len(cuda_randn(16, 7, 2**62, first=99_999 * 2**24)) == 16
+
+
 def test_philox_known_answers() -> None:
     """The vectors of the reference implementation: Random123, `kat_vectors`, philox4x32 with 10 rounds."""
     zeros = philox(np.zeros((4, 1), dtype=np.uint64), 0)[:, 0]
