@@ -2,7 +2,7 @@
 
 PNG has named text chunks. JPEG and WebP have EXIF, with the `parameters` text in UserComment, and XMP, with sdcli's
 record as a property. Other tools also write their texts into other tags of EXIF, into other properties of XMP, and into
-the comment of JPEG; these get the name that the same text has in PNG.
+the comment of JPEG; these get the name that the same text has in PNG. Some hide a text in the pixels.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RECORD_KEY = "sdcli"
 PARAMETERS_KEY = "parameters"
 COMMENT_KEY = "UserComment"
+CREATOR_KEY = "CreatorTool"
+STEALTH_KEY = "stealth"
 PROMPT_KEY = "prompt"
 WORKFLOW_KEY = "workflow"
 NAMESPACE = "urn:sdcli"
@@ -33,6 +35,8 @@ _EXIF_IFD, _SOFTWARE, _USER_COMMENT = 0x8769, 0x0131, 0x9286
 _CODES = {b"JIS\0\0\0\0\0": "iso2022_jp", b"ASCII\0\0\0": "utf-8", b"\0" * 8: "utf-8"}
 _LONGEST_CHUNK = 16 * 2**20
 _UNICODE = b"UNICODE\0"
+_XMP_COMMENT = f"http://ns.adobe.com/exif/1.0/ {COMMENT_KEY}"
+_XMP_CREATOR = f"http://ns.adobe.com/xap/1.0/ {CREATOR_KEY}"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
@@ -57,8 +61,13 @@ def of_file(path: Path) -> dict[str, str]:
 
 
 def read(image: Image.Image) -> dict[str, str]:
-    """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere."""
-    return _texts(image, getattr(image, "text", {}))
+    """Returns the texts of a decoded image by name: PNG text chunks, and texts that tools store elsewhere."""
+    from sdcli.metadata import stealth
+
+    texts = _texts(image, getattr(image, "text", {}))
+    if hidden := stealth.text(image):
+        texts[STEALTH_KEY] = hidden
+    return texts
 
 
 def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:
@@ -75,8 +84,11 @@ def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:
     found = _properties(xmp) if isinstance(xmp, (bytes, str)) else {}
     if record := found.pop(f"{NAMESPACE} record", ""):
         texts.setdefault(RECORD_KEY, record)
+    if creator := found.pop(_XMP_CREATOR, ""):
+        texts.setdefault(CREATOR_KEY, creator)
     comment = image.info.get("comment")
-    for text in (*found.values(), _decoded(comment)):
+    # Draw Things writes JSON into UserComment, and a shorter text with the same values into another property.
+    for text in (found.pop(_XMP_COMMENT, ""), *found.values(), _decoded(comment)):
         for key, part in _sorted(text):
             texts.setdefault(key, part)
     return texts
@@ -96,7 +108,7 @@ def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
     if comment is None:
         comment = tags.pop(_USER_COMMENT, None)
     if text := _decoded(comment):
-        if COMMENT_KEY not in texts and not any(True for _ in _graphs(text)):
+        if COMMENT_KEY not in texts and not any(True for _ in graphs(text)):
             texts[COMMENT_KEY] = text
         yield text
     # ComfyUI writes its two texts into the camera's make and model in WebP files, other tools into other tags.
@@ -112,13 +124,13 @@ def _sorted(text: str) -> Iterator[tuple[str, str]]:
         yield name, rest.rstrip("\0")
         return
     text = text.strip("\0 \t\r\n")
-    graphs = list(_graphs(text))
-    yield from graphs
-    if not graphs and "Steps: " in text:
+    found = list(graphs(text))
+    yield from found
+    if not found and ("Steps: " in text or text.startswith("{")):
         yield COMMENT_KEY, text
 
 
-def _graphs(text: str) -> Iterator[tuple[str, str]]:
+def graphs(text: str) -> Iterator[tuple[str, str]]:
     """Yields the graphs of ComfyUI in a text: `prompt:{...}`, a graph, or an object of graphs."""
     text = text.lstrip()
     name, colon, rest = text.partition(":")
