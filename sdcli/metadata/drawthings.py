@@ -13,13 +13,13 @@ from sdcli.metadata.values import fields, file_name, objects, others, sampler_na
 TOOL = "Draw Things"
 READ = {"c", "uc", "seed", "steps", "sampler", "scale", "size", "model"}
 HARMLESS = {"v2", "profile", "mask_blur", "mask_blur_outset"}
+NEUTRAL = {"strength": ("1", "1.0"), "shift": ("1", "1.0"), "clip_skip": ("1",)}
 # The names in the description.
 TITLES = {"guidance scale": "scale"}
 # How the noise follows from the seed. The other modes have random numbers that sdcli does not have.
 SEED_MODES = {"torch cpu compatible": "cpu", "nvidia gpu compatible": "cuda"}
 NOTE = "Draw Things converts models to a format of its own, which sdcli cannot read"
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
-_VALUES = re.compile(r"(?:\A|\n)Steps: [^\n]*\s*\Z")
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
@@ -28,36 +28,34 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     for content in objects(texts):
         # Every version writes these.
         if "c" in content and (own or {"uc", "sampler", "seed", "size"} <= content.keys()):
-            skipped = fields(content.get("v2")).get("clipSkip")
-            more = {"clip_skip": skipped} if skipped != 1 else {}
-            return _read(content, others(content | more, READ | HARMLESS), [])
+            more = {"clip_skip": fields(content.get("v2")).get("clipSkip")}
+            return _read(content | more, [])
     description = texts.get(COMMENT_KEY, "").rstrip()
-    return _description(description) if own and _VALUES.search(description) else None
+    prompts, _, line = description.rpartition("\n")
+    return _description(prompts, line) if own and line.startswith("Steps: ") else None
 
 
-def _description(text: str) -> Provenance:
-    """Reads the prompt, the negative prompt after a dash, and a line of values."""
-    prompts, _, line = text.rpartition("Steps: ")
-    pairs = [part.partition(": ") for part in f"Steps: {line}".split(", ")]
+def _description(prompts: str, line: str) -> Provenance:
+    """Reads the prompt with the negative prompt after a dash, and a line of values."""
     values: dict[str, Any] = {}
-    for title, _, value in pairs:
+    for title, _, value in (part.partition(": ") for part in line.split(", ")):
         key = title.casefold()
-        values.setdefault(TITLES.get(key, key.replace(" ", "_")), value)
-    prompt, *negatives = prompts.removesuffix("\n").split("\n-")
+        values[TITLES.get(key, key.replace(" ", "_"))] = value
+    prompt, *negatives = prompts.split("\n-")
     if len(negatives) > 1:
-        return _read(values, others(values, READ), ["the description does not say where the negative prompt begins"])
-    return _read(values | {"c": prompt, "uc": "".join(negatives)}, others(values, READ), [])
+        return _read(
+            values | {"c": None, "uc": None}, ["the description does not say where the negative prompt begins"]
+        )
+    return _read(values | {"c": prompt, "uc": "".join(negatives)}, [])
 
 
-def _read(values: dict[str, Any], other: dict[str, Any], notes: list[str]) -> Provenance:
+def _read(values: dict[str, Any], notes: list[str]) -> Provenance:
     size = values.get("size")
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     mode = str(values.get("seed_mode", ""))
     rng = SEED_MODES.get(mode.casefold())
     if rng is None:
         notes.append(f"sdcli does not have the random numbers of the seed mode {mode[:80]}".rstrip())
-    if str(other.get("strength")) in ("1", "1.0"):
-        del other["strength"]
     return Provenance(
         TOOL,
         "",
@@ -73,6 +71,6 @@ def _read(values: dict[str, Any], other: dict[str, Any], notes: list[str]) -> Pr
             height=found and found[2],
             model=file_name(values.get("model")),
         ),
-        other,
+        others(values, READ | HARMLESS, NEUTRAL),
         (*notes, NOTE),
     )

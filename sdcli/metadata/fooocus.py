@@ -27,6 +27,7 @@ NAMES = {
 READ = {"prompt", "negative_prompt", "seed", "steps", "sampler", "guidance_scale", "resolution", "width", "height",
         "base_model", "base_model_hash"}  # fmt: skip
 HARMLESS = {"version", "software", "metadata_scheme", "created_by", "image_number"}
+NEUTRAL = {"vae": ("Default (model)",), "VAE": ("Default (model)",)}
 _TOOL = re.compile(r"(Ruined)?Fooocus\s*(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE = re.compile(r"""[(\['"]*(\d{1,9})['"]?\s*[,x\xd7*]\s*['"]?(\d{1,9})['")\]]*""")
 
@@ -72,7 +73,7 @@ def _read(tool: str, version: str, values: dict[str, Any], content: dict[str, An
             model=file_name(values.get("base_model")),
             model_hash=values.get("base_model_hash"),
         ),
-        others(content, [key for key in content if _name(key) in READ | HARMLESS]),
+        others(content, [key for key in content if _name(key) in READ | HARMLESS], NEUTRAL),
         tuple(notes),
     )
 

@@ -22,7 +22,11 @@ HARMLESS = {"signed_hash", "version", "params_version", "hide_debug_overlay", "s
             "cfg_sched_eligibility", "deliberate_euler_ancestral_bug", "prefer_brownian", "explike_fine_detail",
             "minimize_sigma_inf", "uncond_per_vibe", "wonky_vibe_correlation", "dynamic_thresholding_percentile",
             "dynamic_thresholding_mimic_scale", "normalize_reference_strength_multiple"}  # fmt: skip
-NEUTRAL = {"uncond_scale": 1, "controlnet_strength": 1, "request_type": "PromptGenerateRequest"}
+NEUTRAL = {
+    "uncond_scale": ("1", "1.0"),
+    "controlnet_strength": ("1", "1.0"),
+    "request_type": ("PromptGenerateRequest",),
+}
 _SOURCE = re.compile(r"(.*\S)\s+([0-9A-Fa-f]{8})", re.DOTALL)
 _EMPHASIS = re.compile(r"[{}\[\]]|\d::")
 
@@ -47,8 +51,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
     # The first version has the prompt only in `Description`.
     prompt = comment.get("prompt", description) if base is None else base
     model = _SOURCE.fullmatch(source)
-    other = others(comment, READ | HARMLESS)
-    other = {name: value for name, value in other.items() if NEUTRAL.get(name) != value}
+    other = others(comment, READ | HARMLESS, NEUTRAL)
     notes = ["the random number generator is not known"]
     if characters or negative_characters:
         other |= others({"characters": characters, "negative characters": negative_characters}, ())
@@ -57,8 +60,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
         notes.append("the prompt has emphasis in the syntax of NovelAI")
     if comment.get("sm") or comment.get("sm_dyn"):
         notes.append("the sampler is a variant of NovelAI, SMEA")
-    request = comment.get("request_type")
-    if isinstance(request, str) and request != NEUTRAL["request_type"]:
+    if "request_type" in other:
         notes.append("the image was generated from another image")
     if not comment:
         notes = ["the settings in `Comment` are missing or damaged"]

@@ -17,6 +17,7 @@ READ = {"prompt", "negativeprompt", "seed", "steps", "cfgscale", "width", "heigh
 # Values that do not change the image, or whose effect is in the others.
 HARMLESS = {"swarm_version", "aspectratio", "automaticvae", "nopreviews", "donotsave", "imageformat", "date",
             "generation_time", "used_wildcards"}  # fmt: skip
+NEUTRAL = {"images": ("1",), "batchsize": ("1",), "variationseedstrength": ("0.0",)}
 # Instructions that remain in a prompt after SwarmUI has made its choices, for example <segment:face> and <break>.
 _INSTRUCTION = re.compile(r"<([A-Za-z]{1,40})(?:\[[^][<>]{0,200}\])?(?=[:>])")
 
@@ -61,9 +62,7 @@ def _read(params: dict[str, Any], extra: dict[str, Any], models: Any) -> Provena
             model=file_name(params.get("model")),
             model_hash=hashes[0] if hashes else None,
         ),
-        others(
-            {name: value for name, value in (params | extra).items() if value != params.get("prompt")}, READ | HARMLESS
-        ),
+        others(params | extra, READ | HARMLESS, NEUTRAL | {"original_prompt": (str(params.get("prompt")),)}),
         tuple(_notes(params)),
     )
 

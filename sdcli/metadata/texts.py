@@ -8,6 +8,7 @@ the comment of JPEG; these get the name that the same text has in PNG. Some hide
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -38,6 +39,7 @@ _UNICODE = b"UNICODE\0"
 _XMP_COMMENT = f"http://ns.adobe.com/exif/1.0/ {COMMENT_KEY}"
 _XMP_CREATOR = f"http://ns.adobe.com/xap/1.0/ {CREATOR_KEY}"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_OBJECT = re.compile(r'\{\s*"')
 _BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
@@ -126,7 +128,7 @@ def _sorted(text: str) -> Iterator[tuple[str, str]]:
     text = text.strip("\0 \t\r\n")
     found = list(graphs(text))
     yield from found
-    if not found and ("Steps: " in text or text.startswith("{")):
+    if not found and ("Steps: " in text or _OBJECT.match(text)):
         yield COMMENT_KEY, text
 
 

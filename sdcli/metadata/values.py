@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sdcli.json_text import read_object
@@ -43,10 +44,20 @@ def sampler_name(name: Any, schedule: Any, own: Collection[str]) -> str | None:
     return f"{name} {schedule}"
 
 
-def others(values: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """Returns the values that have other names and that are not empty, zero or off."""
+def others(
+    values: Mapping[str, Any], used: Collection[str], neutral: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Returns the values that may have an effect.
+
+    Args:
+        values: the values of a tool.
+        used: names of values to leave out. Values that are empty, zero or off are left out, too.
+        neutral: for a name, the values without an effect, as text.
+    """
     return {
         name: value
         for name, value in values.items()
-        if name not in used and value not in (None, False, "", "None", "[]", [], {})
+        if name not in used
+        and value not in (None, False, "", "None", "[]", [], {})
+        and not (name in neutral and str(value) in neutral[name])
     }

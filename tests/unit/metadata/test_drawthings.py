@@ -29,7 +29,7 @@ TEXT = json.dumps(DRAW_THINGS)
 def test_all_containers(data: bytes) -> None:
     result = found(data)
     assert (result.tool, result.settings, result.unknown, result.notes) == ("Draw Things", SETTINGS, [], NOTES)
-    assert result.other == {"seed_mode": "Scale Alike", "shift": 1, "lora": DRAW_THINGS["lora"], "clip_skip": 2}
+    assert result.other == {"seed_mode": "Scale Alike", "lora": DRAW_THINGS["lora"], "clip_skip": 2}
 
 
 def test_only_the_description() -> None:

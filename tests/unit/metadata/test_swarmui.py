@@ -27,7 +27,7 @@ def test_all_containers(format: str) -> None:
     result = found(png(parameters=text) if format == "PNG" else with_comment(text, format))
     assert (result.tool, result.version, result.settings, result.unknown) == ("SwarmUI", "0.9.5.0", SETTINGS, [])
     assert result.other == {
-        "images": 1, "scheduler": "normal", "loras": ["mist"], "loraweights": ["0.6"],
+        "scheduler": "normal", "loras": ["mist"], "loraweights": ["0.6"],
         "original_prompt": SWARMUI["sui_extra_data"]["original_prompt"],
     }  # fmt: skip
     assert result.notes == ("the prompt has instructions of SwarmUI: <segment>",)

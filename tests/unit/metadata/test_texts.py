@@ -147,3 +147,11 @@ def test_metadata_needs_no_pixels_and_can_be_long(tmp_path: Path) -> None:
     for name in ("sdcpp-jpeg-comment.jpg", "comfyui-graph-in-usercomment.jpg", "webui-braces-are-words.png"):
         with Image.open(DATA / name) as image:
             assert texts.of_file(DATA / name) == texts.read(image)
+
+
+def test_an_object_in_any_tag_or_property() -> None:
+    written = '{\n "a": 1}'
+    assert saved("WEBP", exif=exif(0x0110, written)) == {"UserComment": written}
+    assert saved("JPEG", comment=written.encode()) == {"UserComment": written}
+    xmp = XMP.format("<dc:description>{old} boat</dc:description>")
+    assert saved("WEBP", xmp=xmp.encode(), exif=exif(0x010E, TEXT.encode())) == {"UserComment": TEXT}
