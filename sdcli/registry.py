@@ -108,12 +108,18 @@ METADATA_READERS = Table(
     {
         "sdcli": "sdcli.metadata.record:read",
         "invokeai": "sdcli.metadata.invokeai:read",
+        "swarmui": "sdcli.metadata.swarmui:read",
+        "fooocus": "sdcli.metadata.fooocus:read",
+        "drawthings": "sdcli.metadata.drawthings:read",
+        "novelai": "sdcli.metadata.novelai:read",
+        "easydiffusion": "sdcli.metadata.easydiffusion:read",
         "a1111": "sdcli.metadata.a1111:read",
         "comfyui": "sdcli.metadata.comfyui:read",
     }
 )
 """Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values
-that a tool writes down come before values that are read out of a graph of nodes."""
+that a tool writes down come before values that are read out of a graph of nodes. `a1111` takes any `parameters` text,
+so a reader of another one comes before it."""
 
 EXECUTORS = Table(
     {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
-from sdcli.metadata import Provenance, provenance, texts
+from sdcli.metadata import Provenance, provenance, stealth, texts
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import hashes
 from sdcli.models.model import ModelSource
@@ -85,13 +86,17 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """Read the metadata of an image file, not its pixels.
+    """Read the metadata of an image file; the pixels only if they may hide the metadata.
 
     Raises:
         InputFileError: the file does not exist or is not an image.
     """
     with opened(path, decode=False) as image:
-        return Source(path, image.size, str(image.format), provenance(texts.read(image)))
+        source = Source(path, image.size, str(image.format), provenance(texts.read(image)))
+    if source.provenance is None and source.format in stealth.FORMATS:
+        with suppress(InputFileError), opened(path) as image:
+            return replace(source, provenance=provenance(stealth.named(stealth.text(image))))
+    return source
 
 
 def refuse(_: str) -> bool:

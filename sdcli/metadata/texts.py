@@ -8,6 +8,7 @@ the comment of JPEG; these get the name that the same text has in PNG.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 RECORD_KEY = "sdcli"
 PARAMETERS_KEY = "parameters"
 COMMENT_KEY = "UserComment"
+CREATOR_KEY = "CreatorTool"
 PROMPT_KEY = "prompt"
 WORKFLOW_KEY = "workflow"
 NAMESPACE = "urn:sdcli"
@@ -34,7 +36,10 @@ _LONGEST_CHUNK = 16 * 2**20
 _PNG_HEADER, _CRC = 8, 4
 _CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _UNICODE = b"UNICODE\0"
+_XMP_COMMENT = f"http://ns.adobe.com/exif/1.0/ {COMMENT_KEY}"
+_XMP_CREATOR = f"http://ns.adobe.com/xap/1.0/ {CREATOR_KEY}"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_OBJECT = re.compile(r'\{\s*"')
 _BOMS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
@@ -70,8 +75,11 @@ def read(image: Image.Image) -> dict[str, str]:
     found = _properties(xmp) if isinstance(xmp, (bytes, str)) else {}
     if record := found.pop(f"{NAMESPACE} record", ""):
         texts.setdefault(RECORD_KEY, record)
+    if creator := found.pop(_XMP_CREATOR, ""):
+        texts.setdefault(CREATOR_KEY, creator)
     comment = image.info.get("comment")
-    for text in (*found.values(), _decoded(comment)):
+    # Draw Things writes JSON into UserComment, and a shorter text with the same values into another property.
+    for text in (found.pop(_XMP_COMMENT, ""), *found.values(), _decoded(comment)):
         for key, part in _sorted(text):
             texts.setdefault(key, part)
     return texts
@@ -120,7 +128,7 @@ def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
     if comment is None:
         comment = tags.pop(_USER_COMMENT, None)
     if text := _decoded(comment):
-        if COMMENT_KEY not in texts and not any(True for _ in _graphs(text)):
+        if COMMENT_KEY not in texts and not any(True for _ in graphs(text)):
             texts[COMMENT_KEY] = text
         yield text
     # ComfyUI writes its two texts into the camera's make and model in WebP files, other tools into other tags.
@@ -136,13 +144,13 @@ def _sorted(text: str) -> Iterator[tuple[str, str]]:
         yield name, rest.rstrip("\0")
         return
     text = text.strip("\0 \t\r\n")
-    graphs = list(_graphs(text))
-    yield from graphs
-    if not graphs and "Steps: " in text:
+    found = list(graphs(text))
+    yield from found
+    if not found and ("Steps: " in text or _OBJECT.match(text)):
         yield COMMENT_KEY, text
 
 
-def _graphs(text: str) -> Iterator[tuple[str, str]]:
+def graphs(text: str) -> Iterator[tuple[str, str]]:
     """Yields the graphs of ComfyUI in a text: `prompt:{...}`, a graph, or an object of graphs."""
     text = text.lstrip()
     name, colon, rest = text.partition(":")

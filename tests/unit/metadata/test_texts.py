@@ -232,3 +232,11 @@ def test_an_image_that_is_cut_or_whose_pixels_are_damaged(
     found = undecoded(path)
     assert found is not None
     assert found.settings["seed"] == 1
+
+
+def test_an_object_in_any_tag_or_property() -> None:
+    written = '{\n "a": 1}'
+    assert saved("WEBP", exif=exif(0x0110, written)) == {"UserComment": written}
+    assert saved("JPEG", comment=written.encode()) == {"UserComment": written}
+    xmp = XMP.format("<dc:description>{old} boat</dc:description>")
+    assert saved("WEBP", xmp=xmp.encode(), exif=exif(0x010E, TEXT.encode())) == {"UserComment": TEXT}

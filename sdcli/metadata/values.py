@@ -1,0 +1,63 @@
+"""Values that several tools write in the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sdcli.json_text import read_object
+from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
+from sdcli.settings import own_sampler
+
+
+def objects(texts: Mapping[str, str], *names: str) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects in `parameters`, in UserComment, and in the texts with these names."""
+    for name in (PARAMETERS_KEY, COMMENT_KEY, *names):
+        if content := read_object(texts.get(name, "")):
+            yield content
+
+
+def fields(value: Any) -> dict[str, Any]:
+    """Returns a JSON object; an empty one for any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def file_name(path: Any) -> str | None:
+    """Returns the last part of a path of any system; None if there is no file."""
+    name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
+    return None if name in ("", "None") else name
+
+
+def sampler_name(name: Any, schedule: Any, own: Collection[str]) -> str | None:
+    """Returns the name of a sampler, with its schedule unless that is the schedule of the sampler of sdcli.
+
+    Args:
+        name: the tool's name of the sampler.
+        schedule: its name of the schedule; any value that is not a text if the tool does not name one.
+        own: the schedules with which the samplers of sdcli are the same.
+    """
+    if not isinstance(name, str) or name in ("", "None"):
+        return None
+    if not isinstance(schedule, str) or schedule in ("", *own):
+        return own_sampler(name)
+    return f"{name} {schedule}"
+
+
+def others(
+    values: Mapping[str, Any], used: Collection[str], neutral: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Returns the values that may have an effect.
+
+    Args:
+        values: the values of a tool.
+        used: names of values to leave out. Values that are empty, zero or off are left out, too.
+        neutral: for a name, the values without an effect, as text.
+    """
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in used
+        and value not in (None, False, "", "None", "[]", [], {})
+        and not (name in neutral and str(value) in neutral[name])
+    }
