@@ -15,8 +15,8 @@ import json
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sdcli.jobs import Job
@@ -39,6 +39,7 @@ class Writer:
         version: a pattern of its value of Version, whose group is the version of the tool.
         rng: the random number generator of a text without RNG; None if unknown.
         keys: keys of which each shows that the tool wrote the text, if Version does not name another tool.
+        texts: names of other texts of the file of which each shows the same.
         schedules: the schedules with which the samplers of sdcli are the same.
     """
 
@@ -46,6 +47,7 @@ class Writer:
     version: str
     rng: str | None
     keys: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
     schedules: frozenset[str] = frozenset({"", "uniform", "ddim"})
 
 
@@ -58,12 +60,18 @@ WRITERS = (
     COMFYUI,
     # It writes the generator into every text.
     Writer("stable-diffusion.cpp", r"(?:stable-diffusion|sd)\.cpp\s*(.*)", None, frozenset({"sdcpp"})),
-    Writer("Forge", r"(f\d+\.\d.*|neo.*)", "cuda"),
+    Writer("reForge", r"(f[\d.]+v\d\w*-v.*)", "cuda"),
+    Writer("Forge", r"(f\d+\.\d.*)", "cuda"),
+    # They use the CPU unless set otherwise.
+    Writer("Forge Neo", r"(neo.*)", None),
+    Writer("Forge Classic", r"(classic.*)", None),
     Writer("Fooocus", r"Fooocus\s*(.*)", "cpu", frozenset({"fooocus v2 expansion"})),
     Writer("SD.Next", r"(?:SD\.Next\s*)?([0-9a-f]{7,40}|)", "cuda", frozenset({"app", "pipeline", "backend"})),
     Writer("SwarmUI", r"SwarmUI\s*(.*)", "cpu"),
     Writer("InvokeAI", r"InvokeAI\s*(.*)", "cpu"),
     Writer("Civitai", r"Civitai\s*(.*)", None, frozenset({"civitai resources", "civitai metadata"})),
+    # It runs ComfyUI.
+    Writer("Stability Matrix", r"Stability ?Matrix\s*(.*)", "cpu", texts=frozenset({"parameters-json", "smproj"})),
     WEB_UI,
     UNKNOWN,
 )
@@ -71,21 +79,22 @@ WRITERS = (
 RNGS = {"gpu": "cuda", "nv": "cuda", "cuda": "cuda", "cpu": "cpu"}
 # What a saver of ComfyUI writes in place of a prompt that it does not find.
 PLACEHOLDERS = ("", "unknown", "undefined", "none", "null", "n/a")
-READ = {
-    "steps",
-    "sampler",
-    "schedule type",
-    "cfg scale",
-    "seed",
-    "size",
-    "model",
-    "model hash",
-    "eta ddim",
-    "rng",
-    "version",
-}
-_STEPS = re.compile(r"^[ \t]*Steps:", re.IGNORECASE | re.MULTILINE)
+READ = {"steps", "sampler", "schedule type", "cfg scale", "seed", "size", "size-1", "size-2", "model", "model hash",
+        "eta ddim", "rng", "version"}  # fmt: skip
+NUMBERS = {"steps": "steps", "cfg scale": "scale", "seed": "seed"}
+_STEPS_LINE = re.compile(r"^[ \t]*Steps:.*", re.IGNORECASE | re.MULTILINE)
 _STEPS_WITHIN = re.compile(r"^.*?[,|][ \t]*Steps:[ \t]*\d", re.IGNORECASE | re.MULTILINE)
+# Values that stand beside the steps, or alone if the tool writes no steps.
+_BESIDE = re.compile(
+    r"(?:^|[,|])[ \t]*(?:Sampler|CFG scale|Seed|Size|Model|Version|Created Date|Civitai resources):", re.IGNORECASE
+)
+_LETTERS = re.compile(r"[^\W\d_]")
+_NUMERIC = re.compile(r"[\d.x\xd7]*")
+_SIZE = re.compile(r"(\d+)(?:\s*[x\xd7*]\s*(\d+))?", re.IGNORECASE)
+_STRING = re.compile(r'"((?:[^"\\\n]|\\[^\n])*)"(?=[ \t]*(?:[,\n]|\Z))')
+# Values that look like JSON and are not, after which values are read as plain text: each can take long. Values that are
+# read.
+_MOST_ERRORS, _MOST_PAIRS = 100, 200_000
 _NEGATIVE = re.compile(rf"^{NEGATIVE} ?", re.IGNORECASE | re.MULTILINE)
 # A line of values before the last one, which SD.Next writes.
 _VALUES_BEFORE = re.compile(r"\n(?:Version|App|Pipeline|Backend): [^\n]*,[ \t]*\Z", re.IGNORECASE)
@@ -135,46 +144,82 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     text = texts.get(PARAMETERS_KEY) or texts.get(COMMENT_KEY, "")
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
     prompts, pairs = _split(text)
-    titles = {title.casefold(): title for title, _ in pairs}
-    values = {title.casefold(): value for title, value in pairs}
-    if "steps" not in values:
+    titles = {title.casefold(): title for title, _ in reversed(pairs)}
+    values, notes = _values(pairs)
+    if len(pairs) >= _MOST_PAIRS:
+        notes.append(f"values after the first {_MOST_PAIRS:,} are not read")
+    if not values or not ("steps" in values or "civitai resources" in values or PARAMETERS_KEY in texts):
         # UserComment of a photograph can contain any text.
         return None if PARAMETERS_KEY not in texts or _graph(texts) else _unreadable(text)
     version = values.get("version", "")
-    writer, number = _writer(version, values.keys(), has_graph=texts.get("prompt", "").startswith("{"))
-    negative = _NEGATIVE.search(prompts)
-    prompt: str | None = prompts[: negative.start()].removesuffix("\n") if negative else prompts
-    negative_prompt: str | None = prompts[negative.end() :] if negative else ""
+    writer, number = _writer(version, values.keys(), texts)
+    prompt, negative_prompt = _prompts(prompts)
+    if prompt is None:
+        notes.append(f"several lines begin with `{NEGATIVE}`, so the prompts are not known")
     if writer is COMFYUI and prompt is not None and prompt.strip().casefold() in PLACEHOLDERS:
         if _graph(texts):
             return None
         if prompt.strip():
             prompt = None
             negative_prompt = None if (negative_prompt or "").strip().casefold() in PLACEHOLDERS else negative_prompt
-    width, _, height = values.get("size", "").casefold().partition("x")
+    width, height = _size(values)
     own = writer.tool == "sdcli"
-    others = {title.casefold(): name for title, name in _others().items()}
-    return Provenance(
-        writer.tool,
-        number,
-        known(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            steps=values.get("steps"),
-            sampler=_sampler(values, writer) or None,
-            scale=values.get("cfg scale"),
-            seed=values.get("seed"),
-            rng=RNGS.get(values["rng"].casefold()) if "rng" in values else writer.rng,
-            width=width,
-            height=height,
-            model=values.get("model"),
-            model_hash=values.get("model hash"),
-            **{"eta": values.get("eta ddim")}
-            | {name: values[title] for title, name in others.items() if title in values},
-        ),
-        {titles[key]: value for key, value in values.items() if key not in READ | others.keys()},
-        ("the record is missing; the values are those of the `parameters` text",) if own else (),
+    if own:
+        notes.append("the record is missing; the values are those of the `parameters` text")
+    others = {title.casefold(): name for title, name in _others().items()} if own else {}
+    sampler = _sampler(values, writer)
+    if writer is COMFYUI and sampler in SAMPLERS and not (values.get("schedule type") or values.get("scheduler")):
+        notes.append(f"the text does not contain the schedule of the sampler {values['sampler']}")
+    settings = known(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        sampler=sampler or None,
+        rng=RNGS.get(values["rng"].casefold()) if "rng" in values else writer.rng,
+        width=width,
+        height=height,
+        # stable-diffusion.cpp has a key of its own for a file without text encoders.
+        model=values.get("model") if own else values.get("model") or values.get("unet") or None,
+        model_hash=values.get("model hash") or None,
+        **{"eta": values.get("eta ddim")}
+        | {name: values.get(title) for title, name in NUMBERS.items()}
+        | {name: values[title] for title, name in others.items() if title in values},
     )
+    if settings.get("seed", 0) < 0:
+        del settings["seed"]
+    for title, name in (NUMBERS | {"size": "width"}).items():
+        if title in values and name not in settings:
+            notes.append(f"the value {values[title][:80]!r} of {titles[title]} is not known")
+    other = {titles[key]: value for key, value in values.items() if key not in READ | others.keys()}
+    return Provenance(writer.tool, number, settings, other, tuple(notes))
+
+
+def _values(pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
+    """Returns the values by their names in lower case, and notes.
+
+    Different values with the same name are put together, or left out if the name is one that the reader knows.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for title, value in pairs:
+        found.setdefault(title.casefold(), {})[value] = None
+    ambiguous = [title for title, values in found.items() if title in READ and len(values) > 1]
+    notes = [f"the text has several values of {title}, so it is not known" for title in ambiguous]
+    return {title: ", ".join(values) for title, values in found.items() if title not in ambiguous}, notes
+
+
+def _prompts(text: str) -> tuple[str | None, str | None]:
+    """Returns the prompt and the negative prompt; None for both if it is not certain where the first ends."""
+    found = list(islice(_NEGATIVE.finditer(text), 2))
+    if len(found) > 1:
+        return None, None
+    return (text[: found[0].start()].removesuffix("\n"), text[found[0].end() :]) if found else (text, "")
+
+
+def _size(values: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Returns width and height; None for both if they are not known."""
+    if "size" not in values:
+        return values.get("size-1"), values.get("size-2")
+    found = _SIZE.fullmatch(values["size"])
+    return (found[1], found[2]) if found else (None, None)
 
 
 def _graph(texts: Mapping[str, str]) -> bool:
@@ -187,11 +232,12 @@ def _unreadable(text: str) -> Provenance:
     return Provenance("not known", other={PARAMETERS_KEY: text}, notes=("the `parameters` text has an unknown format",))
 
 
-def _writer(version: str, keys: Collection[str], *, has_graph: bool) -> tuple[Writer, str]:
+def _writer(version: str, keys: Collection[str], texts: Mapping[str, str]) -> tuple[Writer, str]:
     """Returns the tool that wrote a text with this value of Version and these keys, and the version of the tool."""
+    has_graph = texts.get("prompt", "").startswith("{")
     if not version:
-        by_key = next((writer for writer in WRITERS if writer.keys & set(keys)), None)
-        return by_key or (COMFYUI if has_graph else WEB_UI), ""
+        by_key = next((writer for writer in WRITERS if writer.keys & set(keys) or writer.texts & texts.keys()), None)
+        return by_key or (COMFYUI if has_graph else WEB_UI if "steps" in keys else UNKNOWN), ""
     for writer in WRITERS:
         if match := re.fullmatch(writer.version, version, re.IGNORECASE | re.DOTALL):
             # Some savers of ComfyUI write the version of the web UI.
@@ -203,7 +249,10 @@ def _sampler(values: Mapping[str, str], writer: Writer) -> str:
     """Returns the name of the sampler, with its schedule unless it is that of the sampler of sdcli."""
     sampler = values.get("sampler", "")
     # Older versions have no schedule type; the sampler's name contains it: "DPM++ 2M Karras".
-    schedule = values.get("schedule type", "")
+    schedule = values.get("schedule type") or values.get("scheduler") or ""
+    if writer is COMFYUI:
+        for each in comfyui.OWN_SCHEDULES:
+            sampler = sampler.removesuffix(f"_{each}")
     own = own_sampler(sampler)
     # The web UI has a schedule of its own for DDIM and PLMS, and Karras for DPM++ 2M.
     automatic = schedule.casefold() == "automatic" and own in ("ddim", "plms")
@@ -214,10 +263,9 @@ def _sampler(values: Mapping[str, str], writer: Writer) -> str:
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
     """Splits a text into the lines of the prompts, and the names and values."""
-    found = deque(_STEPS.finditer(text), 1) or deque(_STEPS_WITHIN.finditer(text), 1)
-    if not found:
+    start = _start(text)
+    if start is None:
         return text, []
-    start = found[0].start()
     prompts, line = text[:start].removesuffix("\n"), text[start:]
     if _BARS.match(line):
         first, _, rest = line.partition("\n")
@@ -227,40 +275,75 @@ def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
         pairs += _pairs(rest)
         prompts = re.sub(r"\Aprompt: ?", "", prompts, flags=re.IGNORECASE)
     else:
-        pairs = list(_pairs(line))
+        pairs = list(islice(_pairs(line), _MOST_PAIRS))
     if before := _VALUES_BEFORE.search(prompts):
         prompts, pairs = prompts[: before.start()], [*_pairs(before[0].strip(" \t,\n")), *pairs]
     return prompts, pairs
 
 
+def _start(text: str) -> int | None:
+    """Returns where the line of values starts; None if there is none.
+
+    A prompt, or a text after the line of values, can have a line that starts with "Steps:" and has no other value.
+    """
+    found = list(_STEPS_LINE.finditer(text))
+    full = next((each for each in reversed(found) if _BESIDE.search(each[0])), None)
+    if full or found:
+        return (full or found[-1]).start()
+    if within := deque(_STEPS_WITHIN.finditer(text), 1):
+        return within[0].start()
+    # Some tools write no steps.
+    end = len(text)
+    for line in reversed(text.split("\n")):
+        if _BESIDE.match(line) and len(_BESIDE.findall(line)) > 1:
+            return end - len(line)
+        end -= len(line) + 1
+    return None
+
+
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
     """Yields the names and values after the prompts.
 
-    A value is a JSON string, array or object, which can contain line breaks, or ends at a comma. A line break after a
-    value ends the line of values: every line after it has one name, for example "Template", and a value.
+    A value is a JSON string, array or object, which can contain line breaks, or ends at a comma before the next name.
+    A line break after a value ends the line of values: every line after it has one name, for example "Template", and a
+    value.
     """
     decoder = json.JSONDecoder(strict=False)
-    position, end_of_line = 0, False
+    position, end_of_line, errors = 0, False, 0
+    pair: tuple[str, str] | None = None
+    seen = set()
     while not end_of_line and (colon := text.find(":", position)) >= 0:
-        key, start = text[position:colon].strip(" ,\n"), colon + 1
+        between, _, key = text[position:colon].rpartition(",")
+        if pair is not None:
+            yield from _with_rest(pair, between)
+        key, start = key.strip(" ,\n"), colon + 1
         start += text.startswith(" ", start)
         value, end = "", start
-        if text.startswith(('"', "[", "{"), start):
-            with suppress(ValueError, RecursionError):
+        if text.startswith(('"', "[", "{"), start) and errors < _MOST_ERRORS:
+            try:
                 value, end = decoder.raw_decode(text, start)
+            except (ValueError, RecursionError):
+                errors += 1
+                # A string with a backslash that is no escape.
+                if string := _STRING.match(text, start):
+                    value, end = string[1], string.end()
         if not isinstance(value, str):
             value = text[start:end]
         found = _END.search(text, end)
         stop = found.start() if found else len(text)
-        yield key, value if end > start else text[start:stop].strip()
+        pair = key, value if end > start else text[start:stop].strip()
+        seen.add(key.casefold())
         position, end_of_line = stop + 1, text.startswith("\n", stop)
+    if pair is not None:
+        yield from _with_rest(pair, "" if end_of_line else text[position:])
     if not end_of_line:
         return
     title = ""
     lines: list[str] = []
     for line in text[position:].split("\n"):
         key, colon_found, value = line.partition(": ")
-        if colon_found and re.fullmatch(r"[A-Z][\w ]{0,40}", key):
+        # A name that the line of values has belongs to a text of several lines.
+        if colon_found and re.fullmatch(r"[A-Z][\w ]{0,40}", key) and key.casefold() not in seen:
             if title:
                 yield title, "\n".join(lines)
             title, lines = key, [value]
@@ -268,3 +351,19 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
             lines.append(line)
     if title:
         yield title, "\n".join(lines)
+
+
+def _with_rest(pair: tuple[str, str], rest: str) -> Iterator[tuple[str, str]]:
+    """Yields a name and value with what follows it up to the next name: more of the value, or names without a value.
+
+    Tools write a name alone if the value is the same text, and some do not quote a value that contains commas.
+    """
+    name, value = pair
+    if not rest.strip():
+        yield pair
+    elif (name.casefold() in READ - {"model"} or _NUMERIC.fullmatch(value)) and _LETTERS.match(rest.lstrip()):
+        yield pair
+        for each in rest.split(","):
+            yield each.strip(), each.strip()
+    else:
+        yield name, f"{value},{rest.rstrip()}"

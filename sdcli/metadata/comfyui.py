@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeGuard
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
@@ -20,14 +21,20 @@ TOOL = "ComfyUI"
 # each run.
 WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
-    "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
+    "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler", "start_at_step",
+                         "end_at_step", "return_with_leftover_noise"),
+    "SamplerCustom": ("add_noise", "noise_seed", "", "cfg"),
     "CLIPTextEncode": ("text",),
     "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
     "EmptyLatentImage": ("width", "height", "batch_size"),
     "EmptySD3LatentImage": ("width", "height", "batch_size"),
     "CheckpointLoaderSimple": ("ckpt_name",),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
+    "LoraLoaderModelOnly": ("lora_name", "strength_model"),
     "UNETLoader": ("unet_name",),
+    "VAELoader": ("vae_name",),
+    "CLIPSetLastLayer": ("stop_at_clip_layer",),
+    "FluxGuidance": ("guidance",),
     "RandomNoise": ("noise_seed",),
     "KSamplerSelect": ("sampler_name",),
     "BasicScheduler": ("scheduler", "steps", "denoise"),
@@ -38,8 +45,23 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "PrimitiveString": ("value",),
     "PrimitiveStringMultiline": ("value",),
     "StringConcatenate": ("string_a", "string_b", "delimiter"),
+}  # fmt: skip
+_CONTEXT = ("base_ctx", "model", "clip", "vae", "positive", "negative", "latent", "images", "seed", "steps",
+            "step_refiner", "cfg", "ckpt_name", "sampler", "scheduler")  # fmt: skip
+_PIPE = ("model", "clip", "vae", "positive", "negative")
+# Nodes whose outputs are their inputs, or those of the node that their first input leads to: names by output.
+PASSES: Mapping[str, tuple[str, ...]] = {
+    "Context (rgthree)": _CONTEXT[:9],
+    "Context Big (rgthree)": _CONTEXT,
+    "FromBasicPipe": _PIPE,
+    "FromBasicPipe_v2": ("basic_pipe", *_PIPE),
 }
-LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images")
+# Inputs with several values at once.
+PIPES = ("pipe", "basic_pipe", "base_ctx", "sdxl_tuple")
+LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images", *PIPES)
+# Inputs with width and height of empty latents.
+SIZES = (("width", "height"), ("empty_latent_width", "empty_latent_height"))
+CHECKPOINTS = ("ckpt_name", "unet_name", "base_ckpt_name", "model_path")
 # Links that lead to neither an image nor latents.
 NOT_IMAGE = ("clip", "model", "vae", "positive", "negative", "conditioning", "control_net", "clip_vision",
              "style_model", "guider", "noise", "sampler", "sigmas", "mask", "text", "prompt", "seed", "steps",
@@ -59,14 +81,27 @@ _COMPUTED = re.compile(
     r"tagger|translat|regex|format|switch|select|index|split|substring|case|list|(?<!multi)line|load|file|math|expression|eval",
     re.IGNORECASE,
 )
+# Nodes with a seed from which they compute a number.
+_COMPUTES_SEED = re.compile(r"random|math|expression|eval|switch|select|index|list|calc", re.IGNORECASE)
 _SHOWS = re.compile(r"show|preview|display|reroute", re.IGNORECASE)
+# Nodes that have no effect beside the values that are read from them.
+_PLAIN = re.compile(
+    r"load|encode|decode|save|preview|reroute|primitive|sampler|guider|zeroout|conditioning(combine|concat)|pipe|"
+    r"context|clipsetlastlayer|fluxguidance|bypassed|^easy (presampling|positive|negative)",
+    re.IGNORECASE,
+)
 _JOINS = re.compile(r"concat|join", re.IGNORECASE)
 # Inputs that choose among sizes, beside which a width and a height may have no effect.
 _CHOOSES_SIZE = re.compile(r"ratio|resolution|preset|dimensions|orientation|swap", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{2,5})\s*x\s*(\d{2,5})")
 _CHOICE = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}")
+# Comments and tokens of a node that is called "Text Multiline".
+_TOKENS = re.compile(r"^\s*#|\[\w[^\]\n]*\]", re.MULTILINE)
 # Limits, beyond which a value is unknown: links from node to node, characters of a text that nodes put together, and
-# samplers that may have generated the image.
-_DEEPEST, _LONGEST, _MOST_SAMPLERS = 200, 1_000_000, 100
+# samplers that may have generated the image; nodes upstream of a sampler in which a value is searched.
+_DEEPEST, _LONGEST, _MOST_SAMPLERS, _MOST_NODES = 200, 1_000_000, 20, 1000
+# Limits of subgraphs within subgraphs, and of nodes and links in them.
+_MOST_NESTED, _MOST_EDITED = 8, 200_000
 # Modes of a node in the editor.
 _MUTED, _BYPASSED = 2, 4
 
@@ -89,7 +124,7 @@ class Node:
     @property
     def is_sampler(self) -> bool:
         """True if the node denoises latents."""
-        return "Sampler" in self.kind and bool({"latent_image", "positive", "guider"} & self.links.keys())
+        return "Sampler" in self.kind and bool({"latent_image", "positive", "guider", *PIPES} & self.links.keys())
 
     @property
     def saves(self) -> bool:
@@ -100,6 +135,47 @@ class Node:
 Graph = Mapping[str, Node]
 
 
+def _pass(graph: Graph) -> None:
+    """Makes every link lead past the nodes that only pass a value on."""
+    known_ends: dict[Link, Link] = {}
+
+    def end(link: Link) -> Link:
+        path = []
+        while link not in known_ends and (following := _following(graph, link)) is not None:
+            known_ends[link] = link  # for a cycle
+            path.append(link)
+            link = following
+        link = known_ends.get(link, link)
+        known_ends.update(dict.fromkeys(path, link))
+        return link
+
+    for node in graph.values():
+        node.links = {name: end(link) for name, link in node.links.items()}
+
+
+def _following(graph: Graph, link: Link) -> Link | None:
+    """Returns the link that an output of a node passes on; None if it does more, or if that is not known."""
+    node = graph.get(link.node)
+    if node is None:
+        return None
+    if "Reroute" in node.kind and len(node.links) == 1 and not node.values:
+        return next(iter(node.links.values()))
+    if (chosen := node.links.get(f"input{node.values.get('select')}")) and node.kind.endswith("Switch"):
+        return chosen
+    names = PASSES.get(node.kind, ())
+    name = names[link.slot] if 0 <= link.slot < len(names) else ""
+    if name in node.links:
+        return node.links[name]
+    source = next((node.links[each] for each in PIPES if each in node.links), None)
+    origin = graph.get(source.node) if source else None
+    if not name or source is None or origin is None:
+        return None
+    if origin.kind == node.kind or origin.kind in PASSES:
+        slot = PASSES.get(origin.kind, ()).index(name) if name in PASSES.get(origin.kind, ()) else -1
+        return Link(source.node, slot) if slot >= 0 else None
+    return origin.links.get(name)
+
+
 def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from the graph; returns None if the file has none."""
     graph = _prompt(read_object(texts.get("prompt", "")))
@@ -107,6 +183,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     graph = graph or _workflow(read_object(texts.get("workflow", "")))
     if not graph:
         return None
+    _pass(graph)
     samplers = [node for node in graph.values() if node.is_sampler]
     if not samplers:
         return Provenance(TOOL, notes=("the graph has no known sampler node",))
@@ -122,6 +199,13 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         notes = [f"any of {len(first)} samplers may have generated the image; only their common settings are known"]
         settings = {k: value for k, value in settings.items() if all(_has(each.settings, k, value) for each in found)}
         other = {k: value for k, value in other.items() if all(_has(each.other, k, value) for each in found)}
+    after = _between(graph, first)
+    loaders = [graph.get(node.links["vae"].node) for node in after if "vae" in node.links]
+    vae = next((node.values["vae_name"] for node in loaders if node and "vae_name" in node.values), None)
+    if vae not in (None, "Baked VAE"):
+        other = {**other, "vae": vae}
+    if changes := _kinds(after):
+        other = {**other, "nodes": [*other.get("nodes", ()), *changes]}
     notes += dict.fromkeys(note for each in found for note in each.notes)
     return Provenance(TOOL, "", settings, other, tuple(notes))
 
@@ -135,23 +219,43 @@ def _first_samplers(graph: Graph, samplers: list[Node]) -> list[Node]:
 
     The other samplers changed the image, for example after upscaling.
     """
-    saved = list(_upstream(graph, [node for node in graph.values() if node.saves], but=NOT_IMAGE))
-    of_image = [node for node in saved if node.is_sampler] or samplers
-    # Downstream of a sampler, along latents and images.
+    of_image = [node for node in _saved(graph) if node.is_sampler] or samplers
+    later = _after(graph, of_image)
+    return [node for node in of_image if id(node) not in later] or of_image[:1]
+
+
+def _saved(graph: Graph) -> list[Node]:
+    """Returns the nodes upstream of the saved images."""
+    return list(_upstream(graph, [node for node in graph.values() if node.saves], but=NOT_IMAGE))
+
+
+def _between(graph: Graph, first: list[Node]) -> list[Node]:
+    """Returns the nodes between the first samplers and the saved images, without other samplers."""
+    later = _after(graph, first)
+    return [node for node in _saved(graph) if id(node) in later and not node.is_sampler]
+
+
+def _after(graph: Graph, nodes: list[Node]) -> set[int]:
+    """Returns the ids of the nodes downstream of nodes, along latents and images, up to the next samplers."""
     after: dict[int, list[Node]] = {}
     for node in graph.values():
         for name, link in node.links.items():
             if link.node in graph and (name in LATENTS if node.is_sampler else name not in NOT_IMAGE):
                 after.setdefault(id(graph[link.node]), []).append(node)
     later: set[int] = set()
-    queue = [*of_image]
+    queue = [*nodes]
     for node in queue:
         for following in after.get(id(node), ()):
             if id(following) not in later:
                 later.add(id(following))
                 if not following.is_sampler:
                     queue.append(following)
-    return [node for node in of_image if id(node) not in later] or of_image[:1]
+    return later
+
+
+def _kinds(nodes: Iterable[Node]) -> list[str]:
+    """Returns the classes of nodes that have an effect beside the values that are read from them."""
+    return list(dict.fromkeys(node.kind for node in nodes if not _PLAIN.search(node.kind)))
 
 
 class Reader:
@@ -169,43 +273,71 @@ class Reader:
         self._strings: dict[Link, str | None] = {}
         # The editor makes the choices of "{red|blue}" when it starts a run.
         self._has_choices = as_edited
+        self._passed: list[Node] = []
+        self._near: dict[int, list[Node]] = {}
         name = self._value(sampler, "sampler_name")
         schedule = self._value(sampler, "scheduler")
+        if schedule is None and (sigmas := self._target(sampler, "sigmas")):
+            schedule = sigmas.kind
         if isinstance(name, str):
             name = own_sampler(name) if schedule in (None, *OWN_SCHEDULES) else f"{name} {schedule}"
         # In some graphs, a guider node is between the sampler and the prompts.
-        guider = self._target(sampler, "guider") or sampler
-        models = list(_upstream(graph, [guider], only=("model",)))
-        checkpoint = next(
-            (
-                self._plain(node, key, (str,))
-                for node in [guider, *models]
-                for key in ("ckpt_name", "unet_name", "base_ckpt_name")
-                if key in node.values or key in node.links
-            ),
-            None,
-        )
+        guiding = self._target(sampler, "guider")
+        guider = guiding or self._source(sampler)
+        models = list(islice(_upstream(graph, [sampler, guider], only=("model", *PIPES)), _MOST_NODES))
         noise_mode = str(sampler.values.get("noise_mode", ""))
         width, height, batch_size = self._size(sampler)
+        seed = self._value(sampler, "seed", "noise_seed")
+        if isinstance(seed, int) and seed < 0:
+            self._note(f"the seed {seed} stands for a random one")
+            seed = None
         self.settings = known(
-            prompt=self._prompt(guider, "positive" if "positive" in guider.links else "conditioning"),
+            prompt=self._prompt(guider, "positive" if self._has(guider, "positive") else "conditioning"),
             negative_prompt=self._prompt(guider, "negative"),
-            seed=self._value(sampler, "seed", "noise_seed"),
+            seed=seed,
             rng="cuda" if noise_mode.startswith("GPU") else "cpu",
             steps=self._value(sampler, "steps"),
             sampler=name,
-            scale=self._value(guider, "cfg"),
-            width=width,
-            height=height,
-            model=str(checkpoint or "").replace("\\", "/").rpartition("/")[2] or None,
+            # This guider has no guidance.
+            scale=1 if guider.kind == "BasicGuider" else self._value(guiding or sampler, "cfg"),
+            width=width or None,
+            height=height or None,
+            model=self._checkpoint([sampler, guider, *models]),
         )
+        clips = list(islice(_upstream(graph, self._passed, only=("clip",)), _MOST_NODES))
+        end, steps = sampler.values.get("end_at_step"), self.settings.get("steps")
         other = {
             "scheduler": schedule,
             "denoise": self._value(sampler, "denoise"),
-            "loras": list(_loras(models)),
+            "start_at_step": sampler.values.get("start_at_step") or None,
+            "end_at_step": end if isinstance(end, int) and steps is not None and end < steps else None,
+            "guidance": next((node.values["guidance"] for node in self._passed if "guidance" in node.values), None),
+            "clip_skip": next(iter(_clip_skips([*clips, sampler, guider, *models])), None),
+            "loras": list(dict.fromkeys(_loras([sampler, guider, *models, *clips]))),
+            "nodes": _kinds([*models, *self._passed]),
             "batch_size": batch_size,
         }
+        if sampler.values.get("add_noise") in ("disable", False):
+            self._note(f"the node {sampler.kind} adds no noise")
+        if _is(batch_size, (int,)) and batch_size > 1:
+            self._note(f"the image is one of a batch of {batch_size}, with one seed")
         self.other = {key: each for key, each in other.items() if each not in (None, [], 1, 1.0)}
+
+    def _has(self, node: Node, name: str) -> bool:
+        return name in node.links or name in node.values
+
+    def _source(self, sampler: Node) -> Node:
+        """Returns the node with the prompts of a sampler: the node itself, or one upstream of a pipe."""
+        nodes = [sampler, *islice(_upstream(self.graph, [sampler], only=PIPES), _MOST_NODES)]
+        return next((node for node in nodes if self._has(node, "positive")), sampler)
+
+    def _checkpoint(self, nodes: list[Node]) -> str | None:
+        found = next(
+            (self._plain(node, key, (str,)) for node in nodes for key in CHECKPOINTS if self._has(node, key)), None
+        )
+        # A node that shows previews has the name in an object.
+        name = found.get("content") if isinstance(found, dict) else found
+        return str(name or "").replace("\\", "/").rpartition("/")[2] or None
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -216,26 +348,34 @@ class Reader:
 
     def _size(self, sampler: Node) -> tuple[Any, Any, Any]:
         """Returns width, height and batch size of the initial latents; None for each that is unknown."""
-        latents = list(_upstream(self.graph, [sampler], only=LATENTS))
-        node = next((each for each in latents if {"width", "height"} <= each.values.keys() | each.links.keys()), None)
+        latents = list(islice(_upstream(self.graph, [sampler], only=LATENTS), _MOST_NODES))
+        found = ((each, names) for each in latents for names in SIZES if all(self._has(each, name) for name in names))
+        node, names = next(found, (None, SIZES[0]))
         images = [each for each in latents if "LoadImage" in each.kind or "VAEEncode" in each.kind]
         if node is None or images:
             self._note("the initial latents are not empty; the image may have been generated from another image")
         if node is None:
             return None, None, None
-        if choice := next((name for name in node.values if _CHOOSES_SIZE.search(name)), None):
+        choice = next((name for name in node.values if _CHOOSES_SIZE.search(name)), None)
+        chosen = str(node.values[choice]) if choice else ""
+        if size := _SIZE.fullmatch(chosen):
+            return int(size[1]), int(size[2]), node.values.get("batch_size")
+        if choice and "custom" not in chosen:
             self._note(f"the size depends on {choice} of the node {node.kind}")
             return None, None, None
         numbers = (int, float)
-        width, height = self._plain(node, "width", numbers), self._plain(node, "height", numbers)
+        width, height = (self._plain(node, name, numbers) for name in names)
         if width is None or height is None:
             self._note(f"the size of the node {node.kind} is computed by another node")
         return width, height, self._plain(node, "batch_size", numbers) if "batch_size" in node.values else None
 
     def _value(self, node: Node, *names: str) -> Any:
         """Returns the value with one of these names at the node, or at the nearest node upstream that has it."""
-        but = (*LATENTS, "model", "positive", "negative", "conditioning", "clip", "vae")
-        for each in [node, *_upstream(self.graph, [node], but=but)]:
+        no_values = {*LATENTS, "model", "positive", "negative", "conditioning", "clip", "vae"}
+        but = no_values.difference(PIPES)
+        if id(node) not in self._near:
+            self._near[id(node)] = [node, *islice(_upstream(self.graph, [node], but=but), _MOST_NODES)]
+        for each in self._near[id(node)]:
             for name in names:
                 if name in each.values:
                     return each.values[name]
@@ -256,7 +396,8 @@ class Reader:
             if target is None:
                 return None
             values = {key: each for key, each in target.values.items() if _is(each, types)}
-            if name.endswith("seed") and (seed := values.get(name, values.get("seed"))) is not None:
+            seed = values.get(name, values.get("seed")) if name.endswith("seed") else None
+            if seed is not None and not _COMPUTES_SEED.search(target.kind):
                 return seed
             if values and not _COMPUTED.search(target.kind) and not any(map(_CHOOSES_SIZE.search, target.values)):
                 if len(values) == 1 and not target.links:
@@ -270,6 +411,11 @@ class Reader:
 
     def _prompt(self, node: Node, link: str) -> str | None:
         """Returns the text at one link of a node; None if there is none, or it does not follow from the graph."""
+        if isinstance(node.values.get(link), str):
+            # A loader with the prompts as texts, at the other end of a pipe.
+            texts: dict[str, None] = {}
+            added = self._add(texts, [node.values[link]], node, "negative prompt" if link == "negative" else "prompt")
+            return next(iter(texts), None) if added else None
         if link not in node.links:
             if link != "negative":
                 self._note(f"the node {node.kind} has no known link to the prompt")
@@ -292,7 +438,12 @@ class Reader:
             if link in seen:
                 continue
             seen.add(link)
+            if len(seen) > _MOST_NODES:
+                self._note(f"more than {_MOST_NODES:,} nodes lead to the {role}, so it is not known")
+                return False
             node = self.graph.get(link.node)
+            if node is not None:
+                self._passed.append(node)
             if node is None:
                 self._note(f"the {role} comes from a node that the graph does not contain")
                 return False
@@ -361,8 +512,10 @@ class Reader:
         given = [text for text in dict.fromkeys(texts) if text is not None]
         kept = [text for text in given if not any(text in other for other in given if other != text)]
         for text in kept or given:
-            if self._has_choices and _CHOICE.search(text):
-                self._note(f"the {role} is a template, from which the editor made choices")
+            # Some nodes make choices when they run, with a seed.
+            chooses = self._has_choices or "seed" in node.values or node.kind.startswith("easy ")
+            if chooses and (_CHOICE.search(text) or re.search(r"__[\w/*-]+__", text)):
+                self._note(f"the {role} is a template, from which choices were made")
                 return False
             parts[text] = None
         return True
@@ -393,6 +546,8 @@ class Reader:
         texts = [value for value in node.values.values() if isinstance(value, str)]
         if _COMPUTED.search(node.kind) or len(texts) + len(node.links) != 1:
             return None
+        if texts and node.kind == "Text Multiline" and _TOKENS.search(texts[0]):
+            return None
         return texts[0] if texts else self._string(next(iter(node.links.values())), depth + 1)
 
     def _joined(self, node: Node, depth: int) -> str | None:
@@ -405,7 +560,7 @@ class Reader:
             part = self._string(node.links[name], depth + 1) if name in node.links else node.values[name]
             if not isinstance(part, str):
                 return None
-            parts.append(part)
+            parts.append(part.strip() if node.values.get("clean_whitespace") in ("true", True) else part)
         # The nodes of extensions leave out empty texts.
         if node.kind != "StringConcatenate":
             parts = [part for part in parts if part]
@@ -427,6 +582,13 @@ def _side(node: Node, slot: int) -> str | None:
     elif node.is_sampler or "pipe" in node.kind.casefold():
         sides = {}
     return sides.get(slot)
+
+
+def _clip_skips(nodes: Iterable[Node]) -> Iterator[int]:
+    for node in nodes:
+        for name in ("stop_at_clip_layer", "clip_skip", "base_clip_skip"):
+            if isinstance(layer := node.values.get(name), int):
+                yield abs(layer)
 
 
 def _loras(models: Iterable[Node]) -> Iterator[str]:
@@ -466,7 +628,7 @@ def _upstream(
             yield target
 
 
-def _is_link(value: Any) -> bool:
+def _is_link(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
 
 
@@ -485,33 +647,138 @@ def _prompt(content: dict[str, Any] | None) -> Graph:
 
 def _workflow(content: dict[str, Any] | None) -> Graph:
     """Converts the format of the editor, in which widget values have positions instead of names."""
-    lists = {key: value for key, value in (content or {}).items() if isinstance(value, list)}
-    links = {
-        link[0]: [str(link[1]), link[2] if len(link) > 2 else -1]
-        for link in lists.get("links", [])
-        if _is_numbered(link)
-    }
-    graph = {}
-    for node in lists.get("nodes", []):
-        if not isinstance(node, dict) or not isinstance(node.get("id"), (str, int)):
-            continue
-        mode = node.get("mode")
-        if mode == _MUTED:
-            continue
-        kind = str(node.get("type"))
+    content = content or {}
+    definitions = content.get("definitions")
+    inner = definitions.get("subgraphs") if isinstance(definitions, dict) else None
+    subgraphs = {each["id"]: each for each in _objects(inner) if isinstance(each.get("id"), str)}
+    editor = _Editor(subgraphs)
+    editor.add(content, "")
+    return editor.graph()
+
+
+_INPUTS, _OUTPUTS = "-10", "-20"
+"""Ids of the nodes at which the links of a subgraph begin and end."""
+
+
+class _Editor:
+    """Nodes of the editor, those of subgraphs included, with ids such as "12:3" for node 3 in subgraph 12."""
+
+    def __init__(self, subgraphs: Mapping[str, dict[str, Any]]) -> None:
+        self.subgraphs = subgraphs
+        self.size = 0
+        self.nodes: dict[str, Node] = {}
+        # What an output of a node that does nothing, or of a subgraph, is linked to.
+        self.passes: dict[Link, Link] = {}
+
+    def add(
+        self, content: Mapping[str, Any], path: str, outer: Mapping[int, Any] | None = None, depth: int = 0
+    ) -> None:
+        """Adds the nodes of a workflow, or of a subgraph with what its inputs are linked to, by position."""
+        self.size += len(_list(content.get("nodes"))) + len(_list(content.get("links")))
+        if self.size > _MOST_EDITED:
+            return
+        outer = outer or {}
+        links = {link[0]: link for link in map(_edge, _list(content.get("links"))) if link}
+        setters: dict[str, Link] = {}
+        getters: list[tuple[str, str]] = []
+        for node in _objects(content.get("nodes")):
+            number, mode, kind = node.get("id"), node.get("mode"), str(node.get("type"))
+            if not isinstance(number, (str, int)) or mode == _MUTED:
+                continue
+            name = f"{path}{number}"
+            sockets = _objects(node.get("inputs"))
+            found: dict[str, Any] = {}
+            by_position: dict[int, Any] = {}
+            for position, socket in enumerate(sockets):
+                link = socket.get("link")
+                edge = links.get(link) if isinstance(link, (str, int)) else None
+                if edge is None:
+                    continue
+                _, origin, slot, *_ = edge
+                # A value that the subgraph takes from outside is None if it is not known.
+                by_position[position] = outer.get(slot) if origin == _INPUTS else [f"{path}{origin}", slot]
+                found[str(socket.get("name"))] = by_position[position]
+            widgets = node.get("widgets_values")
+            if mode == _BYPASSED:
+                # An output becomes the input at its position, if that has its type, or the first input of its type.
+                types = [str(socket.get("type")) for socket in sockets]
+                first = {kind: position for position, kind in reversed(list(enumerate(types)))}
+                for slot, output in enumerate(_objects(node.get("outputs")) or sockets):
+                    wanted = str(output.get("type"))
+                    position = slot if types[slot : slot + 1] == [wanted] else first.get(wanted, -1)
+                    if _is_link(value := by_position.get(position)):
+                        self.passes[Link(name, slot)] = _link(value)
+                self.nodes[name] = Node("bypassed", {})
+            elif kind in self.subgraphs and depth < _MOST_NESTED:
+                self._promote(node, sockets, by_position)
+                self.add(self.subgraphs[kind], f"{name}:", by_position, depth + 1)
+                for edge in map(_edge, _list(self.subgraphs[kind].get("links"))):
+                    if edge and edge[3] == _OUTPUTS:
+                        origin, slot = edge[1], edge[2]
+                        inside = by_position.get(slot) if origin == _INPUTS else [f"{name}:{origin}", slot]
+                        if _is_link(inside):
+                            self.passes[Link(name, edge[4])] = _link(inside)
+            elif kind in ("SetNode", "GetNode") and isinstance(widgets, list) and widgets:
+                if kind == "GetNode":
+                    getters.append((name, str(widgets[0])))
+                elif _is_link(value := next(iter(by_position.values()), None)):
+                    setters[str(widgets[0])] = _link(value)
+            else:
+                if isinstance(widgets, list):
+                    values = dict(zip(WIDGETS.get(kind, ()), widgets, strict=False))
+                else:
+                    values = dict(widgets) if isinstance(widgets, dict) else {}
+                self.nodes[name] = Node(kind, values | found)
+        self.passes |= {Link(name, 0): setters[value] for name, value in getters if value in setters}
+
+    def _promote(self, node: Mapping[str, Any], sockets: list[dict[str, Any]], by_position: dict[int, Any]) -> None:
+        """Adds the values of the widgets of a subgraph to what its inputs are linked to."""
         widgets = node.get("widgets_values")
-        inputs: dict[str, Any] = {}
-        if mode != _BYPASSED:
-            if isinstance(widgets, list):
-                inputs = dict(zip(WIDGETS.get(kind, ()), widgets, strict=False))
-            elif isinstance(widgets, dict):
-                inputs = dict(widgets)
-        for entry in node["inputs"] if isinstance(node.get("inputs"), list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("link"), (str, int)) and entry["link"] in links:
-                inputs[str(entry.get("name"))] = links[entry["link"]]
-        graph[str(node["id"])] = Node("bypassed" if mode == _BYPASSED else kind, inputs)
-    return graph
+        positions = [position for position, socket in enumerate(sockets) if isinstance(socket.get("widget"), dict)]
+        if isinstance(widgets, list) and len(widgets) == len(positions):
+            for position, value in zip(positions, widgets, strict=True):
+                by_position.setdefault(position, value)
+
+    def graph(self) -> Graph:
+        """The nodes, with the links that lead through subgraphs and past nodes that do nothing; none if too many."""
+        if self.size > _MOST_EDITED:
+            return {}
+        ends: dict[Link, Link] = {}
+
+        def end(link: Link) -> Link:
+            path = []
+            while link in self.passes and link not in ends:
+                ends[link] = link  # for a cycle
+                path.append(link)
+                link = self.passes[link]
+            link = ends.get(link, link)
+            ends.update(dict.fromkeys(path, link))
+            return link
+
+        for node in self.nodes.values():
+            node.links = {name: end(link) for name, link in node.links.items()}
+        return self.nodes
 
 
-def _is_numbered(link: Any) -> bool:
-    return isinstance(link, list) and len(link) >= 2 and all(isinstance(part, (str, int)) for part in link[:2])
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in _list(value) if isinstance(each, dict)]
+
+
+def _edge(link: Any) -> tuple[str | int, str, int, str, int] | None:
+    """Returns a link of the editor, a list or an object: its id, origin, output, target and input; None if damaged."""
+    if isinstance(link, dict):
+        link = [link.get(name) for name in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+    if not isinstance(link, list) or len(link) < 2 or not all(isinstance(part, (str, int)) for part in link[:2]):
+        return None
+    slot, target, position = [*link[2:5], None, None, None][:3]
+    return (
+        link[0],
+        str(link[1]),
+        slot if isinstance(slot, int) else -1,
+        str(target),
+        position if isinstance(position, int) else -1,
+    )

@@ -72,7 +72,8 @@ def _switch(value: Any) -> bool | None:
 
 
 def _number(value: Any, kind: type) -> int | float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    # Python reads 1_000 as a number.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or "_" in str(value):
         return None
     try:
         # int(float(value)) would round large seeds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -25,6 +26,16 @@ def found(text: str, **texts: str) -> Provenance:
         ("Version: 1.6.0-2-g4afaaf8a", "AUTOMATIC1111's web UI", "1.6.0-2-g4afaaf8a", "cuda"),
         ("RNG: CPU, Version: v1.6.0", "AUTOMATIC1111's web UI", "v1.6.0", "cpu"),
         ("Version: f2.0.1v1.10.1-previous-659-gc055f2d4", "Forge", "f2.0.1v1.10.1-previous-659-gc055f2d4", "cuda"),
+        (
+            "Version: f1.0.0v2-v1.10.1RC-latest-2502-g630cf49b",
+            "reForge",
+            "f1.0.0v2-v1.10.1RC-latest-2502-g630cf49b",
+            "cuda",
+        ),
+        ("Version: f0.0.17v1.8.0rc-latest-276-g29be1da7", "Forge", "f0.0.17v1.8.0rc-latest-276-g29be1da7", "cuda"),
+        ("RNG: CPU, Version: neo", "Forge Neo", "neo", "cpu"),
+        ("Version: neo", "Forge Neo", "neo", None),
+        ("RNG: NV, Version: classic", "Forge Classic", "classic", "cuda"),
         ("Version: ComfyUI", "ComfyUI", "", "cpu"),
         ("Version: ComfyUI v0.3.2", "ComfyUI", "v0.3.2", "cpu"),
         ("rng: cpu, Version: stable-diffusion.cpp", "stable-diffusion.cpp", "", "cpu"),
@@ -39,6 +50,110 @@ def found(text: str, **texts: str) -> Provenance:
 def test_each_writer_has_its_name_and_its_noise(end: str, tool: str, version: str, rng: str | None) -> None:
     result = found(f"a cat\nSteps: 4, Sampler: DDIM, Seed: 1, {end}".rstrip(", "))
     assert (result.tool, result.version, result.settings.get("rng")) == (tool, version, rng)
+
+
+def test_other_texts_of_the_file_show_the_writer() -> None:
+    result = found("a cat\nSteps: 4, Sampler: DDIM, Seed: 1", smproj="{}")
+    assert (result.tool, result.settings["rng"]) == ("Stability Matrix", "cpu")
+
+
+LINE = "Steps: 4, Sampler: DDIM, Seed: 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "negative"),
+    [
+        (f"a cat\n{LINE}", "a cat", ""),
+        (f"\n{LINE}", "", ""),
+        (LINE, "", ""),
+        (f"Negative prompt: dog\n{LINE}", "", "dog"),
+        (f'a sign, "Negative prompt: dog"\n{LINE}', 'a sign, "Negative prompt: dog"', ""),
+        (f"a cat\nSteps: 20 of a ladder\n{LINE}", "a cat\nSteps: 20 of a ladder", ""),
+        (f"a cat, Steps: 20\nNegative prompt: Steps: 3\n{LINE}", "a cat, Steps: 20", "Steps: 3"),
+        (f"a cat\n{LINE}\nTemplate: a {{cat|dog}}\nSteps: 9\nSeed: 8", "a cat", ""),
+        (f"a cat\nNegative prompt: dog\nNegative prompt: fox\n{LINE}", None, None),
+    ],
+)
+def test_where_the_prompts_end(text: str, prompt: str | None, negative: str | None) -> None:
+    result = found(text)
+    assert (result.settings.get("prompt"), result.settings.get("negative_prompt")) == (prompt, negative)
+    assert (result.settings["steps"], result.settings["seed"]) == (4, 1)
+    assert bool(result.notes) == (prompt is None)
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "note"),
+    [
+        ("Size: 512\xd7768", {"width": 512, "height": 768}, ""),
+        ("Size: 512 x 768", {"width": 512, "height": 768}, ""),
+        ("Size-1: 512, Size-2: 768", {"width": 512, "height": 768}, ""),
+        ("Size: 512, CFG scale: 7", {"width": 512, "scale": 7.0}, ""),
+        ("Size: large", {}, "'large' of Size"),
+        ("Seed: -1", {}, "'-1' of Seed"),
+        ("Seed: 1,234,567, CFG scale: 7,5", {}, "'1,234,567' of Seed"),
+        ("Seed: 1_000", {}, "'1_000' of Seed"),
+        ("Seed: 1.000.000", {}, "'1.000.000' of Seed"),
+        ("Seed: 18446744073709551615", {"seed": 18446744073709551615}, ""),
+        ("Seed: 1, Seed: 2", {}, "several values of seed"),
+        ("Seed: 1, Seed: 1", {"seed": 1}, ""),
+        ("Model hash: aabbcc, Refine, Seed: 1", {"model_hash": "aabbcc", "seed": 1}, ""),
+        ("Model: a, b (c), Seed: 1", {"model": "a, b (c)", "seed": 1}, ""),
+        ("Model: , Unet: flux.gguf", {"model": "flux.gguf"}, ""),
+        ("Eta: 0.67, Precision: full", {}, ""),
+        ("Sampler: DDIM, Eta DDIM: 0.5", {"sampler": "ddim", "eta": 0.5}, ""),
+    ],
+)
+def test_values_that_are_certain(values: str, settings: dict[str, Any], note: str) -> None:
+    result = found(f"a cat\nSteps: 4, {values}, Version: v1.10.1")
+    read = {"prompt": "a cat", "negative_prompt": "", "steps": 4, "rng": "cuda"}
+    assert result.settings == read | settings
+    assert note in "".join(result.notes)
+    assert bool(note) == bool(result.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "other"),
+    [
+        (r'Hires prompt: "a \"b\",\nc: d"', {"Hires prompt": 'a "b",\nc: d'}),
+        (r'Styles: "a\d, b: c"', {"Styles": r"a\d, b: c"}),
+        ("Skip layers: [7, 8, 9, ]", {"Skip layers": "[7, 8, 9, ]"}),
+        ("TE: a.gguf, TE: b.gguf", {"TE": "a.gguf, b.gguf"}),
+        ("CFG rescale: 0.7, Refine, Operations: txt2img; hires",
+         {"CFG rescale": "0.7", "Refine": "Refine", "Operations": "txt2img; hires"}),
+        ('Hashes: {"m":"x: 1, y"}, Civitai resources: [{"modelName":"A, b"}]',
+         {"Hashes": '{"m":"x: 1, y"}', "Civitai resources": '[{"modelName":"A, b"}]'}),
+    ],
+)  # fmt: skip
+def test_other_values(values: str, other: dict[str, str]) -> None:
+    result = found(f"a cat\nSteps: 4, {values}, Seed: 1")
+    assert (result.other, result.settings["seed"]) == (other, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "sampler", "note"),
+    [
+        ("Sampler: DDIM, Version: ComfyUI", "ddim", True),
+        ("Sampler: ddim_normal, Version: ComfyUI", "ddim", True),
+        ("Sampler: dpmpp_2m, Scheduler: karras, Version: ComfyUI", "dpmpp_2m karras", False),
+        ("Sampler: dpmpp_2m_karras, Version: ComfyUI", "dpmpp_2m_karras", False),
+        ("Sampler: DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras", False),
+        ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M Automatic", False),
+        ("Sampler: euler_a karras, RNG: cuda, Version: stable-diffusion.cpp", "euler_a karras", False),
+    ],
+)
+def test_samplers_with_their_schedules(values: str, sampler: str, note: bool) -> None:
+    result = found(f"a cat\nSteps: 4, {values}")
+    assert (result.settings["sampler"], bool(result.notes)) == (sampler, note)
+
+
+def test_a_text_without_steps() -> None:
+    text = "a cat\nNegative prompt: dog\nCreated Date: 2026-01-04T01:27:21.27Z, Civitai resources: []"
+    for name in ("parameters", "UserComment"):
+        result = provenance({name: text})
+        assert result is not None
+        assert (result.tool, result.settings) == ("Civitai", {"prompt": "a cat", "negative_prompt": "dog"})
+    assert found("a cat\nSeed: 1, Size: 64x64").tool == "not known"
+    assert provenance({"UserComment": "Model: X100, Size: 3000x2000"}) is None
 
 
 def test_a_text_without_version_beside_a_graph_is_of_comfyui() -> None:
@@ -126,7 +241,13 @@ def test_a_placeholder_is_no_prompt() -> None:
         "Steps: 1, a:" + "[" * 500_000,
         "x\n" * 300_000 + "Steps: 1" + "\nA: b" * 100_000,
         "Version: ," * 100_000 + "\nSteps: 1",
+        "Steps: 1, a:" + '{",":' * 100_000,
+        "Steps: 1, " + 'a:"\\d, ' * 100_000,
+        "Seed: 1, Size: 2\n" * 50_000,
+        "Steps: 1, Size: " + "1" * 500_000,
     ],
 )
 def test_long_texts_are_read_fast(text: str) -> None:
+    start = time.process_time()
     found(text)
+    assert time.process_time() - start < 10, "quadratic time takes 20 seconds"
