@@ -12,7 +12,6 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,14 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from sdcli.cli.console import Console
-from tests.fuzz import inputs
+from tests.fuzz import inputs, limits
 
-SECONDS = 10
-"""Of processor time that one input may take."""
-MEMORY = 500 * 2**20
-"""Bytes that one input may take."""
-_PATIENCE = 300
-"""Seconds after which an input that waits counts as a hang, on a busy machine too."""
 _SMALL = 20_000
 """Characters of an input that `make test` tries; `make fuzz` tries larger ones."""
 _ADDRESS_SPACE = 4 * 2**30
@@ -39,20 +32,7 @@ settings.register_profile(
 )
 settings.register_profile("fuzz", max_examples=500, print_blob=True, **_EVERY)
 
-
-@dataclass
-class _Tried:
-    """What was tried for one test."""
-
-    inputs: int = 0
-    slowest: float = 0.0
-    memory: int = 0
-    failures: int = 0
-
-
-_tried: dict[str, _Tried] = {}
-_now = _Tried()
-"""That of the test that is running."""
+_tried: dict[str, limits.Tried] = {}
 _ends = float("inf")
 """When the time of the running test is over."""
 _all_end = 0.0
@@ -78,36 +58,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     settings.get_profile("few" if minutes is None else "fuzz")(test)
 
 
-class _Hang(BaseException):
-    """No `except` of sdcli catches it."""
-
-
 def _guarded(test: Callable[..., None]) -> Callable[..., None]:
     """The test of one input, which fails if the input takes more time or memory than any may."""
 
     @functools.wraps(test)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        if time.monotonic() > _ends:
-            pytest.skip("the time is over")
         if inputs.small and _size([*args, *kwargs.values()]) > _SMALL:
             return
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this input
-        before, began = _peak_memory(), time.process_time()
-        # Repeatedly, because an error in a callback of the garbage collector is lost.
-        signal.setitimer(signal.ITIMER_PROF, 1.5 * SECONDS, 1)
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE, 1)
-        try:
+        with limits.limited():
             test(*args, **kwargs)
-        except _Hang:
-            raise AssertionError(f"the input takes more than {SECONDS} s") from None
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            seconds, memory = time.process_time() - began, _peak_memory() - before
-            _now.inputs += 1
-            _now.slowest, _now.memory = max(_now.slowest, seconds), max(_now.memory, memory)
-        assert seconds < SECONDS, f"the input takes {seconds:.1f} s"
-        assert memory < MEMORY, f"the input takes {memory / 2**20:,.0f} MB"
+        if time.monotonic() > _ends:
+            pytest.skip("the time is over")
 
     return guarded
 
@@ -120,25 +81,16 @@ def _size(value: Any) -> int:
     return 1 + sum(map(_size, value)) if isinstance(value, (list, tuple)) else 1
 
 
-def _peak_memory() -> int:
-    """The largest resident size of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def guards(request: pytest.FixtureRequest) -> Iterator[None]:
     """A bug is raised instead of reported, a hang is interrupted, and `--minutes` limits the memory."""
-
-    def hang(*_: Any) -> NoReturn:
-        raise _Hang
 
     def bug(self: Console, error: Exception, file: str = "") -> NoReturn:
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Console, "bug", bug)
-        before = {number: signal.signal(number, hang) for number in (signal.SIGALRM, signal.SIGPROF)}
+        before = {number: signal.signal(number, limits.interrupt) for number in (signal.SIGALRM, signal.SIGPROF)}
         if request.config.getoption("minutes", None) is not None:
             import torch  # noqa: F401  # takes address space, so before the limit
 
@@ -150,7 +102,7 @@ def guards(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    global _now, _ends, _all_end, _started
+    global _ends, _all_end, _started
     minutes = pyfuncitem.config.getoption("minutes", None)
     if minutes is None or not hasattr(pyfuncitem.obj, "hypothesis"):
         return None
@@ -158,7 +110,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     _all_end = _all_end or start + 60 * minutes
     _ends = start + max(0.1, _all_end - start) / (len(pyfuncitem.session.items) - _started)
     _started += 1
-    _now = _tried[pyfuncitem.nodeid.rpartition("/")[2]] = _Tried()
+    limits.now = now = _tried[pyfuncitem.nodeid.rpartition("/")[2]] = limits.Tried()
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     try:
         while True:
@@ -166,14 +118,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     except pytest.skip.Exception:
         return True
     except Exception as error:
-        _now.failures = len(error.exceptions) if isinstance(error, ExceptionGroup) else 1
+        now.failures = len(error.exceptions) if isinstance(error, ExceptionGroup) else 1
         raise
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _tried:
         return
-    total = _Tried(
+    total = limits.Tried(
         sum(one.inputs for one in _tried.values()),
         max(one.slowest for one in _tried.values()),
         max(one.memory for one in _tried.values()),

@@ -21,6 +21,7 @@ from sdcli.errors import ModelError
 from sdcli.models import checkpoint_file, find, recognition
 from sdcli.models.model import ModelRequest
 from tests.fuzz.inputs import LARGEST, SEEDS, changed, damaged, json_text
+from tests.fuzz.limits import limited
 
 TENSORS = {
     "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 4, 1, 1),
@@ -141,4 +142,5 @@ def test_any_header_is_read_or_refused(file: Path, header: Any) -> None:
 
 @pytest.mark.parametrize("seed", PAST, ids=lambda path: path.name)
 def test_a_past_crash_is_refused(seed: Path) -> None:
-    check(seed)
+    with limited():
+        check(seed)

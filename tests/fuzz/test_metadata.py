@@ -32,6 +32,7 @@ from sdcli.records import ImageRecord
 from sdcli.registry import FORMATS, METADATA_READERS
 from sdcli.terminal import json_line, printable
 from tests.fuzz.inputs import ANY_JSON, ANY_TEXT, DATA, SEEDS, assert_printable, changed, damaged, json_text
+from tests.fuzz.limits import limited
 from tests.fuzz.program import run
 
 FILES = sorted(
@@ -279,7 +280,8 @@ def test_any_file_is_inspected(file: Path, container: str, data: st.DataObject) 
 
 @pytest.mark.parametrize("seed", FILES, ids=lambda path: path.name)
 def test_a_past_crash_is_inspected(seed: Path) -> None:
-    inspected(seed)
+    with limited():
+        inspected(seed)
 
 
 def inspected(file: Path) -> None:
