@@ -96,6 +96,7 @@ def check(spec: ModelSpec) -> None:
 
 SHIPPED = sorted(shipped.configs().rglob("*.yaml"))
 YAML = [path.read_text() for path in SHIPPED]
+YAML_VALUES = [yaml.safe_load(text) for text in YAML]
 YAML_PIECES = [
     "[" * 10_000, "{a: " * 5_000, "&a ", "*a", "- ", ": ", "\n", "  ", "!!python/object:a ", "9" * 5000, ".inf", ".nan",
     "null", "~", "\0", "\t", "? ", "---\n", "!!binary a", "<<: *a\n", "1e999", "-1", "0", "2001-01-01", "0x", "|\n",
@@ -106,14 +107,14 @@ YAML_PIECES = [
 def model_yaml(draw: Callable[..., Any]) -> bytes:
     """A configuration that ships with sdcli, with changes."""
     if draw(st.booleans()):
-        return json_text(draw(changed([yaml.safe_load(text) for text in YAML]))).encode()
+        return json_text(draw(changed(YAML_VALUES))).encode()
     return str(draw(damaged(YAML, YAML_PIECES))).encode(errors="replace")
 
 
 @NOT_YET
 @given(data=model_yaml())
-@example(b"[" * 10_000)
-@example(b"{a: " * 10_000)
+@example(b"[" * 2_000)
+@example(b"{a: " * 2_000)
 @example(b"a: " + b"9" * 5000)
 @example(b"a: &a [x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nd: [*c,*c]\n")
 @example(b"a: 2001-99-99\n")
