@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINUTES ?= 1
 # One test process for each core, with one thread each: threads that share a core wait for each other.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test check lint docs setup clean
+.PHONY: demo test check fuzz lint docs setup clean
 
 demo: setup
 	$(BIN)/sdcli txt2img --prompt "a red apple" --n_samples 4 --n_iter 1 --outdir outputs/demo
@@ -16,6 +17,9 @@ test: setup
 
 check: lint
 	$(PYTEST) -m "not slow and not gpu and not full_size"
+
+fuzz: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz --minutes $(MINUTES)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -21,8 +21,9 @@ _PART = 120
 _LONGEST = 200
 """Bytes of a name, and of one value in it. File systems allow 255, and a number may be appended."""
 _WORD = re.compile(r"[^\W_]\S*")
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"*:<>?\\|]')
-"""Control characters, among them those that change the direction of text, and what some file systems reject."""
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"*:<>?\\|]')
+"""Control characters, among them those that change the direction of text, halves of characters, and what some file
+systems reject."""
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE
 )

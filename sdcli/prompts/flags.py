@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,12 +78,12 @@ def _a1111(line: str) -> dict[str, Any]:
         )
     pairs: list[tuple[str, str]] = []
     while words:
-        flag = words.pop(0)
+        flag = words.popleft()
         value: list[str] = []
         # As the web UI: a prompt needs no quotes, and its first word may be any.
         free = flag in ("--prompt", "--negative_prompt")
         while words and ((free and not value) or not words[0].startswith("--")):
-            value.append(words.pop(0))
+            value.append(words.popleft())
         if len(value) != 1 and not (free and value):
             raise InputFileError(f"{shortened(flag)} needs one value", fix="Write it after the flag.")
         pairs.append((flag, " ".join(value)))
@@ -108,12 +109,12 @@ def _invoke(line: str) -> dict[str, Any]:
     words = _words(rest)
     pairs = []
     while words:
-        word = words.pop(0)
+        word = words.popleft()
         option = re.fullmatch(r"(--[A-Za-z_]+|-[A-Za-z])=?(.*)", word, re.DOTALL)
         if option is None:
             raise InputFileError(f"{shortened(word)} follows no flag", fix="Put the prompt in quotes.")
         follows = bool(words) and (option[1].lstrip("-") in INVOKE or not words[0].startswith("-"))
-        pairs.append((option[1], option[2] or (words.pop(0) if follows else "")))
+        pairs.append((option[1], option[2] or (words.popleft() if follows else "")))
     values = _settings(pairs, INVOKE, "InvokeAI")
     if negative := re.findall(r"\[([^][]*)\]", prompt):
         values["negative_prompt"] = ", ".join(negative)
@@ -121,12 +122,12 @@ def _invoke(line: str) -> dict[str, Any]:
     return {"prompt": prompt.strip(), **values}
 
 
-def _words(line: str) -> list[str]:
+def _words(line: str) -> deque[str]:
     """A line, split as a shell splits it; without regard to quotes if one of them does not close."""
     try:
-        return shlex.split(line)
+        return deque(shlex.split(line))
     except ValueError:
-        return line.split()
+        return deque(line.split())
 
 
 def _settings(pairs: list[tuple[str, str]], known: Mapping[str, str], tool: str) -> dict[str, Any]:

@@ -189,11 +189,13 @@ def _table(file: PromptFile, delimiter: str | None) -> Rows:
     before: list[str] = []
     for line in rest:
         before.append(line)
-        if separator := re.fullmatch(r'"?sep=([,;\t])"?', line.rstrip("\r\n"), re.IGNORECASE):
-            # A line that Excel reads. It counts, but it is not a row.
-            delimiter, before[-1] = separator[1], "\n"
-        elif line.strip():
+        if not line.strip():
+            continue
+        separator = re.fullmatch(r'"?sep=([,;\t])"?', line.rstrip("\r\n"), re.IGNORECASE)
+        if separator is None:
             break
+        # A line that Excel reads. It counts, but it is not a row.
+        delimiter, before[-1] = separator[1], "\n"
     if delimiter is None:
         header_line = before[-1] if before else ""
         delimiter = next((mark for mark in ",;\t" if mark in header_line), ",")

@@ -139,6 +139,7 @@ class TestPattern:
             ("a /{index}", "is not a valid file name"),
             ("a.png/{index}", "is not a valid file name"),
             ("{index}\x9b", "is not a valid file name"),
+            ("{index}\ud800", "is not a valid file name"),
             ("a" * 300, "is longer"),
             ("a" * 300 + "/{index}", "is longer"),
         ],

@@ -967,3 +967,13 @@ def test_a_long_file_is_not_kept_in_memory(tmp_path: Path, kind: str, count: int
     finally:
         tracemalloc.stop()
     assert peak < 300_000, "the texts alone take more"
+
+
+@pytest.mark.parametrize(("format", "flag"), [("a1111", "--prompt "), ("invoke", ""), ("kohya", "")])
+def test_a_line_of_many_words_takes_time_in_proportion_to_them(tmp_path: Path, format: str, flag: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(flag + "a " * 200_000)
+    started = time.process_time()
+    (prompt, *_) = Prompts(Settings.of(from_file=str(file), prompt_format=format))
+    assert prompt.text == " ".join(["a"] * 200_000)
+    assert time.process_time() - started < 5

@@ -1,0 +1,80 @@
+"""Shell quoting: what a printed command says, a shell and the command line read back."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, get_args
+
+import hypothesis
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sdcli.errors import UsageError
+from sdcli.outputs.command import command_of
+from sdcli.records import from_home
+from sdcli.settings import Settings, default, options
+from sdcli.terminal import printable
+from tests.fuzz.inputs import assert_printable
+from tests.fuzz.program import COMMAND
+
+TXT2IMG = COMMAND.commands["txt2img"]  # type: ignore[attr-defined]
+
+
+def value_of(name: str) -> st.SearchStrategy[Any]:
+    """The values that a setting can have, by its facets."""
+    line = options()[name]
+    if line.choices:
+        return st.sampled_from(line.choices)
+    annotation = Settings.model_fields[name].annotation
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if kinds == [int]:
+        return st.integers(line.least, line.most)
+    if kinds == [float]:
+        return st.floats(line.least, line.most, allow_nan=False, allow_infinity=False)
+    return st.booleans() if kinds == [bool] else st.text()
+
+
+def settings() -> st.SearchStrategy[dict[str, Any]]:
+    """Some settings with valid values. Together they may contradict each other."""
+    values = {name: value_of(name) for name in options()}
+    return st.lists(st.sampled_from(sorted(values)), max_size=6, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries({name: values[name] for name in names})
+    )
+
+
+@given(values=settings())
+@example({"prompt": "$'..\\'..'; touch x"})
+@example({"prompt": "a\\'b' 'c"})
+@example({"prompt": "-x", "outdir": "~/a b"})
+@example({"prompt": "", "negative_prompt": "\x9b\u202e\n#"})
+def test_a_shell_reads_a_command_back(values: dict[str, Any]) -> None:
+    printed = command_of(values)
+    assert_printable(printed)
+    words = shlex.split(printed, comments=True)
+    assert words[:2] == ["sdcli", "txt2img"]
+    context = TXT2IMG.make_context("txt2img", words[2:], resilient_parsing=True)
+    switches = {name for name, line in options().items() if line.stands_for and line.stands_for.keys() <= values.keys()}
+    for name, value in values.items():
+        if value is None or value == default(name) or name in switches:
+            continue
+        given = context.params[name]
+        text = printable(str(value))
+        assert (from_home(text) if options()[name].path else text) in (str(given), from_home(given))
+
+
+@given(values=settings())
+def test_the_settings_of_a_command_are_those_that_it_was_made_of(values: dict[str, Any]) -> None:
+    try:
+        before = Settings.of(**values)
+    except UsageError:
+        hypothesis.reject()
+    words = shlex.split(command_of(values), comments=True)
+    parsed = TXT2IMG.make_context("txt2img", words[2:], resilient_parsing=True).params
+    given = {name: value for name, value in parsed.items() if name in options() and value not in (None, default(name))}
+    after = Settings.of(**given)
+    for name, value in before:
+        if isinstance(value, str):
+            text = printable(value)
+            assert from_home(getattr(after, name)) == from_home(text), name
+        else:
+            assert getattr(after, name) == value, name
