@@ -17,7 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from sdcli.errors import ModelError
 from sdcli.models import weights
 from sdcli.models.original_yaml import OriginalConfig
-from sdcli.models.recognition import UNET, VAE
+from sdcli.models.recognition import EMA, UNET, VAE
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -27,10 +27,11 @@ vae_config: Any = single_file_utils.create_vae_diffusers_config_from_ldm
 convert_unet: Any = single_file_utils.convert_ldm_unet_checkpoint
 convert_vae: Any = single_file_utils.convert_ldm_vae_checkpoint
 
-EMA = "model_ema."
-# Tensors among those of the parts that are not their weights: position numbers, and what only training uses.
+# Tensors among those of the parts that are not their weights: position numbers, what only training uses, and the rest
+# of a whole CLIP.
 NOT_WEIGHTS = re.compile(
-    r"\.position_ids$|^first_stage_model\.(loss|model_ema)\.|^cond_stage_model\.(logit_scale|text_projection)"
+    r"\.position_ids$|^first_stage_model\.(loss|model_ema)\.|^cond_stage_model\.(transformer\.)?"
+    r"(text_model\.)?(logit_scale|text_projection|vision_model|visual_projection)"
 )
 
 
@@ -68,6 +69,8 @@ def unet(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: 
         described["attention_head_dim"] = [
             params.model_channels * mult // params.num_head_channels for mult in params.channel_mult
         ]
+    if params.use_scale_shift_norm:
+        described["resnet_time_scale_shift"] = "scale_shift"
     with torch.device("meta"):
         model = UNet2DConditionModel.from_config(described)
     return _assign(model, original, convert_unet, described, "UNet", source, config_name)
@@ -92,8 +95,15 @@ def _assign(
     model: Any, original: Tensors, convert: Any, described: dict[str, Any], what: str, source: str, config_name: str
 ) -> Any:
     """Convert tensors and make them the model's weights; tensors that the converter ignores count as left over."""
+    expected = len(model.state_dict())
+    if len(original) > 2 * expected:  # the converter's time grows with the square
+        raise ModelError(
+            f"the {what} in {source} does not fit {config_name}",
+            why=f"It has {len(original):,} tensors, by the configuration {expected:,}.",
+        )
     try:
-        converted: dict[str, torch.Tensor] = convert(dict(original), described)
+        found: dict[str, torch.Tensor | None] = convert(dict(original), described)
+        converted = {name: tensor for name, tensor in found.items() if tensor is not None}
     except (KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise ModelError(f"the {what} in {source} does not fit {config_name}", why=f"{error!r}.") from error
     used = {tensor.data_ptr() for tensor in converted.values()}

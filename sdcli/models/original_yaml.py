@@ -1,58 +1,130 @@
-"""The fields of an original checkpoint's YAML configuration."""
+"""The fields of an original checkpoint's YAML configuration.
+
+Each section lists the fields that sdcli obeys, `TRAINING`, those that affect training only and are ignored, and
+`ONLY`, those that sdcli supports with their default only. `refused` finds everything else.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 
+# Far more than any model has: a mistake or an attack must not make a model that takes all memory or time.
+Size = Annotated[int, Field(ge=1, le=100_000)]
+Count = Annotated[int, Field(ge=1, le=100)]
+Multipliers = Annotated[list[Count], Field(min_length=1, max_length=10)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
-class UNetParams(BaseModel):
-    in_channels: PositiveInt
-    out_channels: PositiveInt
-    model_channels: PositiveInt
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    TRAINING: ClassVar[frozenset[str]] = frozenset()
+    """Fields that affect training only, or the speed."""
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Fields that affect images, and the values that sdcli supports."""
+
+    def refused(self) -> Iterator[tuple[str, str]]:
+        """The fields that may affect images and that sdcli does not obey: name and value, and what is supported."""
+        for name, value in (self.model_extra or {}).items():
+            if name not in self.TRAINING and value not in self.ONLY.get(name, ()):
+                supported = " or ".join(map(repr, self.ONLY.get(name, ())))
+                yield f"{name}: {value!r:.80}", f"supported: {supported}" if supported else "unknown"
+
+
+class UNetParams(Section):
+    # Those of attention are for the UNet without text, those of types for the speed.
+    TRAINING = frozenset({
+        "image_size", "dropout", "use_checkpoint", "use_fp16", "use_bf16", "legacy", "num_heads_upsample",
+        "use_new_attention_order", "use_fairscale_checkpoint", "offload_to_cpu", "spatial_transformer_attn_type",
+    })  # fmt: skip
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "dims": (2,), "conv_resample": (True,), "resblock_updown": (False,), "num_classes": (None,),
+        "adm_in_channels": (None,), "n_embed": (None,), "disable_self_attentions": (None,),
+        "disable_middle_self_attn": (False,), "num_attention_blocks": (None,), "transformer_depth_middle": (None,),
+    }  # fmt: skip
+
+    in_channels: Size
+    out_channels: Size
+    model_channels: Size
     attention_resolutions: list[int]
-    num_res_blocks: PositiveInt
-    channel_mult: list[PositiveInt] = Field(min_length=1)
+    num_res_blocks: Count
+    channel_mult: Multipliers
     num_heads: int = -1
     num_head_channels: int = -1
     use_spatial_transformer: Literal[True]
     use_linear_in_transformer: bool = False
-    transformer_depth: PositiveInt = 1
-    context_dim: PositiveInt
+    use_scale_shift_norm: bool = False
+    transformer_depth: Count = 1
+    context_dim: Size
 
 
-class VAESizes(BaseModel):
-    z_channels: PositiveInt
-    in_channels: PositiveInt = 3
-    out_ch: PositiveInt = 3
-    ch: PositiveInt
-    ch_mult: list[PositiveInt] = Field(min_length=1)
-    num_res_blocks: PositiveInt
+class VAESizes(Section):
+    TRAINING = frozenset({"dropout"})
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "double_z": (True,), "resamp_with_conv": (True,), "tanh_out": (False,), "give_pre_end": (False,),
+        "use_linear_attn": (False,), "attn_type": ("vanilla", "vanilla-xformers"),
+    }  # fmt: skip
+
+    z_channels: Size
+    in_channels: Size = 3
+    out_ch: Size = 3
+    ch: Size
+    ch_mult: Multipliers
+    num_res_blocks: Count
+    resolution: Size = 256
+    attn_resolutions: list[int] = Field(default_factory=list)
+    """Resolutions with attention, for images of `resolution`; sdcli supports none besides that in the middle."""
+
+    def refused(self) -> Iterator[tuple[str, str]]:
+        yield from super().refused()
+        if any(self.resolution >> level in self.attn_resolutions for level in range(len(self.ch_mult))):
+            yield f"attn_resolutions: {self.attn_resolutions}", "supported: []"
 
 
-class VAEParams(BaseModel):
+class VAEParams(Section):
+    TRAINING = frozenset({
+        "lossconfig", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "monitor", "ema_decay",
+        "learn_logvar",
+    })  # fmt: skip
+
     embed_dim: int
     ddconfig: VAESizes
 
 
-class TextParams(BaseModel):
-    """The parameters of all text encoders; others than those below are kept in `model_extra`, for families to read."""
+class TextParams(Section):
+    """The parameters of all text encoders; `Family.embedder_params` lists those that a text encoder has."""
 
-    model_config = ConfigDict(extra="allow")
+    TRAINING = frozenset({"device", "freeze", "embedding_dropout"})
 
     version: str = CLIP_LARGE
     """FrozenCLIPEmbedder: a hub id, or a folder with the text encoder's config.json and its vocabulary."""
-    n_embed: PositiveInt = 1280
-    n_layer: PositiveInt = 32
-    max_seq_len: PositiveInt = 77
-    vocab_size: PositiveInt = 30522
+    max_length: Size | None = None
+    """FrozenCLIPEmbedder: number of tokens; None: as many as the text encoder takes."""
+    layer: Literal["last", "hidden"] = "last"
+    layer_idx: int | None = None
+    """FrozenCLIPEmbedder: for "hidden", the layer that gives the embeddings, -1 or the number of layers for the last.
+    As in ComfyUI, from where such files come, and in diffusers' clip_skip, the final normalization follows it."""
+    n_embed: Size = 1280
+    n_layer: Count = 32
+    max_seq_len: Size = 77
+    vocab_size: Size = 30522
     """BERTEmbedder: width, number of layers, number of tokens, size of the vocabulary."""
+    use_tokenizer: Literal[True] = True
+    """BERTEmbedder."""
+
+    def refused_by(self, embedder_params: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """As `refused`, for a text encoder with these parameters."""
+        for name in sorted(self.model_fields_set - set(embedder_params) - self.TRAINING):
+            yield f"{name}: {getattr(self, name)!r:.80}", "unknown"
 
 
 class UNetConfig(BaseModel):
+    target: str = "UNetModel"
     params: UNetParams
 
 
@@ -66,15 +138,28 @@ class TextConfig(BaseModel):
     params: TextParams = Field(default_factory=TextParams)
 
 
-class ModelParams(BaseModel):
-    linear_start: float = 1e-4
-    linear_end: float = 2e-2
-    timesteps: PositiveInt = 1000
+class ModelParams(Section):
+    TRAINING = frozenset({
+        "loss_type", "ckpt_path", "ignore_keys", "load_only_unet", "monitor", "first_stage_key", "cond_stage_key",
+        "channels", "log_every_t", "clip_denoised", "original_elbo_weight", "v_posterior", "l_simple_weight",
+        "scheduler_config", "learn_logvar", "logvar_init", "make_it_fit", "ucg_training", "reset_ema",
+        "reset_num_ema_updates", "num_timesteps_cond", "cond_stage_trainable", "unet_trainable", "concat_mode",
+        "force_null_conditioning", "ema_decay", "use_fp16",
+    })  # fmt: skip
+    ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "cosine_s": (8e-3,), "given_betas": (None,), "use_positional_encodings": (False,), "scale_by_std": (False,),
+        "cond_stage_forward": (None,),
+    }  # fmt: skip
+
+    linear_start: Beta = 1e-4
+    linear_end: Beta = 2e-2
+    timesteps: Size = 1000
     beta_schedule: Literal["linear", "sqrt_linear", "cosine"] = "linear"
     parameterization: Literal["eps", "v", "x0"] = "eps"
+    rescale_betas_zero_snr: bool = False
     conditioning_key: str = "crossattn"
-    image_size: PositiveInt = 64
-    scale_factor: float = 1.0
+    image_size: Size = 64
+    scale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     use_ema: bool = True
     """Use the averaged weights if the checkpoint has them; the original script does so by default."""
     unet_config: UNetConfig
@@ -83,11 +168,12 @@ class ModelParams(BaseModel):
 
 
 class ModelSection(BaseModel):
+    target: str = "LatentDiffusion"
     params: ModelParams
 
 
 class OriginalConfig(BaseModel):
-    """The fields of the YAML that affect images; all others are ignored, as they concern training."""
+    """The part of the YAML that builds the model."""
 
     model: ModelSection
 

@@ -49,6 +49,8 @@ class Family(Protocol):
     """The models of this family that sdcli reads in the original layout, for messages: "Stable Diffusion 1"."""
     embedder: str = ""
     """Class name in `cond_stage_config.target` of the YAML configuration: "FrozenCLIPEmbedder"."""
+    embedder_params: tuple[str, ...] = ()
+    """The fields of `cond_stage_config.params` that this family obeys; configurations with others are refused."""
     tensor_prefixes: tuple[str, ...] = ()
     """Only checkpoints of this family have tensors whose names start with one of these."""
     example_config: str = ""

@@ -32,6 +32,7 @@ class LatentDiffusion(Family):
 
     checkpoint_models = "LAION-400M"
     embedder = "BERTEmbedder"
+    embedder_params = ("n_embed", "n_layer", "max_seq_len", "vocab_size", "use_tokenizer")
     tensor_prefixes = (f"{PREFIX}attn_layers.",)
     example_config = "configs/latent-diffusion/txt2img-1p4B-eval.yaml"
 

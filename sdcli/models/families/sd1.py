@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class StableDiffusion1(Family):
 
     checkpoint_models = "Stable Diffusion 1"
     embedder = "FrozenCLIPEmbedder"
+    embedder_params = ("version", "max_length", "layer", "layer_idx")
     # The last three occur in early checkpoints, which have no "text_model." in their names.
     tensor_prefixes = tuple(
         PREFIX + name for name in ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
@@ -43,7 +45,7 @@ class StableDiffusion1(Family):
         """The folder that the configuration names; the shipped one for the text encoder that all releases use."""
         version = config.model.params.cond_stage_config.params.version
         for folder in (config_path.parent / version, Path(version)):
-            if (folder / "config.json").is_file():
+            if os.path.isfile(folder / "config.json"):  # noqa: PTH113 - also for names that are too long
                 return folder
         if version == CLIP_LARGE:
             return self.vocabulary
@@ -54,7 +56,13 @@ class StableDiffusion1(Family):
         )
 
     def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
-        return json_files.read(folder / "config.json")
+        """The file's fields, and the number of layers that the YAML configuration uses.
+
+        Raises:
+            ModelError: a file that cannot be read, or a layer that the text encoder does not have.
+        """
+        content = json_files.read(folder / "config.json")
+        return {**content, "num_hidden_layers": _layers(config, content.get("num_hidden_layers", 12))}
 
     def convert_text_encoder(
         self,
@@ -78,10 +86,14 @@ class StableDiffusion1(Family):
             raise ModelError(
                 f"the text encoder's configuration in {folder} cannot be read", why=f"{error!r}."
             ) from error
+        stored = described.num_hidden_layers
+        described.num_hidden_layers = used = _layers(config, stored)
+        unused = tuple(f"encoder.layers.{layer}." for layer in range(used, stored))
         renamed = {
             name.removeprefix(PREFIX).removeprefix("text_model."): tensor
             for name, tensor in part(tensors, TEXT).items()
         }
+        renamed = {name: tensor for name, tensor in renamed.items() if not name.startswith(unused)}
         with torch.device("meta"):
             model = self.text_encoder_class()(described)
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
@@ -95,6 +107,29 @@ class StableDiffusion1(Family):
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
         return CLIPTokenizer
+
+
+def _layers(config: OriginalConfig, layers: int) -> int:
+    """The number of layers before the one that gives the embeddings, which is included; it is followed by the final
+    normalization.
+
+    Args:
+        config: the checkpoint's YAML configuration.
+        layers: that the text encoder has.
+
+    Raises:
+        ModelError: it has no such layer.
+    """
+    params = config.model.params.cond_stage_config.params
+    index = params.layer_idx
+    if params.layer == "last":
+        return layers
+    if index is None or not -layers <= index <= layers or not index:
+        raise ModelError(
+            f"the model configuration sets layer_idx to {index}",
+            why=f'With layer "hidden" it is a number from 1 to {layers}, or from -{layers} to -1.',
+        )
+    return index if index > 0 else layers + 1 + index
 
 
 FAMILY = StableDiffusion1()

@@ -53,7 +53,12 @@ class OriginalModel:
         from sdcli.models import tokenizer
 
         length = self.family.max_length(self.family.text_config(self.config, self.text_folder))
-        return tokenizer.load(self.family, self.text_folder, length)
+        wanted = self.config.model.params.cond_stage_config.params.max_length or length
+        if wanted > length:
+            raise ModelError(
+                f"{self.config_path} sets max_length to {wanted}", why=f"The text encoder takes {length} tokens."
+            )
+        return tokenizer.load(self.family, self.text_folder, wanted)
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         from sdcli.models import conversion, weights
@@ -61,7 +66,7 @@ class OriginalModel:
         source, config_name = self.path.name, self.config_path.name
         with weights.enough_memory(source):
             progress("checkpoint")
-            tensors = checkpoint_file.read_tensors(self.path)
+            tensors = recognition.original_names(checkpoint_file.read_tensors(self.path))
             self.check({name: tuple(tensor.shape) for name, tensor in tensors.items()})
             progress("text encoder")
             text_encoder = self.family.convert_text_encoder(
@@ -85,13 +90,13 @@ class OriginalModel:
         """Check that the checkpoint is of the kind that its configuration describes.
 
         Args:
-            shapes: as `checkpoint_file.shapes` returns them.
+            shapes: by the original names.
 
         Raises:
             ModelError: it is of another kind.
         """
-        first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
-        if first and first[1] != self.config.model.params.unet_config.params.in_channels and first[1] > 4:
+        first = shapes.get(f"{recognition.UNET}input_blocks.0.0.weight", ())
+        if len(first) > 1 and first[1] > 4 and first[1] != self.config.model.params.unet_config.params.in_channels:
             raise ModelError(
                 f"{self.path} seems to be a model that needs more inputs than a prompt, as for inpainting",
                 why=f"Its UNet takes {first[1]} channels.",
@@ -117,7 +122,7 @@ def find(request: ModelRequest) -> OriginalModel | None:
     if not request.ckpt:
         return None
     path = Path(request.ckpt).expanduser()
-    shapes = checkpoint_file.shapes(path)
+    shapes = recognition.original_names(checkpoint_file.shapes(path))
     recognition.check(path, shapes)
     config_path = checkpoint_config.find(request.config or DEFAULT_CONFIG)
     config = checkpoint_config.read(config_path)

@@ -117,6 +117,25 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no attention heads": ({"unet_config__params__num_heads": -1}, "num_heads"),
     "different numbers of channels": ({"first_stage_config__params__ddconfig__z_channels": 3}, "contradicts itself"),
     "another schedule": ({"beta_schedule": "sqrt"}, "beta_schedule"),
+    "another model": ({"unet_config__target": "cldm.cldm.ControlledUnetModel"}, "ControlledUnetModel"),
+    "image variations": ({"conditioning_key": "crossattn-adm"}, "image variations"),
+    "an upscaler with fields of its own": ({"conditioning_key": "hybrid-adm", "unet_config": None}, "upscaling"),
+    "the pooled embedding": ({"cond_stage_config__params__layer": "pooled"}, "layer"),
+    "a field of another text encoder": (
+        {"cond_stage_config__params__n_embed": 768},
+        "model.params.cond_stage_config.params.n_embed: 768 (unknown)",
+    ),
+    "an unknown field of the text encoder": ({"cond_stage_config__params__mask": True}, "params.mask: True"),
+    "an unknown field": ({"noise_offset_at_inference": 0.1}, "model.params.noise_offset_at_inference: 0.1 (unknown)"),
+    "betas of its own": ({"given_betas": [0.1]}, "model.params.given_betas: [0.1] (supported: None)"),
+    "a scale from training": ({"scale_by_std": True}, "scale_by_std: True (supported: False)"),
+    "blocks that resample": ({"unet_config__params__resblock_updown": True}, "resblock_updown: True"),
+    "classes": ({"unet_config__params__num_classes": 1000}, "num_classes: 1000 (supported: None)"),
+    "a bounded decoder": ({"first_stage_config__params__ddconfig__tanh_out": True}, "ddconfig.tanh_out: True"),
+    "too many blocks": ({"unet_config__params__num_res_blocks": 10**9}, "num_res_blocks"),
+    "too many timesteps": ({"timesteps": 10**12}, "timesteps"),
+    "a beta that is no number": ({"linear_end": float("nan")}, "linear_end"),
+    "attention in the VAE": ({"first_stage_config__params__ddconfig__attn_resolutions": [64]}, "attn_resolutions"),
 }
 
 
@@ -126,6 +145,45 @@ def test_unsupported_configurations_are_refused_with_the_reason(tmp_path: Path, 
     with pytest.raises(ModelError) as raised:
         checkpoint_config.read(changed(tmp_path / "m.yaml", **changes))
     assert what in str(raised.value) and "m.yaml" in raised.value.what
+
+
+TRAINING: dict[str, Any] = {
+    "monitor": "val/loss", "ckpt_path": "x.ckpt", "ignore_keys": [], "cond_stage_trainable": True,
+    "first_stage_key": "jpg", "cond_stage_key": "txt", "num_timesteps_cond": 1, "log_every_t": 200,
+    "scheduler_config": {"target": "ldm.lr_scheduler.LambdaLinearScheduler", "params": {"f_max": [1.0]}},
+    "unet_config__params__use_checkpoint": True, "unet_config__params__legacy": True,
+    "unet_config__params__use_fp16": True,
+    "first_stage_config__params__lossconfig": {"target": "torch.nn.Identity"},
+    "first_stage_config__params__ddconfig__attn_resolutions": [16],  # none of 256, 128, 64 and 32
+    "first_stage_config__params__ddconfig__attn_type": "vanilla-xformers", "cond_stage_config__params__freeze": False,
+}  # fmt: skip
+
+
+def test_fields_of_training_are_ignored(tmp_path: Path) -> None:
+    config = checkpoint_config.read(changed(tmp_path / "m.yaml", **TRAINING))
+    given = checkpoint_config.read(checkpoint_config.find(V1))
+    assert checkpoint_config.spec_of(config, "m") == checkpoint_config.spec_of(given, "m")
+
+
+def test_zero_terminal_snr_is_obeyed(tmp_path: Path) -> None:
+    config = checkpoint_config.read(changed(tmp_path / "m.yaml", rescale_betas_zero_snr=True, parameterization="v"))
+    assert checkpoint_config.spec_of(config, "m").schedule.rescale_betas_zero_snr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 5000,
+        b"a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]",
+        b"a: " + b"1" * 5000,
+        b"a: " + b"x\n  " * 20_000,
+        b"? " * 5000,
+    ],
+)
+def test_hostile_yaml_is_refused_at_once(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.yaml").write_bytes(content)
+    with pytest.raises(ModelError):
+        checkpoint_config.read(tmp_path / "m.yaml")
 
 
 @pytest.mark.parametrize(

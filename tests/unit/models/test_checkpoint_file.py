@@ -355,7 +355,7 @@ def test_out_of_memory_errors_pass_unchanged(tmp_path: Path, monkeypatch: pytest
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
     path = save(tmp_path / "m.ckpt", WEIGHTS)
-    monkeypatch.setattr(torch, "load", full)
+    monkeypatch.setattr(torch, "frombuffer", full)
     with pytest.raises(RuntimeError, match="can't allocate memory") as raised:
         checkpoint_file.read_tensors(path)
     assert is_out_of_memory(raised.value)

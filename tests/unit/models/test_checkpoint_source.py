@@ -286,6 +286,44 @@ def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpo
         load(small_checkpoint.ckpt, copied(tmp_path, "{version: clip}", "{}"))
 
 
+@pytest.mark.parametrize(("index", "layers"), [(-2, 1), (1, 1), (-1, 2), (2, 2)])
+def test_the_layer_of_the_text_encoder_is_obeyed(
+    small_checkpoint: SmallCheckpoint, tmp_path: Path, v1: Model, index: int, layers: int
+) -> None:
+    """The final normalization follows the layer, as in diffusers' clip_skip."""
+    text = f"{{version: clip, layer: hidden, layer_idx: {index}}}"
+    model = load(small_checkpoint.ckpt, copied(tmp_path, "{version: clip}", text))
+    ids = torch.tensor(v1.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
+    with torch.inference_mode():
+        hidden = v1.text_encoder(ids, output_hidden_states=True).hidden_states[layers]
+        torch.testing.assert_close(model.text_encoder(ids)[0], v1.text_encoder.final_layer_norm(hidden))
+
+
+def test_a_layer_that_the_text_encoder_does_not_have_is_refused(
+    small_checkpoint: SmallCheckpoint, tmp_path: Path
+) -> None:
+    config = copied(tmp_path, "{version: clip}", "{version: clip, layer: hidden, layer_idx: -13}")
+    with pytest.raises(ModelError, match="layer_idx to -13"):
+        load(small_checkpoint.ckpt, config)
+
+
+def test_the_number_of_tokens_is_obeyed(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    config = copied(tmp_path, "{version: clip}", "{version: clip, max_length: 40}")
+    source = find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(config)))
+    assert source.tokenizer().model_max_length == 40
+    config.write_text(config.read_text().replace("40", "78"))
+    with pytest.raises(ModelError, match="max_length to 78"):
+        find(ModelRequest(ckpt=str(small_checkpoint.ckpt), config=str(config))).tokenizer()
+
+
+def test_scale_and_shift_of_the_time_are_obeyed(tensors: Tensors) -> None:
+    twice = {name: t.repeat(2, *[1] * (t.ndim - 1)) if "emb_layers" in name else t for name, t in tensors.items()}
+    config = config_with("legacy: False", "use_scale_shift_norm: True")
+    assert part("UNet", twice, config).config.resnet_time_scale_shift == "scale_shift"
+    with pytest.raises(ModelError, match="of another shape"):
+        part("UNet", tensors, config)
+
+
 def test_a_missing_text_encoder_is_refused(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     config = copied(tmp_path, "{version: clip}", "{version: nowhere}")
     with pytest.raises(ModelError, match="names the text encoder nowhere"):
@@ -303,18 +341,15 @@ def test_the_wrong_text_encoder_is_refused_before_anything_loads(
 
 @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
 def test_an_inpainting_model_is_refused(tensors: Tensors, tmp_path: Path, extension: str) -> None:
-    """Before anything loads if it is a safetensors file, as the shapes are in its header."""
+    """Before anything loads."""
     path = tmp_path / f"m.{extension}"
     wide = tensors | {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}
     if extension == "ckpt":
         torch.save(wide, path)
-        source = find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
-        with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
-            source.load(CPU, lambda _: None)
     else:
         save_file({name: tensor.contiguous() for name, tensor in wide.items()}, path)
-        with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
-            find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
+    with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
+        find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
