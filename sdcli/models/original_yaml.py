@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from sdcli.model_spec import Beta, Timesteps
+
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 
 
@@ -67,9 +69,9 @@ class TextConfig(BaseModel):
 
 
 class ModelParams(BaseModel):
-    linear_start: float = 1e-4
-    linear_end: float = 2e-2
-    timesteps: PositiveInt = 1000
+    linear_start: Beta = 1e-4
+    linear_end: Beta = 2e-2
+    timesteps: Timesteps = 1000
     beta_schedule: Literal["linear", "sqrt_linear", "cosine"] = "linear"
     parameterization: Literal["eps", "v", "x0"] = "eps"
     conditioning_key: str = "crossattn"
