@@ -170,11 +170,12 @@ def find(request: ModelRequest) -> FolderModel | None:
     """
     given = request.model or ""
     path = Path(given).expanduser()
-    if path.is_dir():
+    # os.path, which has an answer for names that no file can have.
+    if os.path.isdir(path):  # noqa: PTH112
         if request.revision is not None:
             raise UsageError(f"--revision goes with a hub id, and --model {given} is a folder", fix="Leave it out.")
         return FolderModel.read(path, name=path.resolve().name)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
             f"--model {given} is a file",
             why="--model takes a folder of diffusers' layout, or a hub id.",
