@@ -169,12 +169,12 @@ def find(request: ModelRequest) -> FolderModel | None:
         ModelError: it is not a model.
     """
     given = request.model or ""
-    path = Path(given).expanduser()
-    # os.path, which has an answer for names that no file can have.
+    # os.path, which has an answer for names that no file can have, and for users that do not exist.
+    path = Path(os.path.expanduser(given))  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         if request.revision is not None:
             raise UsageError(f"--revision goes with a hub id, and --model {given} is a folder", fix="Leave it out.")
-        return FolderModel.read(path, name=path.resolve().name)
+        return FolderModel.read(path, name=path.resolve().name or given)
     if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
             f"--model {given} is a file",

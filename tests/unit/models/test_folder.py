@@ -355,7 +355,7 @@ def test_only_the_folders_of_parts_are_listed(folder: Path) -> None:
     assert files_in(folder) == []
 
 
-@pytest.mark.parametrize("name", ["/", "x" * 300, "x/" * 3000, "a\0b/c", "/dev/null"])
+@pytest.mark.parametrize("name", ["/", "x" * 300, "x/" * 3000, "a\0b/c", "/dev/null", "~nosuchuser/x"])
 def test_names_that_are_no_model_are_refused(name: str) -> None:
     with pytest.raises(ModelError):
         find(ModelRequest(model=name, offline=True))
