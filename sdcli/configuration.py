@@ -8,8 +8,11 @@ in which a script runs does not change its images.
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
+import re
+import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +32,14 @@ from sdcli.settings import Settings, as_choice, flag, flags, in_use, options, sp
 PREFIX = "SDCLI_"
 FILE_VARIABLE = "SDCLI_CONFIG_FILE"
 """The variable that does the same as `--config-file`."""
+
+
+MAX_SIZE = 200_000
+"""Bytes of a settings file; one with every setting has ten thousand."""
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){50}""")
+"""A key with many parts. tomllib takes time with the square of their number, and no setting has parts."""
+_LONGEST = 100
+"""Characters of a value in a message."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,11 @@ def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
         UsageError: a setting is unknown or repeated, or its value has the wrong type.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = _bytes_of(path).decode("utf-8-sig")
+        if _LONG_KEY.search(text):
+            raise tomllib.TOMLDecodeError("A key has more than 50 parts")
         values = tomllib.loads(text)
+        toml(values)  # fails for numbers that are too long to be printed
     except OSError as error:
         if kind == "user file" and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
@@ -130,13 +144,30 @@ def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
             f"cannot read the settings in {path}: it is not UTF-8",
             why=f"Line {line} contains the byte 0x{error.object[error.start]:02x}.",
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for integers of thousands of digits, and deep nesting
         raise InputFileError(f"cannot read the settings in {path}: it is not TOML", why=f"{error}.") from error
     lines = _lines(text)
     given = _layer(
         ((key, value, Origin(kind, str(path), lines.get(key))) for key, value in values.items()), strict=True
     )
     return {name: Given(_from_folder(name, one.value, path.parent), one.origin) for name, one in given.items()}
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The content of a settings file.
+
+    Raises:
+        OSError: it cannot be read, may block, or has more than `MAX_SIZE` bytes.
+    """
+    # Pipes that a shell has opened, as for <(command), are in these folders. Another may have no writer, and block.
+    opened = str(path).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin"))
+    if stat.S_ISFIFO(path.stat().st_mode) and not opened:
+        raise OSError(errno.EINVAL, "It is a pipe")
+    with path.open("rb") as file:
+        content = file.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        raise OSError(errno.EFBIG, f"It has more than {MAX_SIZE:,} bytes")
+    return content
 
 
 def read_environment(environment: Mapping[str, str]) -> Layer:
@@ -173,12 +204,14 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
         name = _spellings().get(key.replace("-", "_"))
         if name is None or key.startswith(PREFIX) != (origin.kind == "environment"):
             raise UsageError(
-                f"unknown setting {key} in {place}", why=_nearest(key), fix="sdcli txt2img --help lists all settings."
+                f"unknown setting {key[:_LONGEST]} in {place}",
+                why=_nearest(key),
+                fix="sdcli txt2img --help lists all settings.",
             )
         if name in keys:
             raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Remove one of them.")
         keys[name] = key
-        given[name] = Given(_parsed(name, value, f"{key} = {toml(value)} in {place}", strict=strict), origin)
+        given[name] = Given(_parsed(name, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
     return given
 
 
@@ -186,6 +219,8 @@ def _nearest(key: str) -> str:
     """The settings with a similar name, as a question."""
     variable = key.upper().startswith(PREFIX)
     known = {spelling.lower(): spelling for spelling in _spellings() if spelling.startswith(PREFIX) == variable}
+    if len(key) > _LONGEST:
+        return ""
     near = difflib.get_close_matches(key.replace("-", "_").lower(), known, n=2)
     return f"Did you mean {' or '.join(known[spelling] for spelling in near)}?" if near else ""
 
@@ -196,9 +231,12 @@ def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
     kind: Any = Settings.model_fields[name].annotation
     adapter = TypeAdapter(kind)
     try:
-        return adapter.validate_python(value, strict=True) if strict else adapter.validate_strings(value)
+        parsed = adapter.validate_python(value, strict=True) if strict else adapter.validate_strings(value)
     except ValidationError as error:
         raise UsageError(f"{what} is not valid", why=f"{error.errors()[0]['msg']}.") from None
+    if options()[name].path and "\0" in (parsed or ""):
+        raise UsageError(f"{what} is not valid", why="A path cannot contain a zero byte.")
+    return parsed
 
 
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
@@ -215,17 +253,22 @@ def _from_folder(name: str, value: Any, folder: Path) -> Any:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """The line of each key of a TOML file, which tomllib does not report.
+    """The line of each key of a TOML file, which tomllib does not report; not of those after a very long statement.
 
     A statement is the smallest number of lines that are valid TOML.
     """
     lines: dict[str, int] = {}
     statement = ""
     begins = 1
+    # Of long statements each line would be parsed as often as there are lines after it.
+    left = len(text) + 100_000
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not statement:
             begins = number
         statement += line
+        left -= len(statement)
+        if left < 0:
+            break
         try:
             keys = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
@@ -296,6 +339,12 @@ def origins_in_errors(given: Layer) -> Iterator[None]:
 def toml(value: Any) -> str:
     """A value in TOML."""
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _shown(value: Any) -> str:
+    """A value in TOML, short enough for a message."""
+    text = toml(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def template() -> str:

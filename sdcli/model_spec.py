@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Timesteps = Annotated[int, Field(ge=1, le=100_000)]
+"""Timesteps of the training. All known models have 1000; a sampler's tables have an entry for each."""
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class NoiseSchedule(BaseModel):
@@ -16,13 +20,13 @@ class NoiseSchedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    num_train_timesteps: Timesteps = 1000
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
-    steps_offset: int = 1
+    steps_offset: int = Field(default=1, ge=0)
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
 

@@ -108,7 +108,13 @@ class Run:
 
 def _require_new(path: Path) -> None:
     """Raise `OutputError` if a file exists, or its folder does not."""
-    if path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # the name is too long
+        raise OutputError(
+            f"cannot write --output {path}", why=f"{error.strerror}.", fix="Pass another name."
+        ) from error
+    if exists:
         raise OutputError(f"--output {path} already exists", fix="Pass a new name: sdcli never overwrites a file.")
     if not path.absolute().parent.is_dir():
         raise OutputError(

@@ -11,13 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdcli.model_spec import Beta, Timesteps
+
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 
 # Far more than any model has: a mistake or an attack must not make a model that takes all memory or time.
 Size = Annotated[int, Field(ge=1, le=100_000)]
 Count = Annotated[int, Field(ge=1, le=100)]
 Multipliers = Annotated[list[Count], Field(min_length=1, max_length=10)]
-Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -153,7 +154,7 @@ class ModelParams(Section):
 
     linear_start: Beta = 1e-4
     linear_end: Beta = 2e-2
-    timesteps: Size = 1000
+    timesteps: Timesteps = 1000
     beta_schedule: Literal["linear", "sqrt_linear", "cosine"] = "linear"
     parameterization: Literal["eps", "v", "x0"] = "eps"
     rescale_betas_zero_snr: bool = False

@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sdcli.errors import ModelError
+from sdcli.jobs import Job
 from sdcli.memory import is_out_of_memory
+from sdcli.models import checkpoint_file, families, json_files
+from sdcli.models.model import Model
 from sdcli.models.weight_files import WeightFiles
+
+CONFIG = "config.json"
 
 
 def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source: str) -> Any:
@@ -29,8 +35,10 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
     Raises:
         ModelError: the weights are damaged, or do not fit the part's configuration.
     """
+    _require_own_shards(folder, files, source)
     try:
         with _quiet():
+            _require_enough_weights(part_class, folder, files)
             model, info = part_class.from_pretrained(
                 folder / files.part,
                 dtype=torch.float32,
@@ -44,7 +52,7 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
             raise
         raise ModelError(
             f"the {what} of {source} cannot be loaded",
-            why=str(error).strip().split("\n", 1)[0],
+            why=f"{_first_line(error)}.",
             fix="Download the model again: its weights are damaged, or do not fit its configuration.",
         ) from error
     odd = [
@@ -60,6 +68,84 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
             fix="Download the model again.",
         )
     return model.eval().requires_grad_(False)
+
+
+def try_out(model: Model) -> None:
+    """Run each part once, with a small image.
+
+    Fields of configurations that the libraries do not check, such as the size of a kernel, would otherwise fail in the
+    first step of a sampler.
+
+    Raises:
+        ModelError: a part fails, or returns another shape than it should.
+    """
+    spec = model.spec
+    # At the smallest size a normalization may have a single value.
+    pixels = 2 * spec.size_multiple
+    side = pixels // spec.downscale
+    latents = torch.zeros(1, spec.latent_channels, side, side, device=model.device)
+    # A family reads the prompts and the size, and nothing else of a job.
+    job = Job.model_construct(prompt="", negative_prompt="", height=pixels, width=pixels)
+    part = "text encoder"
+    try:
+        with torch.inference_mode():
+            conditioning = families.get(spec.family).condition(model, [job])
+            part = "UNet"
+            timestep = torch.tensor(spec.schedule.steps_offset, device=model.device)
+            noise = model.unet(latents, timestep, **conditioning.unet_arguments(guided=False)).sample
+            if noise.shape != latents.shape:
+                raise ValueError(f"It returns {tuple(noise.shape)} for {tuple(latents.shape)}")
+            part = "VAE"
+            image = model.vae.decode(latents / model.vae.config.scaling_factor).sample
+            if image.shape != (1, 3, pixels, pixels):
+                raise ValueError(f"It returns {tuple(image.shape)} for {tuple(latents.shape)}")
+    except (
+        Exception
+    ) as error:  # any type: a value of a configuration has another type than the code of the part expects
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"the {part} of {spec.name} does not work",
+            why=f"{_first_line(error)}.",
+            fix="Download the model again: a value in its configuration is wrong.",
+        ) from error
+
+
+def _require_own_shards(folder: Path, files: WeightFiles, source: str) -> None:
+    """Raise `ModelError` if an index of weights in several files names other files than those of the part."""
+    for name in files.files:
+        if not name.endswith(".json"):
+            continue
+        shards = json_files.read(folder / name).get("weight_map")
+        named = shards.values() if isinstance(shards, dict) else [shards]
+        other = next((shard for shard in named if f"{files.part}/{shard}" not in files.files), None)
+        if other is not None:
+            raise ModelError(
+                f"the model {source} is incomplete: {folder / name} names the weights {str(other)[:200]!r}",
+                why=f"There is no such file in {folder / files.part}.",
+                fix="Download the model again.",
+            )
+
+
+def _require_enough_weights(part_class: Any, folder: Path, files: WeightFiles) -> None:
+    """Raise `ValueError` if a configuration describes a larger model than the weights.
+
+    transformers makes room for all of it before it compares the shapes; diffusers compares them first.
+    """
+    if not issubclass(part_class, PreTrainedModel):
+        return
+    config = part_class.config_class.from_pretrained(folder / files.part, local_files_only=True)
+    with torch.device("meta"):
+        needed = sum(4 * weight.numel() for weight in part_class(config).parameters())
+    # A pickle's size is that of the file, which may be in half precision.
+    found = 2 * sum(checkpoint_file.size(folder / name) for name in files.files if not name.endswith(".json"))
+    if needed > found:
+        raise ValueError(f"{CONFIG} describes {needed:,} bytes of weights, more than there are")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n", 1)[0].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sdcli.errors import ModelError
 from sdcli.model_spec import NoiseSchedule
+from sdcli.models import json_files
 
 FIELDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing",
           "steps_offset", "set_alpha_to_one", "rescale_betas_zero_snr")  # fmt: skip
@@ -76,10 +77,15 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
     if pipeline.startswith("StableDiffusion"):
         fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value
     try:
-        return NoiseSchedule.model_validate(fields)
+        schedule = NoiseSchedule.model_validate(fields, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        raise ModelError(
+            f"the noise schedule in {path} is not supported", why=json_files.invalid_fields(error)
+        ) from error
+    if schedule.steps_offset >= schedule.num_train_timesteps:
         raise ModelError(
             f"the noise schedule in {path} is not supported",
-            why=f"{first['loc'][0]} is {first['input']!r}: {first['msg']}.",
-        ) from error
+            why=f"num_train_timesteps is {schedule.num_train_timesteps}, and the first timestep is "
+            f"{schedule.steps_offset}.",
+        )
+    return schedule

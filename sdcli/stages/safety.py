@@ -434,7 +434,7 @@ def _download(search: CheckerSearch) -> Path:
         why="It has no config.json with model.safetensors or pytorch_model.bin.",
         fix=f"Give another with --safety-model, or {other}.",
     )
-    if Path(search.safety_model).is_dir():
+    if os.path.isdir(search.safety_model):  # noqa: PTH112
         raise no_checker
     if search.offline:
         raise ModelNotFound(

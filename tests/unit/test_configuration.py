@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -260,6 +261,17 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("steps = \n", 3, ["FILE", "line 1"]),
         ("steps = 3\nsteps = 4\n", 3, ["FILE", "overwrite", "line 2"]),
         ("steps = 3\n# \udcff", 3, ["FILE", "Line 2 contains the byte 0xff"]),
+        ("\ufeffsteps = 0\r\n", 2, ["--ddim_steps 0", "FILE, line 1"]),
+        ('outdir = "a\\u0000b"', 2, [r'outdir = "a\u0000b" in FILE, line 1', "zero byte"]),
+        ("steps = " + "[" * 10_000, 3, ["FILE", "not TOML", "recursion"]),
+        ("steps = " + "9" * 5_000, 3, ["FILE", "not TOML", "digits"]),
+        ("steps = 0x" + "f" * 5_000, 3, ["FILE", "not TOML", "digits"]),
+        ("a" + ".a" * 90_000 + " = 1", 3, ["FILE", "A key has more than 50 parts"]),
+        ("x = {" + '"a" . ' * 20_000 + "a = 1}", 3, ["FILE", "A key has more than 50 parts"]),
+        ("prompt = [\n" + "1,\n" * 10_000 + "]", 2, ["prompt = [1, 1,", "... in FILE", "string"]),
+        ("steps = '" + "x" * 100_000 + "'", 2, ["steps = ", "... in FILE, line 1 is not valid"]),
+        ("x" * 100_000 + " = 1", 2, ["unknown setting xxx", "in FILE, line 1"]),
+        ("#" * 300_000, 3, ["FILE", "more than 200,000 bytes"]),
         (None, 3, ["FILE", "No such file"]),
     ],
 )  # fmt: skip
@@ -282,6 +294,9 @@ def test_an_error_in_a_file_names_its_line(file: File, text: str | None, code: i
         ({"SDCLI_STEPS": "many"}, ['SDCLI_STEPS = "many"', "integer"]),
         ({"SDCLI_PLMS": "perhaps"}, ['SDCLI_PLMS = "perhaps"', "boolean"]),
         ({"SDCLI_STEPS": "3", "SDCLI_DDIM_STEPS": "3"}, ["SDCLI_STEPS and SDCLI_DDIM_STEPS", "the same setting"]),
+        ({"SDCLI_STEPS": "9" * 5_000}, ["SDCLI_STEPS = ", "... in the environment", "integer"]),
+        ({f"SDCLI_{'X' * 10_000}": "1"}, ["unknown setting SDCLI_XXX", "in the environment"]),
+        ({"SDCLI_OUTDIR": "\udcff"}, ["--outdir", "is not text", "set by SDCLI_OUTDIR"]),
         ({"SDCLI_STEPS": "0"}, ["--ddim_steps 0", "set by SDCLI_STEPS"]),
         ({"SDCLI_REVISION": "main"}, ["--revision needs a Hugging Face model id", "set by SDCLI_REVISION"]),
     ],
@@ -298,6 +313,28 @@ def test_an_invalid_value_is_ignored_if_a_stronger_source_replaces_it(file: File
     with pytest.raises(UsageError) as caught:
         load({"steps": 0}, config_file=file("steps = 5"), environment={})
     assert "set by" not in str(caught.value), "a flag is its own origin"
+
+
+def test_a_settings_file_never_blocks_and_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.toml")
+    with pytest.raises(InputFileError, match="It is a pipe"):
+        load(config_file=str(tmp_path / "fifo.toml"), environment={})
+    with pytest.raises(InputFileError, match="more than 200,000 bytes"):
+        load(config_file="/dev/zero", environment={})
+    for name in ("x" * 300, "x/" * 3000):
+        with pytest.raises(InputFileError, match="File name too long"):
+            load(config_file=name, environment={})
+    assert load(config_file="/dev/null", environment={}).settings == DEFAULTS
+
+
+def test_a_pipe_that_a_shell_has_opened_is_a_settings_file() -> None:
+    end, writer = os.pipe()
+    os.write(writer, b"steps = 7")
+    os.close(writer)
+    try:
+        assert load(config_file=f"/dev/fd/{end}", environment={}).settings.steps == 7
+    finally:
+        os.close(end)
 
 
 def test_a_folder_is_not_a_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
 from sdcli.models import checkpoint_file, families, hashes, json_files, scheduler_config, weight_files
 from sdcli.models.families import Family
+from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
 from sdcli.models.weight_files import WeightFiles
+from sdcli.settings import LARGEST_SIDE
 
 if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
+_AGAIN = "Download the model again."
 # Keys of the parts in model_index.json, and the classes of diffusers that sdcli supports. Families list the rest.
 PART_NAMES = {"UNet": ("unet",), "VAE": ("vae", "vqvae")}
 CLASSES = {"UNet": ("UNet2DConditionModel",), "VAE": ("AutoencoderKL", "AutoencoderTiny", "VQModel")}
-
-File = TypeVar("File", bound=BaseModel)
-
-
-class UNetFile(BaseModel):
-    """The fields of the UNet's config.json that planning needs, and those of inputs other than a prompt."""
-
-    in_channels: int
-    out_channels: int
-    block_out_channels: list[int]
-    sample_size: int | list[int] | None = None
-    class_embed_type: str | None = None
-    num_class_embeds: int | None = None
-    addition_embed_type: str | None = None
-    encoder_hid_dim_type: str | None = None
-    time_cond_proj_dim: int | None = None
-
-
-class VAEFile(BaseModel):
-    """The fields of the VAE's config.json that planning needs."""
-
-    latent_channels: int = 4
-    block_out_channels: list[int] | None = None
-    decoder_block_out_channels: list[int] | None = None
-    upsampling_scaling_factor: int = 2
-    shift_factor: float | None = None
-
-    @property
-    def downscale(self) -> int:
-        """f: image pixels per latent pixel, on each side."""
-        blocks = self.decoder_block_out_channels or self.block_out_channels or [64] * 4
-        return int(self.upsampling_scaling_factor ** (len(blocks) - 1))
 
 
 @dataclass(frozen=True)
@@ -91,24 +62,34 @@ class FolderModel:
             ModelError: the folder is not a model, or one that is not supported, or parts are missing.
         """
         if names is None:
-            names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+            names = files_in(path)
         index = _read_index(path, name, names)
         pipeline = str(index.get("_class_name", ""))
         text_encoders = families.each("text_encoders")
         parts = {"text encoder": _part(index, names, name, "text encoder", families.each("part"), text_encoders)}
         parts |= {label: _part(index, names, name, label, PART_NAMES[label], CLASSES[label]) for label in PART_NAMES}
         classes = {label: str(index[files.part][1]) for label, files in parts.items()}
-        if "tokenizer" not in index or index["tokenizer"][1] not in families.each("tokenizers"):
+        if not _has(index, "tokenizer") or index["tokenizer"][1] not in families.each("tokenizers"):
             raise _unsupported(name, pipeline, f"it has no tokenizer of {' or '.join(families.each('label'))}")
         text_encoder = classes.pop("text encoder")
         family = families.first(lambda family: text_encoder in family.text_encoders)
         assert family is not None, "_part has checked it"
-        unet = _validated(UNetFile, path / parts["UNet"].part / "config.json")
-        vae = _validated(VAEFile, path / parts["VAE"].part / "config.json")
+        files = {label: path / part.part / CONFIG for label, part in parts.items()}
+        json_files.read_fields(TextEncoderFile, files["text encoder"])
+        unet = json_files.read_fields(UNetFile, files["UNet"])
+        vae = json_files.read_fields(VAEFile, files["VAE"])
+        if vae.downscale > MAX_DOWNSCALE:
+            raise ModelError(f"{files['VAE']} describes a VAE that enlarges {vae.downscale} times", fix=_AGAIN)
         _check(name, pipeline, unet, vae)
         scheduler = path / "scheduler" / "scheduler_config.json"
         size = unet.sample_size if unet.sample_size is not None else 512 // vae.downscale
         height, width = size if isinstance(size, list) else (size, size)
+        if max(height, width) * vae.downscale > LARGEST_SIDE:
+            raise ModelError(
+                f"{files['UNet']} has the sample_size {size}, which is {max(height, width) * vae.downscale} pixels",
+                why=f"Images have at most {LARGEST_SIDE} pixels on each side.",
+                fix=_AGAIN,
+            )
         spec = ModelSpec(
             name=name,
             family=family,
@@ -147,8 +128,9 @@ class FolderModel:
     def tokenizer(self) -> Any:
         from sdcli.models import tokenizer
 
-        text_config = json_files.read(self.path / self.parts["text encoder"].part / "config.json")
-        return tokenizer.load(self.family, self.path / "tokenizer", self.family.max_length(text_config))
+        fields = json_files.read(self.path / self.parts["text encoder"].part / CONFIG)
+        length = self.family.max_length(fields)
+        return tokenizer.load(self.family, self.path / "tokenizer", length, vocabulary=fields.get("vocab_size"))
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         import diffusers
@@ -158,20 +140,24 @@ class FolderModel:
         classes = {label: getattr(diffusers, name) for label, name in self.classes.items()}
         classes["text encoder"] = self.family.text_encoder_class()
         with weights.enough_memory(self.spec.name):
+            # First, because it is small, and its files are most often the ones that are missing.
+            tokenizer = self.tokenizer()
             loaded = {}
             for label, files in self.parts.items():
                 progress(label)
                 part = pretrained.load(classes[label], self.path, files, what=label, source=self.spec.name)
                 loaded[label] = part.to(device)
             weights.check_width(loaded["text encoder"], loaded["UNet"], self.spec.name)
-            return Model(
+            model = Model(
                 spec=self.spec,
-                tokenizer=self.tokenizer(),
+                tokenizer=tokenizer,
                 text_encoder=loaded["text encoder"],
                 unet=loaded["UNet"],
                 vae=loaded["VAE"],
                 device=device,
             )
+            pretrained.try_out(model)
+            return model
 
 
 def find(request: ModelRequest) -> FolderModel | None:
@@ -183,12 +169,13 @@ def find(request: ModelRequest) -> FolderModel | None:
         ModelError: it is not a model.
     """
     given = request.model or ""
-    path = Path(given).expanduser()
-    if path.is_dir():
+    # os.path, which has an answer for names that no file can have, and for users that do not exist.
+    path = Path(os.path.expanduser(given))  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
         if request.revision is not None:
             raise UsageError(f"--revision goes with a hub id, and --model {given} is a folder", fix="Leave it out.")
-        return FolderModel.read(path, name=path.resolve().name)
-    if path.is_file():
+        return FolderModel.read(path, name=path.resolve().name or given)
+    if os.path.isfile(path):  # noqa: PTH113
         raise ModelError(
             f"--model {given} is a file",
             why="--model takes a folder of diffusers' layout, or a hub id.",
@@ -202,24 +189,34 @@ def find(request: ModelRequest) -> FolderModel | None:
     )
 
 
+def files_in(path: Path) -> list[str]:
+    """The files of a model, relative to its folder, with forward slashes: those in the folder and in folders in it.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    try:
+        entries = list(os.scandir(path))
+        names = [entry.name for entry in entries if entry.is_file()]
+        if INDEX not in names:
+            return names  # not a model, and perhaps a folder with all files of a disk
+        for part in (entry.name for entry in entries if entry.is_dir()):
+            names += [f"{part}/{entry.name}" for entry in os.scandir(path / part) if entry.is_file()]
+        return names
+    except OSError as error:
+        raise ModelError(f"the folder {error.filename} cannot be read", why=f"{error.strerror}.") from error
+
+
 def _read_index(path: Path, name: str, names: Collection[str]) -> Mapping[str, Any]:
     if INDEX in names:
         return json_files.read(path / INDEX)
     fix = f"Pass the folder that contains {INDEX} and the folders unet, vae, text_encoder, tokenizer and scheduler."
     checkpoints = sorted(file for file in names if "/" not in file and file.endswith((".ckpt", ".safetensors")))
-    if "config.json" in names:
+    if CONFIG in names:
         fix = "It seems to be one part of a model: pass the parent folder."
     elif checkpoints:
         fix = f"It contains the file {checkpoints[0]}: if that is of the original layout, pass its path with --ckpt."
     raise ModelError(f"the model {name} is not a diffusers model: it has no {INDEX}", fix=fix)
-
-
-def _validated(kind: type[File], path: Path) -> File:
-    try:
-        return kind.model_validate(json_files.read(path))
-    except ValidationError as error:
-        why = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors()[:3])
-        raise ModelError(f"{path} is not a model's configuration", why=f"{why}.") from error
 
 
 def _has(index: Mapping[str, Any], part: str) -> bool:
@@ -261,7 +258,7 @@ def _part(
         raise ModelError(
             f"the model {name} is incomplete: the folder {part} has no weights",
             why="Searched for diffusion_pytorch_model or model as .safetensors or .bin, also as .fp16.",
-            fix="Download the model again.",
+            fix=_AGAIN,
         )
     return files
 

@@ -14,7 +14,7 @@ from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec
 from sdcli.models import weight_files
 from sdcli.models.model import Model, ModelRequest, PartCallback
-from sdcli.models.sources.folder import INDEX, FolderModel
+from sdcli.models.sources.folder import INDEX, FolderModel, files_in
 
 if TYPE_CHECKING:
     import torch
@@ -183,4 +183,4 @@ def _names(request: ModelRequest, path: Path, offline: bool) -> list[str]:
             return [file.path for file in get_cached_repo_tree(str(request.model), revision=path.name)]
         except errors.CachedRepoTreeNotFoundError:
             pass
-    return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    return files_in(path)

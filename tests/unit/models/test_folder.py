@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from sdcli.errors import ModelError, ModelNotFound
 from sdcli.models import find, shipped, weight_files
 from sdcli.models.model import ModelRequest
 from sdcli.models.sources import builtin
-from sdcli.models.sources.folder import FolderModel
+from sdcli.models.sources.folder import FolderModel, files_in
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
@@ -214,6 +215,22 @@ def config(part: str, **changes: Any) -> Change:
     return lambda folder: edit(folder / part / "config.json", **changes)
 
 
+def scheduler(**changes: Any) -> Change:
+    return lambda folder: edit(folder / "scheduler/scheduler_config.json", **changes)
+
+
+def text(name: str, content: str) -> Change:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def pipe(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
 SDXL = index(
     _class_name="StableDiffusionXLPipeline",
     text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
@@ -237,6 +254,35 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no JSON": (lambda folder: (folder / "model_index.json").write_text("<html>"), "cannot be read as JSON"),
     "a list": (lambda folder: (folder / "model_index.json").write_text("[]"), "does not contain a JSON object"),
     "nothing": (remove("model_index.json"), "has no model_index.json"),
+    "one side": (config("unet", sample_size=[1]), r"unet/config.json .*sample_size is \[1\]"),
+    "no side": (config("unet", sample_size=0), "sample_size is 0"),
+    "a long side": (config("unet", sample_size=10**9), "sample_size is 1000000000"),
+    "a long image": (config("unet", sample_size=16_000), "sample_size 16000, which is 128000 pixels"),
+    "no blocks": (config("unet", block_out_channels=[]), r"block_out_channels is \[\]"),
+    "wide blocks": (config("unet", block_out_channels=[10**9]), "block_out_channels.0 is 1000000000|out of range"),
+    "many layers": (config("unet", layers_per_block=10**7), "layers_per_block is 10000000"),
+    "no heads": (config("unet", attention_head_dim=0), "attention_head_dim is 0"),
+    "text for a number": (config("vae", scaling_factor="0.18215"), r"vae/config.json .*scaling_factor is '0.18215'"),
+    "no scale": (config("vae", scaling_factor=0), "scaling_factor is 0"),
+    "an infinite scale": (config("vae", scaling_factor=float("inf")), "scaling_factor is inf"),
+    "a negative enlargement": (config("vae", upsampling_scaling_factor=-2), "upsampling_scaling_factor is -2"),
+    "a large enlargement": (config("vae", block_out_channels=[32] * 12), "enlarges 2048 times"),
+    "many text layers": (
+        config("text_encoder", num_hidden_layers=10**7),
+        r"text_encoder/config.*num_hidden_layers is 1",
+    ),
+    "text as length": (config("text_encoder", max_position_embeddings="x"), "max_position_embeddings is 'x'"),
+    "numbers elsewhere": (config("text_encoder", text_config={"any": [10**30]}), "any is 1000.*out of range"),
+    "no timesteps": (scheduler(num_train_timesteps=0), "scheduler_config.json .*num_train_timesteps is 0"),
+    "many timesteps": (scheduler(num_train_timesteps=10**9), "num_train_timesteps is 1000000000"),
+    "one timestep": (scheduler(num_train_timesteps=1), "num_train_timesteps is 1, and the first timestep is 1"),
+    "a negative beta": (scheduler(beta_start=-0.1), "beta_start is -0.1"),
+    "a large beta": (scheduler(beta_end=1.5), "beta_end is 1.5"),
+    "deep nesting": (text("unet/config.json", "[" * 10_000), "cannot be read as JSON"),
+    "many digits": (text("unet/config.json", '{"in_channels": ' + "9" * 5_000 + "}"), "cannot be read as JSON"),
+    "a large file": (text("unet/config.json", " " * 2_000_000), "more than 1,000,000 bytes"),
+    "a pipe": (pipe("unet/config.json"), "unet/config.json cannot be read as JSON"),
+    "a part that is a number": (index(tokenizer=5), "no tokenizer"),
 }
 
 
@@ -244,9 +290,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
 def test_unsupported_models_are_refused_with_the_reason(folder: Path, name: str) -> None:
     change, what = REFUSED[name]
     change(folder)
-    with pytest.raises(ModelError, match=what) as raised:
+    with pytest.raises(ModelError, match=f"(?s){what}") as raised:
         find(ModelRequest(model=str(folder)))
+    message = str(raised.value)
     assert raised.value.why or raised.value.fix
+    assert len(message) < 1000
 
 
 def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
@@ -267,6 +315,50 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     edit(folder / "unet/config.json", cross_attention_dim=128)
     with pytest.raises(ModelError, match=r"the UNet of model"):
         find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
+
+
+LOAD: dict[str, tuple[Change, str]] = {
+    "a large text encoder": (
+        config("text_encoder", num_hidden_layers=64, intermediate_size=2**16),
+        "more than there are",
+    ),
+    "an even kernel": (config("unet", mid_block_scale_factor=1e-320, freq_shift="x"), "UNet of model does not work"),
+    "a small vocabulary": (config("text_encoder", vocab_size=100), "contains no vocabulary"),
+    "other shards": (
+        text("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "../../x.safetensors"}}'),
+        r"names the weights '../../x.safetensors'",
+    ),
+    "no shards": (
+        text("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": 5}'),
+        "names the weights '5'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOAD)
+def test_configurations_that_do_not_work_are_refused_before_the_first_step(folder: Path, name: str) -> None:
+    change, what = LOAD[name]
+    change(folder)
+    with pytest.raises(ModelError, match=f"(?s){what}"):
+        find(ModelRequest(model=str(folder))).load(CPU, lambda _: None)
+
+
+def test_only_the_folders_of_parts_are_listed(folder: Path) -> None:
+    (folder / "unet/deep/deeper").mkdir(parents=True)
+    (folder / "unet/deep/file").touch()
+    os.mkfifo(folder / "unet/pipe")
+    (folder / "unet/dangling").symlink_to("nowhere")
+    found = files_in(folder)
+    assert "unet/config.json" in found
+    assert not {name for name in found if "deep" in name or "pipe" in name or "dangling" in name}
+    (folder / "model_index.json").unlink()
+    assert files_in(folder) == []
+
+
+@pytest.mark.parametrize("name", ["/", "x" * 300, "x/" * 3000, "a\0b/c", "/dev/null", "~nosuchuser/x"])
+def test_names_that_are_no_model_are_refused(name: str) -> None:
+    with pytest.raises(ModelError):
+        find(ModelRequest(model=name, offline=True))
 
 
 def test_the_error_for_a_folder_with_a_checkpoint_suggests_it(tmp_path: Path) -> None:

@@ -348,3 +348,9 @@ def test_blur_leaves_only_patches_of_colour(height: int, width: int) -> None:
     assert 0 <= blurred.min() <= blurred.max() <= 1
     assert blurred.std(axis=(0, 1)).max() < 0.05
     assert blurred.mean() == pytest.approx(image.mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_a_name_that_no_folder_can_have_is_no_safety_model(name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        find("clip", safety_model=name)
