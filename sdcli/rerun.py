@@ -234,9 +234,9 @@ def command(source: Source) -> str:
 
 # Values of other tools that do not change the image, or that the settings contain.
 _HARMLESS = frozenset({
-    "app", "app_version", "batch_size", "civitai metadata", "civitai resources", "created date", "dream", "hashes",
+    "app", "app_version", "batch_size", "civitai metadata", "created date", "dream", "hashes",
     "lora hashes", "metadata_version", "negative template", "parameters", "pipeline", "scheduler", "sdcpp", "template",
-    "ti hashes", "type", "user", "vae hash", "wildcard prompt",
+    "type", "user", "vae hash", "wildcard prompt",
 })  # fmt: skip
 # Values at which they do not change the image, either.
 _NEUTRAL = {"clip skip": ("1", "0"), "ensd": ("0",), "denoise": ("1", "1.0"), "denoising strength": ("1", "1.0"),

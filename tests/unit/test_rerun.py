@@ -218,6 +218,19 @@ class TestTheCommandOfAnotherTool:
         for left_out in ("-v 0.15", "-V 13872:0.15", "-I first.png", "-f 0.75"):
             assert f"{left_out} is ignored" in notes
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "Hires upscale: 2", "Variation seed: 3", "Clip skip: 2", "VAE: a.pt", "TI hashes: \"glow: abc\"",
+            "ControlNet 0: canny", "Refiner: base", "Tiling: True", "Face restoration: CodeFormer",
+            "Init image: a.png", "Style: anime", "Civitai resources: [{\"type\": \"lora\"}]",
+        ],
+    )  # fmt: skip
+    def test_each_kind_of_value_is_a_note(self, tmp_path: Path, value: str) -> None:
+        found = foreign(tmp_path, f"a cat\nSteps: 20, Sampler: DDIM, Seed: 5, {value}, Version: v1.9").provenance
+        assert found is not None
+        assert f"{value.split(':')[0]} " in "\n".join(rerun.nearest(found)[1])
+
     def test_braces_are_text(self) -> None:
         assert self.nearest("webui-braces-are-words.png")[0]["compat"] is True
         assert "compat" not in self.nearest("webui-ddim-schedule-automatic.png")[0]
