@@ -65,7 +65,9 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
 def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
     image = _fields(metadata.get("image"))
     notes: tuple[str, ...] = ()
-    if not image and (images := [_fields(each) for each in metadata.get("images") or () if isinstance(each, dict)]):
+    of_grid = metadata.get("images")
+    images = [_fields(each) for each in of_grid] if isinstance(of_grid, list) else []
+    if not image and images:
         notes += (f"the file is a grid of {len(images)} images; only their common settings are known",)
         first, *rest = images
         image = {key: value for key, value in first.items() if all(each.get(key) == value for each in rest)}

@@ -413,6 +413,8 @@ class TestInvokeAI:
         grid = {"images": [{"steps": 4, "seed": 1}, {"steps": 4, "seed": 2}]}
         result = found(**{"sd-metadata": json.dumps(grid)})
         assert (result.settings, "grid of 2" in result.notes[0]) == ({"steps": 4}, True)
+        for damaged in (7, [7], {}, None):
+            assert found(**{"sd-metadata": json.dumps({"images": damaged})}).settings == {}
         result = found(invokeai_metadata=json.dumps({"positive_prompt": "a", "generation_mode": "sdxl_img2img"}))
         assert result.notes == ("the image was generated from another image",)
 
