@@ -712,6 +712,8 @@ class _Editor:
             elif kind in self.subgraphs and depth < _MOST_NESTED:
                 self._promote(node, sockets, by_position)
                 self.add(self.subgraphs[kind], f"{name}:", by_position, depth + 1)
+                if self.size > _MOST_EDITED:
+                    return
                 for edge in map(_edge, _list(self.subgraphs[kind].get("links"))):
                     if edge and edge[3] == _OUTPUTS:
                         origin, slot = edge[1], edge[2]

@@ -170,6 +170,92 @@ def test_choices_in_the_editor_are_not_made_yet() -> None:
     assert any("template" in note for note in result.notes)
 
 
+LOADER = node("Efficient Loader", ckpt_name="tide.safetensors", clip_skip=-2, positive="a boat", negative="fog",
+              empty_latent_width=512, empty_latent_height=640, batch_size=1)  # fmt: skip
+EASY = {
+    "1": node("easy fullLoader", ckpt_name="tide.safetensors", resolution="512 x 640", empty_latent_width=64,
+              empty_latent_height=64, positive="a boat", negative="fog", batch_size=1),
+    "2": node("easy preSampling", pipe=["1", 0], seed=5, steps=20, cfg=8, sampler_name="ddim", scheduler="normal"),
+    "3": node("easy kSampler", pipe=["2", 0]),
+    "9": node("SaveImage", images=["3", 1]),
+}  # fmt: skip
+EFFICIENT = {
+    "1": LOADER,
+    "2": node("KSampler (Efficient)", seed=5, steps=20, cfg=8, sampler_name="ddim", scheduler="normal",
+              model=["1", 0], positive=["1", 1], negative=["1", 2], latent_image=["1", 3]),
+    "9": node("SaveImage", images=["2", 5]),
+}  # fmt: skip
+CONTEXT = GRAPH | {
+    "6": encode("a boat"),
+    "70": node("Context Big (rgthree)", model=["4", 0], positive=["6", 0], negative=["7", 0], latent=["5", 0],
+               seed=["71", 0]),
+    "71": node("Seed (rgthree)", seed=5),
+    "73": node("Context (rgthree)", base_ctx=["70", 0]),
+    "3": sampler(model=["73", 1], positive=["73", 4], negative=["73", 5], latent_image=["73", 6], seed=["73", 8]),
+}  # fmt: skip
+PIPE = GRAPH | {
+    "6": encode("a boat"),
+    "70": node("ToBasicPipe", model=["4", 0], positive=["6", 0], negative=["7", 0]),
+    "71": node("FromBasicPipe", basic_pipe=["70", 0]),
+    "3": sampler(model=["71", 0], positive=["71", 3], negative=["71", 4], seed=5),
+}
+
+
+@pytest.mark.parametrize("graph", [EASY, EFFICIENT, CONTEXT, PIPE])
+def test_nodes_with_several_values_on_one_link(graph: dict[str, Any]) -> None:
+    assert found(graph).settings == SETTINGS | {"prompt": "a boat", "seed": 5}
+
+
+def test_a_random_seed_is_unknown() -> None:
+    for each in (node("Seed (rgthree)", seed=-1), node("Random Number", seed=5, number_type="integer")):
+        result = found(CONTEXT | {"71": each})
+        assert result.unknown == ["seed"]
+        assert result.notes
+
+
+@pytest.mark.parametrize(
+    ("more", "other"),
+    [
+        ({"9": node("SaveImage", images=["80", 0]), "80": node("FaceDetailer", image=["8", 0], seed=1, steps=2)},
+         {"nodes": ["FaceDetailer"]}),
+        ({"3": sampler(model=["65", 0]), "65": node("FreeU", model=["4", 0])}, {"nodes": ["FreeU"]}),
+        ({"6": node("CLIPTextEncode", text="a lighthouse, 灯台", clip=["60", 0]),
+          "60": node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["4", 1])}, {"clip_skip": 2}),
+        ({"8": node("VAEDecode", samples=["3", 0], vae=["60", 0]), "60": node("VAELoader", vae_name="v.pt")},
+         {"vae": "v.pt"}),
+        ({"5": node("EmptyLatentImage", width=512, height=640, batch_size=4)}, {"batch_size": 4}),
+    ],
+)  # fmt: skip
+def test_what_a_command_leaves_out(more: dict[str, Any], other: dict[str, Any]) -> None:
+    result = found(GRAPH | more)
+    assert (result.settings, result.other) == (SETTINGS, {"scheduler": "normal"} | other)
+
+
+def test_a_subgraph_of_the_editor() -> None:
+    def box(number: int, kind: str, widgets: list[Any], **inputs: int) -> dict[str, Any]:
+        sockets = [{"name": name, "link": link} for name, link in inputs.items()]
+        return {"id": number, "type": kind, "widgets_values": widgets, "inputs": sockets}
+
+    def edge(*ends: int) -> dict[str, int]:
+        return dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot"), ends, strict=True))
+
+    def promoted(widgets: list[Any]) -> dict[str, Any]:
+        inner = {
+            "id": "a-b", "nodes": [box(1, "CLIPTextEncode", ["old"], text=1)],
+            "links": [edge(1, -10, 0, 1, 0), edge(2, 1, 0, -20, 0)],
+        }  # fmt: skip
+        outer = box(6, "a-b", widgets) | {"inputs": [{"name": "text", "widget": {"name": "text"}, "link": None}]}
+        nodes = [box(3, "KSampler", [7, "fixed", 20, 8, "ddim", "normal", 1], positive=1), outer]
+        return {"nodes": nodes, "links": [[1, 6, 0, 3, 0, "C"]], "definitions": {"subgraphs": [inner]}}
+
+    assert found(promoted(["a boat"]), "workflow").settings["prompt"] == "a boat"
+    assert "prompt" in found(promoted([]), "workflow").unknown
+    nested = {"id": "a", "nodes": [{"id": number, "type": "a"} for number in range(20)], "links": []}
+    assert (
+        provenance({"workflow": json.dumps({"nodes": nested["nodes"], "definitions": {"subgraphs": [nested]}})}) is None
+    )
+
+
 def chain(length: int) -> dict[str, Any]:
     samplers = {f"s{i}": sampler(latent_image=[f"s{i - 1}" if i else "5", 0]) for i in range(length)}
     return GRAPH | samplers | {"8": node("VAEDecode", samples=[f"s{length - 1}", 0])}

@@ -392,6 +392,32 @@ class TestInvokeAI:
         }  # fmt: skip
         assert result.unknown == ["model"]
 
+    @pytest.mark.parametrize(
+        ("command", "prompt"),
+        [
+            ("a fjord, blue -s 50 -S 99 -W 512 -H 448 -C 7.5 -A k_euler", "a fjord, blue"),
+            ('"a "blue" fjord" -s 50 -S 99 -W 512', 'a "blue" fjord'),
+            ('"a fjord -s 3" -s50 -S99', "a fjord -s 3"),
+            ("a well-known -made fjord -s 50 -S 99", "a well-known -made fjord"),
+            ("a fjord -S99 -s50", "a fjord"),
+        ],
+    )
+    def test_prompts_without_quotes_or_with_quotes_inside(self, command: str, prompt: str) -> None:
+        settings = found(Dream=command).settings
+        assert (settings["prompt"], settings["steps"], settings["seed"]) == (prompt, 50, 99)
+
+    def test_what_is_not_text_to_image_is_a_note(self) -> None:
+        image = {"prompt": [{"prompt": "a", "weight": 1}, {"prompt": "b", "weight": 2}], "seed": 5, "type": "img2img"}
+        result = found(**{"sd-metadata": json.dumps({"model_id": "sd-1.5", "image": image})})
+        assert (result.settings["prompt"], result.settings["model"], len(result.notes)) == ("a, b", "sd-1.5", 2)
+        grid = {"images": [{"steps": 4, "seed": 1}, {"steps": 4, "seed": 2}]}
+        result = found(**{"sd-metadata": json.dumps(grid)})
+        assert (result.settings, "grid of 2" in result.notes[0]) == ({"steps": 4}, True)
+        for damaged in (7, [7], {}, None):
+            assert found(**{"sd-metadata": json.dumps({"images": damaged})}).settings == {}
+        result = found(invokeai_metadata=json.dumps({"positive_prompt": "a", "generation_mode": "sdxl_img2img"}))
+        assert result.notes == ("the image was generated from another image",)
+
     @pytest.mark.parametrize("command", ["-", '"', "'", '"a" -s', "a -s x '", "[" * 20_000, '"a" ' + "-s" * 20_000])
     def test_damaged_commands_are_read_without_an_error(self, command: str) -> None:
         assert found(Dream=command).tool == "InvokeAI"
