@@ -34,8 +34,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # The number that torch.save writes first in the older container.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_TABLE = 20_000_000
+MAX_TABLE = 10_000_000
 """Bytes of a table of contents: a safetensors header, or a pickle in an archive. Real ones have less than 1 MB."""
+MAX_TENSORS = 30_000
 MIN_LIMIT, LIMIT = 100_000_000, 10
 """The tensors of a file may take this many bytes in float32, and this many times the bytes of the file."""
 # Keys of the dictionary of tensors, in files that contain more than this dictionary.
@@ -217,7 +218,9 @@ def _damage(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         missing = isinstance(error, zipfile.BadZipFile) and "not a zip file" in str(error)
-        why = "Its end is missing" if missing else _first_sentence(error)
+        known = isinstance(error, ValueError | OSError | RuntimeError | zipfile.BadZipFile | zlib.error)
+        why = _first_sentence(error) if known else "Its table of contents is not valid"
+        why = "Its end is missing" if missing else why
         raise ModelError(f"the checkpoint {path} is cut short or damaged", why=f"{why}.", fix=DOWNLOAD_AGAIN) from error
 
 
@@ -237,6 +240,8 @@ def _places(path: Path) -> dict[str, Place]:
         size = len(mapped)
         read = {"zip": _zip_places, "legacy": _legacy_places, "safetensors": _safetensors_places}[kind]
         places = read(path, mapped)
+        if len(places) > MAX_TENSORS:
+            raise ValueError(f"It has {len(places):,} tensors, which no model has")
         for place in places.values():
             item = torch_pickle.ITEM_SIZES[place.dtype]
             if place.start + place.extent * item > place.block.size:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-MAX_OPERATIONS = 1_000_000
-"""Ten times those of Stable Diffusion 1 with averaged weights and the state of its optimizer."""
+MAX_OPERATIONS = 500_000
+"""Five times those of Stable Diffusion 1 with averaged weights and the state of its optimizer."""
 MAX_DIMENSIONS = 8
 MAX_NUMBER = 1 << 48
 """Of elements, in any dimension: more than a disk holds."""

@@ -249,6 +249,104 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
         checkpoint_file.read_tensors(save(tmp_path / "m.ckpt", [1, 2]))
 
 
+MIXED = {
+    name: torch.arange(6.0).reshape(2, 3).to(getattr(torch, name))
+    for name in ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64", "int64", "bool")
+}
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_every_type_is_read(tmp_path: Path, kind: str) -> None:
+    """Also bytes after the last tensor, and tensors that are views of others."""
+    path = tmp_path / "without-suffix"
+    if kind == "safetensors":
+        save_file(MIXED, path, metadata={"format": "pt"})
+        path.write_bytes(path.read_bytes() + b"more")
+        views = {}
+    else:
+        base = torch.arange(24.0)
+        views = {"part": base[5:9], "turned": base.reshape(4, 6).T, "empty": torch.empty(0, 3)}
+        views["parameter"] = torch.nn.Parameter(base)
+        save(path, {"state_dict": MIXED | views}, legacy=kind == "legacy")
+    read = checkpoint_file.read_tensors(path)
+    expected = MIXED | views
+    assert read.keys() == expected.keys()
+    assert all(read[name].dtype == tensor.dtype for name, tensor in expected.items())
+    assert all(torch.equal(read[name].double(), tensor.double()) for name, tensor in expected.items())
+
+
+def test_strings_beside_the_weights_are_no_names(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.ckpt", {"state_dict": WEIGHTS, "callbacks": {"best": "try.lora_1.ckpt"}})
+    assert checkpoint_file.shapes(path) == {"a.weight": (2, 3), "b.weight": (4,)}
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.ckpt", {"a": torch.full((3000,), 7.0)})
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.tensor([7.0]).numpy().tobytes() * 9) + 20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"The checksum of m/data/0 is wrong"):
+        checkpoint_file.read_tensors(path)
+
+
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tmp_path / "m.ckpt", WEIGHTS)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert same(checkpoint_file.read_tensors(path), WEIGHTS)
+
+
+def header(content: bytes, data: int = 64) -> bytes:
+    return struct.pack("<Q", len(content)) + content + bytes(data)
+
+
+def entry(shape: str, offsets: str) -> bytes:
+    return f'{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}'.encode()
+
+
+HOSTILE: dict[str, bytes] = {
+    "overlap": header(b'{"a":' + entry("[4]", "[0,16]") + b',"b":' + entry("[4]", "[8,24]") + b"}"),
+    "a name twice": header(b'{"a":' + entry("[1]", "[0,4]") + b',"a":' + entry("[1]", "[0,4]") + b"}"),
+    "negative": header(b'{"a":' + entry("[-4]", "[16,0]") + b"}"),
+    "huge": header(b'{"a":' + entry("[1099511627776]", "[0,4398046511104]") + b"}"),
+    "not numbers": header(b'{"a":' + entry("[1.5]", '["a",null]') + b"}"),
+    "deep": header(b'{"a":' + b"[" * 100_000),
+    "header beyond the end": struct.pack("<Q", 9_000_000) + b"{" + b" " * 5000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.safetensors").write_bytes(HOSTILE[name])
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        checkpoint_file.shapes(tmp_path / "m.safetensors")
+
+
+PICKLES: dict[str, bytes] = {
+    "gigabytes": b"\x80\x02c__builtin__\nbytearray\n(\x8a\x05\x00\x00\x00\x80\x00tR.",
+    "a far place of the memo": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a key that takes 2^60 steps to hash": b"\x80\x02N" + b"q\x00h\x00\x86" * 60 + b"q\x00}h\x00Ns.",
+    "a key 100,000 deep": b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns.",
+    "a dictionary in itself": b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dicth\x00s.",
+    "a million operations": b"\x80\x02" + b"N0" * 500_000 + b".",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_that_take_memory_or_time_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError):
+        checkpoint_file.read_tensors(with_pickle(tmp_path / "m.ckpt", PICKLES[name]))
+
+
+def test_small_files_of_large_tensors_are_refused(tmp_path: Path) -> None:
+    """Repeated numbers, and an archive that is compressed."""
+    repeated = save(tmp_path / "m.ckpt", {"a": torch.ones(1).expand(30_000_000)})
+    with pytest.raises(ModelError, match="its tensors would take 120,000,000"):
+        checkpoint_file.shapes(repeated)
+
+
 # Files that are not checkpoints. The error says what the file is; torch is not needed for that.
 
 NOT_CHECKPOINTS: dict[str, tuple[bytes, str]] = {

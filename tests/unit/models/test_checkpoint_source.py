@@ -211,6 +211,73 @@ def test_progress_names_the_parts(small_checkpoint: SmallCheckpoint) -> None:
     assert parts == ["checkpoint", "text encoder", "UNet", "VAE"]
 
 
+# Names and beginnings of names that other programs write, all of the same weights.
+
+
+def attention_of_diffusers(old: Tensors) -> Tensors:
+    renamed = {}
+    for name, tensor in old.items():
+        new, weight = name, tensor
+        if name.startswith("first_stage_model.") and ".mid.attn_1." in name:
+            for original, other in (
+                (".q.", ".to_q."),
+                (".k.", ".to_k."),
+                (".v.", ".to_v."),
+                (".proj_out.", ".to_out.0."),
+            ):
+                new = new.replace(original, other)
+            weight = tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
+        renamed[new] = weight
+    return renamed
+
+
+def beginning(original: str, other: str) -> Callable[[Tensors], Tensors]:
+    return lambda old: {
+        other + name.removeprefix(original) if name.startswith(original) else name: t for name, t in old.items()
+    }
+
+
+def averages_alone(old: Tensors) -> Tensors:
+    ema = {
+        "model_ema." + name[6:].replace(".", "") if name.startswith("model.") else name: t for name, t in old.items()
+    }
+    return ema | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(3)}
+
+
+CLIP = "cond_stage_model.transformer."
+VARIANTS: dict[str, Callable[[Tensors], Tensors]] = {
+    "attention of the VAE as in diffusers": attention_of_diffusers,
+    "a whole CLIP": lambda old: (
+        old
+        | {f"{CLIP}text_projection.weight": torch.zeros(64, 64), f"{CLIP}logit_scale": torch.tensor(4.6)}
+        | {f"{CLIP}text_model.embeddings.position_ids": torch.arange(77.0)[None].half()}
+        | {f"{CLIP}vision_model.post_layernorm.weight": torch.ones(4)}
+    ),
+    "averages alone": averages_alone,
+    "model. twice": beginning("", "model."),
+    "in a wrapper": beginning("", "_forward_module.module."),
+    "compiled": beginning("model.diffusion_model.", "model.diffusion_model._orig_mod."),
+    "conditioner": beginning(CLIP, "conditioner.embedders.0.transformer."),
+    "clip_l": beginning("cond_stage_model.", "cond_stage_model.clip_l."),
+    "state of training": lambda old: old | {"loss.logvar": torch.ones(2), "optimizer.0.exp_avg": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_names_of_the_same_weights(tensors: Tensors, v1: Model, name: str) -> None:
+    found = recognition.original_names(VARIANTS[name](tensors))
+    recognition.check(Path("m.ckpt"), found)
+    assert recognition.family(found) == "sd1"
+    for which, expected in (("text encoder", v1.text_encoder), ("UNet", v1.unet), ("VAE", v1.vae)):
+        assert same(part(which, found), expected), which
+
+
+def test_an_unlimited_number_of_tensors_is_refused_before_it_is_converted(tensors: Tensors) -> None:
+    many = {f"model.diffusion_model.input_blocks.{i}.0.a": torch.ones(1) for i in range(20_000)}
+    with pytest.raises(ModelError, match=r"It has 20,\d+ tensors"):
+        part("UNet", tensors | many)
+
+
 # Weights and configurations that do not fit.
 
 
