@@ -58,7 +58,7 @@ def read_fields(kind: type[Fields], path: Path) -> Fields:
 
 def invalid_fields(error: ValidationError) -> str:
     """The first fields of a file that are not valid, with their values."""
-    wrong = {}
+    wrong: dict[str, str] = {}
     for each in error.errors(include_url=False):
         # The names of types among several are no part of the field's name.
         name = ".".join(str(part) for part in each["loc"] if isinstance(part, int) or part.isidentifier())
