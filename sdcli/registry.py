@@ -115,12 +115,11 @@ METADATA_READERS = Table(
         "easydiffusion": "sdcli.metadata.easydiffusion:read",
         "a1111": "sdcli.metadata.a1111:read",
         "comfyui": "sdcli.metadata.comfyui:read",
-        "stealth": "sdcli.metadata.stealth:read",
     }
 )
 """Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values
-that a tool writes down come before values that are read out of a graph of nodes, and texts of the file before a text
-in its pixels. `a1111` takes any `parameters` text, so a reader of another one comes before it."""
+that a tool writes down come before values that are read out of a graph of nodes. `a1111` takes any `parameters` text,
+so a reader of another one comes before it."""
 
 EXECUTORS = Table(
     {

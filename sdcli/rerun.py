@@ -15,7 +15,7 @@ from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
-from sdcli.metadata import Provenance, provenance, texts
+from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
 from sdcli.models import hashes
 from sdcli.models.model import ModelSource
@@ -71,7 +71,7 @@ def read(path: Path) -> Source:
         InputFileError: the file does not exist or is not an image.
     """
     with opened(path) as image:
-        return Source(path, rgb(image), str(image.format), provenance(texts.read(image)))
+        return Source(path, rgb(image), str(image.format), of_image(image))
 
 
 def rerun(

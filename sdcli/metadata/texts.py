@@ -2,7 +2,7 @@
 
 PNG has named text chunks. JPEG and WebP have EXIF, with the `parameters` text in UserComment, and XMP, with sdcli's
 record as a property. Other tools also write their texts into other tags of EXIF, into other properties of XMP, and into
-the comment of JPEG; these get the name that the same text has in PNG. Some hide a text in the pixels.
+the comment of JPEG; these get the name that the same text has in PNG.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ RECORD_KEY = "sdcli"
 PARAMETERS_KEY = "parameters"
 COMMENT_KEY = "UserComment"
 CREATOR_KEY = "CreatorTool"
-STEALTH_KEY = "stealth"
 PROMPT_KEY = "prompt"
 WORKFLOW_KEY = "workflow"
 NAMESPACE = "urn:sdcli"
@@ -63,13 +62,8 @@ def of_file(path: Path) -> dict[str, str]:
 
 
 def read(image: Image.Image) -> dict[str, str]:
-    """Returns the texts of a decoded image by name: PNG text chunks, and texts that tools store elsewhere."""
-    from sdcli.metadata import stealth
-
-    texts = _texts(image, getattr(image, "text", {}))
-    if hidden := stealth.text(image):
-        texts[STEALTH_KEY] = hidden
-    return texts
+    """Returns the texts of an image by name: PNG text chunks, and texts that tools store elsewhere."""
+    return _texts(image, getattr(image, "text", {}))
 
 
 def _texts(image: Image.Image, chunks: Mapping[Any, Any]) -> dict[str, str]:

@@ -65,7 +65,6 @@ def in_texts(example: Mapping[str, Any]) -> list[dict[str, str]]:
         {"UserComment": text, "CreatorTool": "Draw Things"},
         {"Comment": text, **NOVELAI_TEXTS},
         {"UserComment": wrapped},
-        {"stealth": wrapped},
         {name: str(value) for name, value in example.items()},
     ]
 
@@ -92,11 +91,11 @@ def test_values_of_any_type(example: dict[str, Any], data: st.DataObject) -> Non
 )
 def test_damaged_texts(text: str, start: int, length: int, other: str) -> None:
     damaged = text[:start] + other + text[start + length :]
-    for name in ("parameters", "UserComment", "Comment", "stealth"):
+    for name in ("parameters", "UserComment", "Comment"):
         try_all({name: damaged, "CreatorTool": "Draw Things", "Software": "NovelAI"})
 
 
-@pytest.mark.parametrize("name", ["parameters", "UserComment", "Comment", "stealth"])
+@pytest.mark.parametrize("name", ["parameters", "UserComment", "Comment"])
 @pytest.mark.parametrize(
     "text",
     [
