@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
-from sdcli.metadata import Provenance, provenance, stealth, texts
+from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import hashes
 from sdcli.models.model import ModelSource
@@ -92,11 +91,7 @@ def read(path: Path) -> Source:
         InputFileError: the file does not exist or is not an image.
     """
     with opened(path, decode=False) as image:
-        source = Source(path, image.size, str(image.format), provenance(texts.read(image)))
-    if source.provenance is None and source.format in stealth.FORMATS:
-        with suppress(InputFileError), opened(path) as image:
-            return replace(source, provenance=provenance(stealth.named(stealth.text(image))))
-    return source
+        return Source(path, image.size, str(image.format), of_image(image))
 
 
 def refuse(_: str) -> bool:

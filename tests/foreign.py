@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdcli.metadata import Provenance, provenance, texts
-from sdcli.metadata import stealth as stealth_text
+from sdcli.metadata import Provenance, of_image, texts
 
 NOVELAI: dict[str, Any] = {
     "prompt": "a lighthouse, {storm}", "steps": 28, "height": 1216, "width": 832, "scale": 5.0, "uncond_scale": 1.0,
@@ -141,8 +140,7 @@ def stealth(
 def read(data: bytes) -> Provenance | None:
     """How the image of a file was generated."""
     with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        return provenance(texts.read(image)) or provenance(stealth_text.named(stealth_text.text(image)))
+        return of_image(image)
 
 
 def found(data: bytes) -> Provenance:

@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from sdcli.metadata import texts
+from sdcli.metadata import stealth, texts
 from sdcli.metadata.provenance import Provenance
 from sdcli.metadata.record import record_in
 from sdcli.metadata.texts import RECORD_KEY
 from sdcli.registry import METADATA_READERS
 
-__all__ = ["Provenance", "provenance", "record_in", "texts"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Provenance", "of_image", "provenance", "record_in", "texts"]
 
 LONGEST = 4_000_000
 """Characters of a text of another tool that is read."""
 MOST_VALUES = 1000
 """Other values of another tool that are kept."""
+
+
+def of_image(image: Image.Image) -> Provenance | None:
+    """Reads how an image was generated from the texts of its file; if they do not say it, from a text in its pixels."""
+    return provenance(texts.read(image)) or provenance(stealth.texts(image))
 
 
 def provenance(texts: Mapping[str, str]) -> Provenance | None:

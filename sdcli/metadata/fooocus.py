@@ -41,6 +41,8 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
             tool = f"Ruined{TOOL}" if written and written[1] else TOOL
             version = written[2] if written else str(values.get("version", ""))
             return _read(tool, version, values, content)
+    if texts.get("fooocus_scheme") == "fooocus":
+        return Provenance(TOOL, notes=("the JSON in `parameters` is missing or damaged",))
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY
-from sdcli.metadata.values import fields, others, sampler_name
+from sdcli.metadata.values import fields, objects, others, sampler_name
 
 TOOL = "NovelAI"
 READ = {"prompt", "uc", "seed", "steps", "sampler", "noise_schedule", "scale", "width", "height", "v4_prompt",
@@ -34,10 +34,10 @@ _EMPHASIS = re.compile(r"[{}\[\]]|\d::")
 def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from NovelAI's texts; returns None if the file has none."""
     values: Mapping[str, Any] = texts
-    comment = read_object(texts.get("Comment", ""))
-    if comment is None and (described := read_object(texts.get(COMMENT_KEY, ""))):
-        inner = described.get("Comment")
-        values, comment = described, read_object(inner) if isinstance(inner, str) else inner or described
+    comment: Any = read_object(texts.get("Comment", ""))
+    if comment is None and (described := next(objects({COMMENT_KEY: texts.get(COMMENT_KEY, "")}), None)):
+        values, comment = described, described.get("Comment", described)
+        comment = read_object(comment) if isinstance(comment, str) else comment
     comment = fields(comment)
     own = str(values.get("Software", "")).strip().casefold() == TOOL.casefold()
     if not own and not ("sampler" in comment and {"uc", "v4_prompt", "signed_hash"} & comment.keys()):

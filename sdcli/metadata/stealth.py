@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sdcli.json_text import read_object
@@ -25,18 +26,37 @@ SIGNATURES = {
 }
 CHANNELS = {"RGBA": ("A", "RGB"), "LA": ("A",), "RGB": ("RGB",)}
 """The channels that can hide a text, by the mode of the image."""
-FORMATS = ("PNG", "WEBP")
-"""Formats, as Pillow names them, that keep the least significant bits."""
 LONGEST = 1_000_000
 """Bytes of a text, compressed or not, that are read."""
+MOST_PIXELS = 50_000_000
+"""Pixels of the largest image that is decoded to look for a text."""
+LOSSLESS = ("PNG", "WEBP")
 _START = 15 + 4
 _GZIP = 31
 # The texts of NovelAI, which are the names in the JSON.
 _NAMES = ("Title", "Description", "Software", "Source", "Comment")
 
 
+def texts(image: Image.Image) -> dict[str, str]:
+    """Returns the hidden text of an image under the names that its parts have in a file; none if there is no such text.
+
+    Decodes the pixels, if the format and the mode can hide a text.
+    """
+    if image.format not in LOSSLESS or image.width * image.height > MOST_PIXELS:
+        return {}
+    hidden = ""
+    # Pillow's decoders raise errors of any type for damaged pixels.
+    with suppress(Exception):
+        hidden = text(image)
+    content = read_object(hidden) or {}
+    named = {name: content[name] for name in _NAMES if name in content}
+    if "Comment" in named:
+        return {name: each if isinstance(each, str) else json.dumps(each) for name, each in named.items()}
+    return dict(graphs(hidden)) or ({PARAMETERS_KEY: hidden} if hidden else {})
+
+
 def text(image: Image.Image) -> str:
-    """Returns the text in the pixels of a decoded image; empty if there is none, or if it is damaged or too long."""
+    """Returns the text in the pixels of an image; empty if there is none, or if it is damaged or too long."""
     for channels in CHANNELS.get(image.mode, ()):
         start = _bytes(image, channels, _START)
         signature = SIGNATURES.get(start[:15])
@@ -69,12 +89,3 @@ def _decompressed(data: bytes) -> bytes:
     found = decompressor.decompress(data, LONGEST)
     # A few kilobytes can decompress to gigabytes.
     return found if decompressor.eof else b""
-
-
-def named(hidden: str) -> dict[str, str]:
-    """Returns the parts of a hidden text by name, as if the file had them in text chunks."""
-    content = read_object(hidden) or {}
-    if "Comment" in content:
-        named = {name: content[name] for name in _NAMES if name in content}
-        return {name: each if isinstance(each, str) else json.dumps(each) for name, each in named.items()}
-    return dict(graphs(hidden)) or ({PARAMETERS_KEY: hidden} if hidden else {})

@@ -8,6 +8,7 @@ from typing import Any
 
 from sdcli.metadata.comfyui import OWN_SCHEDULES
 from sdcli.metadata.provenance import Provenance, known
+from sdcli.metadata.texts import PARAMETERS_KEY
 from sdcli.metadata.values import fields, file_name, objects, others, sampler_name
 from sdcli.settings import own_sampler
 
@@ -27,6 +28,9 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     for content in objects(texts):
         if isinstance(params := content.get("sui_image_params"), dict):
             return _read(params, fields(content.get("sui_extra_data")), content.get("sui_models"))
+    damaged = texts.get(PARAMETERS_KEY, "")
+    if damaged.startswith("{") and '"sui_image_params"' in damaged:
+        return Provenance(TOOL, notes=("the JSON in `parameters` is damaged",))
     return None
 
 

@@ -164,17 +164,23 @@ def graphs(text: str) -> Iterator[tuple[str, str]]:
         return
     if _is_graph(content):
         yield PROMPT_KEY, text
-    elif isinstance(content.get("nodes"), list):
+    elif _is_workflow(content):
         yield WORKFLOW_KEY, text
     else:
         for key, value in content.items():
             inner = read_object(value) if isinstance(value, str) else value
-            if key.casefold() in (PROMPT_KEY, WORKFLOW_KEY) and isinstance(inner, dict):
+            # The prompt of other tools is a text, which can be JSON, too.
+            is_one = {PROMPT_KEY: _is_graph, WORKFLOW_KEY: _is_workflow}.get(key.casefold())
+            if is_one and isinstance(inner, dict) and is_one(inner):
                 yield key.casefold(), json.dumps(inner)
 
 
 def _is_graph(content: dict[str, Any]) -> bool:
     return any(isinstance(node, dict) and "class_type" in node for node in content.values())
+
+
+def _is_workflow(content: dict[str, Any]) -> bool:
+    return isinstance(content.get("nodes"), list)
 
 
 def _repaired(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +15,14 @@ from sdcli.settings import own_sampler
 def objects(texts: Mapping[str, str], *names: str) -> Iterator[dict[str, Any]]:
     """Yields the JSON objects in `parameters`, in UserComment, and in the texts with these names."""
     for name in (PARAMETERS_KEY, COMMENT_KEY, *names):
-        if content := read_object(texts.get(name, "")):
+        if name in texts and (content := _object(texts[name])):
             yield content
+
+
+@lru_cache(maxsize=2)
+def _object(text: str) -> dict[str, Any] | None:
+    # Several readers look at a text of megabytes, one after the other.
+    return read_object(text)
 
 
 def fields(value: Any) -> dict[str, Any]:

@@ -69,6 +69,16 @@ def test_the_scheme_of_the_web_ui() -> None:
     assert (result.tool, result.settings["seed"]) == ("Fooocus", 5)
 
 
+def test_damaged_json() -> None:
+    result = found(png(parameters=json.dumps(FOOOCUS)[:-3], fooocus_scheme="fooocus"))
+    assert (result.tool, result.settings) == ("Fooocus", {})
+    assert result.notes == ("the JSON in `parameters` is missing or damaged",)
+
+
+def test_a_prompt_that_is_json() -> None:
+    assert found(with_comment(json.dumps(FOOOCUS | {"prompt": '{"a": 1}'}))).settings["prompt"] == '{"a": 1}'
+
+
 @pytest.mark.parametrize(
     ("resolution", "size"),
     [

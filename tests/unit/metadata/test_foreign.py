@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcli.metadata import provenance, stealth
+from sdcli.metadata import provenance
 from sdcli.outputs.command import command_of
 from sdcli.rerun import nearest
 from sdcli.terminal import json_line
@@ -65,7 +65,6 @@ def in_texts(example: Mapping[str, Any]) -> list[dict[str, str]]:
         {"UserComment": text, "CreatorTool": "Draw Things"},
         {"Comment": text, **NOVELAI_TEXTS},
         {"UserComment": wrapped},
-        stealth.named(wrapped),
         {name: str(value) for name, value in example.items()},
     ]
 
@@ -94,7 +93,6 @@ def test_damaged_texts(text: str, start: int, length: int, other: str) -> None:
     damaged = text[:start] + other + text[start + length :]
     for name in ("parameters", "UserComment", "Comment"):
         try_all({name: damaged, "CreatorTool": "Draw Things", "Software": "NovelAI"})
-    try_all(stealth.named(damaged))
 
 
 @pytest.mark.parametrize("name", ["parameters", "UserComment", "Comment"])

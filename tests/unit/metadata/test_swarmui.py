@@ -51,7 +51,13 @@ def test_versions_before_0_6() -> None:
 def test_missing_and_wrong_values_are_unknown() -> None:
     result = found(with_params(seed="?", steps=[20], width=True, model={"a": 1}, sampler=None, cfgscale="1e999"))
     assert result.unknown == ["width", "steps", "sampler", "scale", "seed", "model"]
-    assert found(png(parameters='{"sui_image_params": 7}')).tool == "not known"
+
+
+@pytest.mark.parametrize("text", ['{"sui_image_params": 7}', json.dumps(SWARMUI)[:-3]])
+def test_damaged_json(text: str) -> None:
+    result = found(png(parameters=text))
+    assert (result.tool, result.settings) == ("SwarmUI", {})
+    assert result.notes == ("the JSON in `parameters` is damaged",)
 
 
 def test_an_image_from_another_one() -> None:
