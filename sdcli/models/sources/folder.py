@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def find(request: ModelRequest) -> FolderModel | None:
         ModelError: it is not a model.
     """
     given = request.model or ""
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))  # noqa: PTH111  # unchanged, if there is no home folder
     if path.is_dir():
         if request.revision is not None:
             raise UsageError(f"--revision goes with a hub id, and --model {given} is a folder", fix="Leave it out.")
