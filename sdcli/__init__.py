@@ -1,6 +1,12 @@
 """Text to images from the command line, and from Python: `from sdcli import txt2img`."""
 
-# First, because the libraries read the environment while they are imported.
+# First, because imports take a second, in which Ctrl-C would print a traceback.
+from sdcli import signals as signals  # isort: skip
+
+if signals.is_command_line():
+    signals.exit_at_once()
+
+# Before the libraries, which read the environment while they are imported.
 from sdcli import quiet as quiet  # isort: skip
 
 # Binding the function here is what makes `from sdcli import txt2img` give it, and not the module of the same name.

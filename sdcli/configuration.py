@@ -113,8 +113,14 @@ def load(
 
 
 def user_file() -> Path:
-    """The path of the user's own settings file, whether or not it exists."""
-    return platformdirs.user_config_path("sdcli", appauthor=False) / "sdcli.toml"
+    """The path of the user's own settings file, whether or not it exists.
+
+    For a user without a home folder it is one that cannot exist.
+    """
+    try:
+        return platformdirs.user_config_path("sdcli", appauthor=False) / "sdcli.toml"
+    except RuntimeError:
+        return Path(os.devnull) / "sdcli" / "sdcli.toml"
 
 
 def read_file(path: Path, kind: Literal["user file", "config file"]) -> Layer:
@@ -245,7 +251,7 @@ def _from_folder(name: str, value: Any, folder: Path) -> Any:
     if kind is None or not value:
         return value
     if value.startswith("~/"):
-        return str(Path(value).expanduser())
+        return os.path.expanduser(value)  # noqa: PTH111  # unchanged, if there is no home folder
     # A model may be a name, and folders start from the current folder, as on the command line.
     if kind in ("file", "checkpoint") or (kind not in ("folder", "output folder") and (folder / value).exists()):
         return value if value == "-" else str(folder / value)

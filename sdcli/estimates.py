@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from sdcli.cache import Cache
 from sdcli.jobs import Job
@@ -12,7 +15,12 @@ BYTES_PER_PIXEL = 2048
 """Memory for each pixel of an image while the VAE decodes it: two layers of 256 channels in float32."""
 BASE = 600_000_000
 """Memory of Python, PyTorch and the libraries without weights."""
-_known = Cache("speeds")
+_known = Cache(
+    "speeds",
+    r"\S+ \S+ \S+ [1-9]\d{0,6}x[1-9]\d{0,6}x[1-9]\d{0,6}",
+    tuple[Annotated[float, Field(gt=0)], Annotated[int, Field(ge=0)]],
+)
+"""Seconds for each image and step, and bytes of memory, by model, precision, device and size."""
 
 
 @dataclass(frozen=True)

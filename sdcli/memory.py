@@ -1,7 +1,8 @@
-"""Running out of memory: the one place that recognizes it and turns it into an error with advice."""
+"""Running out of memory, open files or threads: the one place that recognizes it and turns it into an error."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,11 @@ _PHRASES = (
     "allocate memory",
     "memory allocation",
     "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a primitive",  # oneDNN
+    "could not create a memory object",
+    "failed to map segment",  # the loader of shared libraries
 )
 
 
@@ -33,6 +39,25 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     message = str(error).lower()
     return any(phrase in message for phrase in _PHRASES)
+
+
+def shortage(error: BaseException) -> DeviceError | None:
+    """The error to report if the process ran out of memory, open files or threads, whatever part of sdcli found out.
+
+    Libraries notice this anywhere, and their errors become errors of sdcli about a file or a model, so causes are
+    looked at, too. None if it is another error.
+    """
+    if isinstance(error, DeviceError):
+        return error
+    why = str(error).split("\n", 1)[0]
+    if is_out_of_memory(error):
+        return DeviceError("out of memory", why=why, fix=LESS_MEMORY)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return DeviceError("too many open files", why=why, fix="Raise the limit, for example with: ulimit -n 1024")
+    if (isinstance(error, RuntimeError) and "start new thread" in why) or "pthread_create failed" in why:
+        return DeviceError("no more threads can be started", why=why, fix="Raise the limit of processes (ulimit -u).")
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None if before is None else shortage(before)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Run:
     """
 
     def __init__(self, settings: Settings, progress: Progress = ignore, source: ModelSource | None = None) -> None:
+        _require_current_folder()
         self.settings = settings
         self.progress = progress
         self.skipped = 0
@@ -104,6 +105,16 @@ class Run:
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1
         self.progress(Note(f"skipped: {error}"))
+
+
+def _require_current_folder() -> None:
+    """Raise `OutputError` if the current folder was deleted. PyTorch needs it, and its libraries end the process."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise OutputError(
+            "there is no current folder", why=f"{error.strerror}.", fix="It was deleted: cd to another folder."
+        ) from error
 
 
 def _require_new(path: Path) -> None:

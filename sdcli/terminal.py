@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from typing import Any
 
 # Control characters except tab and line feed, bidirectional controls, line separators, surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_ASCII = sys.getfilesystemencoding() != "utf-8"
 
 
 def printable(text: str) -> str:
@@ -22,14 +25,14 @@ def one_line(text: str) -> str:
 
 
 def json_line(value: Any) -> str:
-    """Returns the value as one line of JSON, in which only unsafe characters are escaped.
+    """Returns the value as one line of JSON, in which only unsafe characters are escaped; without UTF-8 all but ASCII.
 
     JSON has no infinity and no NaN, which files may contain: they become null.
     """
     try:
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        line = json.dumps(value, ensure_ascii=_ASCII, allow_nan=False)
     except ValueError:
-        line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(_finite(value), ensure_ascii=_ASCII, allow_nan=False)
     return _UNSAFE.sub(_escape, line)
 
 

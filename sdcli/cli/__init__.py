@@ -6,14 +6,14 @@ import difflib
 import os
 import signal
 import sys
-import traceback
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.exceptions import TyperException
 
-from sdcli import quiet
+from sdcli import quiet, signals
 from sdcli.cli.completion import Command
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
@@ -21,7 +21,7 @@ from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
-from sdcli.errors import EXIT_BUG, EXIT_SIGNAL, OutputError, SdcliError
+from sdcli.errors import EXIT_SIGNAL, OutputError
 from sdcli.version import VERSION
 
 app = typer.Typer(
@@ -69,6 +69,7 @@ def main() -> NoReturn:
     if sys.stdout is None:
         console.error("standard output is closed", fix="Redirect it to a file or a program, or to /dev/null.")
         sys.exit(OutputError.exit_code)
+    _never_fail_to_encode(sys.stdout)
     try:
         with checked_streams():
             code = _run(console)
@@ -81,34 +82,36 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def _never_fail_to_encode(output: TextIO) -> None:
+    """Escape what the encoding of standard output lacks. Off a terminal it has the encoding of file names."""
+    if isinstance(output, TextIOWrapper):
+        output.reconfigure(encoding=None if output.isatty() else sys.getfilesystemencoding(), errors="backslashreplace")
+
+
 def _run(console: Console) -> int:
     """Run the command line; report errors. Returns the exit code."""
     quiet.silence()
-    _turn_signals_into_errors()
     try:
-        code = app(prog_name="sdcli", standalone_mode=False)
+        try:
+            signals.raise_stopped()
+            code = app(prog_name="sdcli", standalone_mode=False)
+        finally:
+            signals.exit_at_once()
         sys.stdout.flush()
-    except _Signalled as signalled:
-        code = EXIT_SIGNAL + signalled.number
+    except signals.Stopped as stopped:
+        code = EXIT_SIGNAL + stopped.number
     except (BrokenPipeError, SystemExit) as left:
         # Typer exits when the reader of standard output closes it, with a code that has another meaning here.
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
             raise
         code = EXIT_SIGNAL + signal.SIGPIPE
-    except SdcliError as error:
-        _traceback_with_debug()
-        console.error(error.what, error.why, error.fix)
-        code = error.exit_code
     except TyperException as error:
         # `_advice` names the similar flags, so Typer's own list of them is left out.
         message = error.message if _is_unknown_flag(error) else error.format_message().replace("Value error, ", "")
         console.error(message, *_advice(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        code = EXIT_SIGNAL + signal.SIGINT
     except Exception as error:
-        console.bug(error)
-        code = EXIT_BUG
+        code = console.failure(error)
     if code in _STOPPED:
         resume = "; the same command with --resume generates the rest" if "txt2img" in sys.argv[1:2] else ""
         console.error(_STOPPED[code], fix=f"Saved images are kept{resume}.")
@@ -121,24 +124,6 @@ _STOPPED = {
     EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal was closed",
 }
 """Messages for exit codes that stand for a signal."""
-
-
-class _Signalled(BaseException):
-    """A signal that ends the run; open files are closed on the way out."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _turn_signals_into_errors() -> None:
-    def stop(number: int, _: Any) -> NoReturn:
-        raise _Signalled(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup makes a process ignore SIGHUP; that stays so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
 
 
 def _is_unknown_flag(error: TyperException) -> bool:
@@ -161,8 +146,3 @@ def _advice(error: TyperException) -> tuple[str, str]:
     near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
     similar = completed or [name for close in near for name in names if plain[name] == close]
     return (f"Did you mean {' or '.join(similar[:3])}?" if similar else ""), fix
-
-
-def _traceback_with_debug() -> None:
-    if "--debug" in sys.argv:
-        traceback.print_exc()

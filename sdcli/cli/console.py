@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from sdcli.errors import EXIT_BUG, OutputError, SdcliError
 from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Output, Saved, Started, StepDone
+from sdcli.memory import shortage
 from sdcli.terminal import json_line, one_line, printable
 
 if TYPE_CHECKING:
@@ -33,24 +34,29 @@ class Console:
 
     def error(self, what: str, why: str = "", fix: str = "") -> None:
         """Print what failed, why, and what to do, also with --quiet."""
+        lines = [f"  {printable(line)}" for line in (why, fix) if line]
+        if not sys.stderr.isatty():  # rich is not loaded, which may be impossible if memory is short
+            print(f"sdcli: {printable(what)}", *lines, sep="\n", file=sys.stderr, flush=True)
+            return
         from rich.console import Console as RichConsole
         from rich.text import Text
 
         rich = RichConsole(stderr=True, soft_wrap=True, highlight=False)
-        rich.print(Text.assemble(("sdcli: ", "bold red"), printable(what)))
-        for line in (why, fix):
-            if line:
-                rich.print(Text(f"  {printable(line)}"))
+        rich.print(Text.assemble(("sdcli: ", "bold red"), printable(what)), *map(Text, lines), sep="\n")
 
-    def bug(self, error: Exception, file: str = "") -> None:
-        """Print an error that no part of sdcli expects, and where it was raised with --debug."""
+    def failure(self, error: Exception, file: str = "") -> int:
+        """Print an error, with --debug also where it was raised. Returns its exit code."""
         if "--debug" in sys.argv:
             traceback.print_exc()
-        place = f" with {file}" if file else ""
+        known = shortage(error) or error
+        if isinstance(known, SdcliError):
+            self.error(known.what, known.why, known.fix)
+            return known.exit_code
         self.error(
-            f"a bug in sdcli{place}: {type(error).__name__}: {error}",
+            f"a bug in sdcli{f' with {file}' if file else ''}: {type(error).__name__}: {error}",
             fix="Run it again with --debug and report the output.",
         )
+        return EXIT_BUG
 
     def each(self, files: Iterable[Path], work: Callable[[Path], int]) -> int:
         """Call a function for each file, whether or not it fails for another one.
@@ -64,12 +70,8 @@ class Console:
                 code = max(code, work(file))
             except (StreamError, BrokenPipeError):
                 raise
-            except SdcliError as error:
-                self.error(error.what, error.why, error.fix)
-                code = max(code, error.exit_code)
             except Exception as error:
-                self.bug(error, str(file))
-                code = max(code, EXIT_BUG)
+                code = max(code, self.failure(error, str(file)))
         return code
 
     def line(self, text: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from sdcli.cache import Cache
 
-_known = Cache("hashes")
+_known = Cache("hashes", r".+\|\d+\|\d+", Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")])
 
 
 def of_file(path: Path) -> str:

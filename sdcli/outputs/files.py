@@ -11,6 +11,7 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from sdcli.errors import OutputError
 
 HIDDEN = ".sdcli-"
 """Prefix of files that are being written."""
-
+_ALONE = "one-"
+"""Then, if they are not in an output folder, where `FolderLocks` shows whether their process is alive."""
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -32,6 +34,7 @@ def write_new(path: Path, data: bytes) -> Path:
         OSError: it cannot be written; nothing is left behind.
     """
     folder = path.absolute().parent
+    _remove_left_behind(folder)
     with written_aside(data, folder) as aside:
         claim_name(aside, path)
     sync(folder)
@@ -47,16 +50,38 @@ def written_aside(data: bytes, folder: Path, token: str = "") -> Iterator[Path]:
         folder: that of the final name: a name in another folder may be on another file system.
         token: end of the hidden name; by default a random one.
     """
-    aside = folder / f"{HIDDEN}{token or f'one-{uuid.uuid4().hex}'}"
+    aside = folder / f"{HIDDEN}{token or f'{_ALONE}{uuid.uuid4().hex}'}"
     try:
-        with aside.open("xb") as file:
+        with _new_locked(aside) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        yield aside
+            yield aside
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def _new_locked(path: Path) -> io.BufferedWriter:
+    """A new file, locked. If another process removed it before it was locked, it is created again."""
+    while True:
+        file = path.open("xb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
+@cache
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the hidden files of `write_new` that no process has locked: theirs was killed. Once for each folder."""
+    with suppress(OSError):  # a folder that cannot be listed
+        for name in os.listdir(folder):  # noqa: PTH208
+            if name.startswith(f"{HIDDEN}{_ALONE}"):
+                with suppress(OSError), open_regular(folder / name) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    (folder / name).unlink()
 
 
 def claim_name(aside: Path, path: Path) -> None:

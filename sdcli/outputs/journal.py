@@ -207,7 +207,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
             fix=f"Pass the run's own flags, --outdir {folder} and --resume.",
         )
     # In the same folder paths stay as they are, since records of images contain them.
-    if start == Path.cwd():
+    if start.is_dir() and os.path.samefile(start, "."):  # noqa: PTH121
         return settings
     for name in [name for name, line in options().items() if line.path and line.journal]:
         given = name in settings

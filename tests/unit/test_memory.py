@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdcli.errors import DeviceError, ModelError
-from sdcli.memory import is_out_of_memory, memory_errors
+from sdcli.memory import is_out_of_memory, memory_errors, shortage
 
 OUT_OF_MEMORY = [
     MemoryError(),
@@ -22,6 +22,9 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("unable to mmap 9 bytes from file <m.ckpt>: Cannot allocate memory (12)"),
     OSError(12, "Cannot allocate memory"),
+    RuntimeError("could not create a primitive"),
+    RuntimeError("Load model from m.onnx failed:std::bad_alloc"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
 ]
 OTHERS = [
     RuntimeError("CUDA error: an illegal memory access was encountered"),
@@ -47,6 +50,33 @@ def test_other_exceptions_pass_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, memory_errors("what", fix="fix"):
         raise error
     assert raised.value is error
+
+
+def _caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "out of memory"),
+        (_caused(ModelError("the checker cannot be loaded"), OUT_OF_MEMORY[-1]), "out of memory"),
+        (OSError(24, "Too many open files"), "too many open files"),
+        (_caused(ModelError("m"), _caused(ValueError(), OSError(23, "Too many"))), "too many open files"),
+        (RuntimeError("can't start new thread"), "no more threads can be started"),
+        (DeviceError("not enough memory to load m.ckpt"), "not enough memory to load m.ckpt"),
+    ],
+)
+def test_what_the_machine_lacks_is_found_in_the_causes(error: Exception, what: str) -> None:
+    found = shortage(error)
+    assert found is not None
+    assert found.what == what
+
+
+@pytest.mark.parametrize("error", [ModelError("m"), OSError(2, "No such file"), _caused(ModelError("m"), KeyError())])
+def test_other_errors_are_no_shortage(error: Exception) -> None:
+    assert shortage(error) is None
 
 
 def test_only_the_first_line_of_the_message_is_kept() -> None:

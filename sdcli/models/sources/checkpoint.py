@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ def find(request: ModelRequest) -> OriginalModel | None:
     """
     if not request.ckpt:
         return None
-    path = Path(request.ckpt).expanduser()
+    path = Path(os.path.expanduser(request.ckpt))  # noqa: PTH111  # unchanged, if there is no home folder
     shapes = recognition.original_names(checkpoint_file.shapes(path))
     recognition.check(path, shapes)
     config_path = checkpoint_config.find(request.config or DEFAULT_CONFIG)

@@ -32,8 +32,8 @@ def sha256(content: bytes) -> str:
 def test_the_hash_of_a_file_is_cached(weights: Path, cache: Path) -> None:
     assert hashes.of_file(weights) == sha256(b"weights")
     (key,) = json.loads(cache.read_text())
-    cache.write_text(json.dumps({key: "cached"}))
-    assert hashes.of_file(weights) == "cached"
+    cache.write_text(json.dumps({key: "c" * 64}))
+    assert hashes.of_file(weights) == "c" * 64
     assert not list(cache.parent.glob("hashes.json?*"))
 
 
