@@ -81,7 +81,9 @@ def test_an_accepted_pattern_gives_names_inside_the_folder(
 ) -> None:
     with suppress(UsageError):
         names.check_pattern(pattern, format)
-        wanted = job(prompt=prompt, seed=seed, index=index, scale=scale, model=prompt, model_hash="0" * 64)
+        wanted = job(
+            prompt=prompt, seed=seed, index=index, scale=scale, model=prompt.replace("\0", ""), model_hash="0" * 64
+        )
         name = names.name_of(wanted, pattern, format)
         assert name is not None
         require_inside(folder, name)
