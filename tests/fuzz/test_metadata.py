@@ -308,6 +308,14 @@ def jobs() -> st.SearchStrategy[Job]:
             hypothesis.reject()
 
     fields = {name: _of_type(field.annotation) for name, field in Job.model_fields.items()}
+    fields["noise"] = st.fixed_dictionaries(
+        {
+            "before": st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2**40)), max_size=3),
+            "rows": st.integers(1, 9),
+            "row": st.just(0),
+            "fixed_rows": st.just(0),
+        }
+    )
     # No file has a zero in its name.
     fields["model"] = st.text(st.characters(exclude_characters="\0"))
     return st.fixed_dictionaries(fields).map(valid)
