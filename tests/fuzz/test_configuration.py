@@ -18,7 +18,7 @@ from sdcli.model_spec import ModelSpec
 from sdcli.models import checkpoint_config, families, shipped
 from sdcli.models.sources.folder import FolderModel
 from sdcli.settings import Settings, spellings
-from tests.fuzz.inputs import ANY_JSON, NOT_YET, NUMBERS, changed, damaged, json_text
+from tests.fuzz.inputs import ANY_JSON, NUMBERS, changed, damaged, json_text
 from tests.fuzz.program import run
 
 TOML = [
@@ -46,7 +46,6 @@ def toml(draw: Callable[..., Any]) -> bytes:
     return str(draw(damaged(TOML, TOML_PIECES))).encode(errors="replace")
 
 
-@NOT_YET
 @given(data=toml())
 @example(b"prompt = " + b"[" * 10_000)
 @example(b"a." * 10_000 + b"a = 1")
@@ -111,7 +110,6 @@ def model_yaml(draw: Callable[..., Any]) -> bytes:
     return str(draw(damaged(YAML, YAML_PIECES))).encode(errors="replace")
 
 
-@NOT_YET
 @given(data=model_yaml())
 @example(b"[" * 2_000)
 @example(b"{a: " * 2_000)
@@ -157,7 +155,6 @@ WEIGHTS = (
 )
 
 
-@NOT_YET
 @given(
     files=changed([MODEL]), torn=st.none() | st.tuples(st.sampled_from(sorted(MODEL)), damaged([b"{}", b'{"a": 1}']))
 )
