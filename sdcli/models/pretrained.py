@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sdcli.errors import ModelError
-from sdcli.jobs import Job
+from sdcli.jobs import Job, NoisePlace
 from sdcli.memory import is_out_of_memory
 from sdcli.models import checkpoint_file, families, json_files
 from sdcli.models.model import Model
@@ -84,8 +84,9 @@ def try_out(model: Model) -> None:
     pixels = 2 * spec.size_multiple
     side = pixels // spec.downscale
     latents = torch.zeros(1, spec.latent_channels, side, side, device=model.device)
-    # A family reads the prompts and the size, and nothing else of a job.
-    job = Job.model_construct(prompt="", negative_prompt="", height=pixels, width=pixels)
+    job = Job(
+        prompt="", height=pixels, width=pixels, scale=1.0, noise=NoisePlace(), model=spec.name, model_hash="", index=0
+    )
     part = "text encoder"
     try:
         with torch.inference_mode():
@@ -99,9 +100,8 @@ def try_out(model: Model) -> None:
             image = model.vae.decode(latents / model.vae.config.scaling_factor).sample
             if image.shape != (1, 3, pixels, pixels):
                 raise ValueError(f"It returns {tuple(image.shape)} for {tuple(latents.shape)}")
-    except (
-        Exception
-    ) as error:  # any type: a value of a configuration has another type than the code of the part expects
+    # Of any type: a value of a configuration has another type than the code of the part expects.
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(

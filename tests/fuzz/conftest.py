@@ -13,12 +13,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from sdcli.cli.console import Console
+from sdcli.errors import EXIT_BUG
 from tests.fuzz import inputs, limits
 
 _SMALL = 20_000
@@ -84,12 +85,16 @@ def _size(value: Any) -> int:
 @pytest.fixture(scope="session", autouse=True)
 def guards(request: pytest.FixtureRequest) -> Iterator[None]:
     """A bug is raised instead of reported, a hang is interrupted, and `--minutes` limits the memory."""
+    report = Console.failure
 
-    def bug(self: Console, error: Exception, file: str = "") -> NoReturn:
-        raise error
+    def failure(self: Console, error: Exception, file: str = "") -> int:
+        code = report(self, error, file)
+        if code == EXIT_BUG:
+            raise error
+        return code
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Console, "bug", bug)
+        patch.setattr(Console, "failure", failure)
         before = {number: signal.signal(number, limits.interrupt) for number in (signal.SIGALRM, signal.SIGPROF)}
         if request.config.getoption("minutes", None) is not None:
             import torch  # noqa: F401  # takes address space, so before the limit

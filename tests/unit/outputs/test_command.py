@@ -42,7 +42,7 @@ def parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     kept: list[Settings] = []
     # Imported by name, because the attribute `sdcli.txt2img` is the function.
     module = importlib.import_module("sdcli.txt2img")
-    monkeypatch.setattr(module, "generate", lambda settings, _: kept.append(settings) or [])
+    monkeypatch.setattr(module, "generate", lambda settings, *_: kept.append(settings) or [])
     shell = ["bash", "-c", f"sdcli() {{ printf '%s\\0' \"$@\"; }}\n{line}"]
     arguments = subprocess.run(shell, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
     app(arguments.stdout.decode().split("\0")[:-1], standalone_mode=False)
