@@ -19,17 +19,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from pydantic import ValidationError
 
 from sdcli import metadata, rerun
 from sdcli.errors import InputFileError, SdcliError
-from sdcli.jobs import Job
+from sdcli.jobs import Job, NoisePlace
 from sdcli.metadata import Provenance, texts
 from sdcli.metadata.provenance import kinds
 from sdcli.outputs.command import command_of
 from sdcli.outputs.formats import encode, opened
 from sdcli.records import ImageRecord
 from sdcli.registry import FORMATS, METADATA_READERS
+from sdcli.settings import Option, names, options
 from sdcli.terminal import json_line, printable
 from tests.fuzz.inputs import ANY_JSON, ANY_TEXT, DATA, SEEDS, assert_printable, changed, damaged, json_text
 from tests.fuzz.limits import limited
@@ -300,29 +300,28 @@ def inspected(file: Path) -> None:
 
 def jobs() -> st.SearchStrategy[Job]:
     """Jobs with any values that the fields can have."""
-
-    def valid(values: dict[str, Any]) -> Job:
-        try:
-            return Job.model_validate(values)
-        except (ValidationError, SdcliError):
-            hypothesis.reject()
-
-    fields = {name: _of_type(field.annotation) for name, field in Job.model_fields.items()}
-    fields["noise"] = st.fixed_dictionaries(
-        {
-            "before": st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2**40)), max_size=3),
-            "rows": st.integers(1, 9),
-            "row": st.just(0),
-            "fixed_rows": st.just(0),
-        }
+    name = st.text(st.characters(exclude_characters="\0"))
+    fields = {each: _in_range(options()[each], Job.model_fields[each].annotation) for each in names("image")}
+    place = st.builds(
+        NoisePlace,
+        before=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2**40)), max_size=3).map(tuple),
+        rows=st.integers(1, 9),
     )
-    # No file has a zero in its name.
-    fields["model"] = st.text(st.characters(exclude_characters="\0"))
-    return st.fixed_dictionaries(fields).map(valid)
+    hashes = st.text("0123456789abcdef", max_size=64)
+    return st.builds(
+        Job,
+        **fields | {"scale": _in_range(options()["scale"], float), "noise": place, "model": name, "model_hash": hashes},
+        index=st.integers(0),
+        out=st.none() | name,
+    )
 
 
-def _of_type(annotation: Any) -> st.SearchStrategy[Any]:
-    return st.floats(allow_nan=False, allow_infinity=False) if annotation is float else st.from_type(annotation)
+def _in_range(option: Option, annotation: Any) -> st.SearchStrategy[Any]:
+    if annotation is int:
+        return st.integers(option.least, option.most)
+    if annotation is float:
+        return st.floats(option.least, option.most, allow_nan=False, allow_infinity=False)
+    return st.from_type(annotation)
 
 
 @pytest.mark.parametrize("format", FORMATS)
