@@ -19,7 +19,7 @@ from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
 from sdcli.metadata import Provenance, of_image
-from sdcli.model_spec import ModelSpec, NoiseSchedule
+from sdcli.model_spec import NoiseSchedule
 from sdcli.models import hashes
 from sdcli.models.model import ModelSource
 from sdcli.outputs.command import command_line, command_of
@@ -150,7 +150,10 @@ def rerun(
         raise _not_valid(source, error) from error
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
-    _require_reachable(source, again, run.spec, progress)
+    spec = run.spec
+    each = spec.latent_channels * (again.height // spec.downscale) * (again.width // spec.downscale)
+    if (count := _numbers_before(source, again, each)) > _MANY_REPEATED:
+        progress(Note(f"repeating {count:,} random numbers of the run, which may take minutes"))
     (image,) = execute(run, progress, batches=[[again]], journal=False)
     return image, None if changed or image.path is None else _compared(source, read(image.path), progress)
 
@@ -167,15 +170,19 @@ def _compared(source: Source, new: Source, progress: Progress) -> Comparison | N
         return None
 
 
-def _require_reachable(source: Source, job: Job, spec: ModelSpec, progress: Progress) -> None:
-    """Check that the random numbers before the image's own can be repeated; CUDA's generator needs no repetition.
+def _numbers_before(source: Source, job: Job, each: int) -> int:
+    """The random numbers that are repeated to reach the image's own; CUDA's generator needs no repetition.
+
+    Args:
+        source: the image, for errors.
+        job: its job.
+        each: numbers for each row of a draw.
 
     Raises:
         InputFileError: it would take too long, or too much memory.
     """
     if job.rng == "cuda":
-        return
-    each = spec.latent_channels * (job.height // spec.downscale) * (job.width // spec.downscale)
+        return 0
     noise = job.noise
     count = each * sum(rows * times for rows, times in noise.before)
     at_once = each * max(noise.rows, noise.fixed_rows, *(rows for rows, _ in noise.before))
@@ -186,15 +193,14 @@ def _require_reachable(source: Source, job: Job, spec: ModelSpec, progress: Prog
             why=f"By job.noise in its record, {max(count, at_once):,} numbers come before it; the limit is {limits}.",
             fix="Generate its whole run again.",
         )
-    if count > _MANY_REPEATED:
-        progress(Note(f"repeating {count:,} random numbers of the run, which may take minutes"))
+    return count
 
 
 def _not_valid(source: Source, error: UsageError) -> InputFileError:
     return InputFileError(
         f"no command of this version generates {source.path}",
-        why=f"Its record contains a setting that is not valid: {shortened(error.what, _LONGEST_REASON)}.",
-        fix="sdcli inspect shows the record.",
+        why=f"Its metadata contains a setting that is not valid: {shortened(error.what, _LONGEST_REASON)}.",
+        fix="sdcli inspect shows what is known.",
     )
 
 
@@ -204,10 +210,14 @@ def command(source: Source) -> str:
     `sdcli txt2img`, or `sdcli rerun FILE` if the image follows batches that no run repeats.
 
     Raises:
-        InputFileError: the file does not say how the image was generated, or its prompt is not known.
+        InputFileError: no command generates the image: the file does not say how it was generated, its prompt is not
+            known, a value is not valid, or its record cannot be read or repeated.
     """
-    if source.provenance is None or not source.provenance.settings:
+    found = source.provenance
+    if found is None or not found.settings:
         raise no_metadata(source.path)
+    if found.unreadable:
+        raise _unreadable(source, found)
     try:
         if isinstance(source.record, GridRecord):
             given = source.record.grid
@@ -215,16 +225,18 @@ def command(source: Source) -> str:
             Settings.of(**grid)
             return command_of(grid)
         if source.job is not None:
+            # The model is not known yet. Most have 4 channels, an eighth of the image's size.
+            _numbers_before(source, source.job, source.job.height * source.job.width // 16)
             return command_line(source.job, Settings.of(**settings_of(source)), source.path)
+        if "prompt" in found.settings:
+            return command_of(nearest(found)[0])
     except UsageError as error:
         raise _not_valid(source, error) from error
-    if "prompt" not in source.provenance.settings:
-        raise InputFileError(
-            f"no command generates {source.path}",
-            why="; ".join(["The prompt is not known", *source.provenance.notes]) + ".",
-            fix="sdcli inspect shows what is known.",
-        )
-    return command_of(nearest(source.provenance)[0])
+    raise InputFileError(
+        f"no command generates {source.path}",
+        why="; ".join(["The prompt is not known", *found.notes]) + ".",
+        fix="sdcli inspect shows what is known.",
+    )
 
 
 # Values of other tools that do not change the image, or that the settings contain.
@@ -246,17 +258,15 @@ _MOST_NOTES, _LONGEST_NOTE = 20, 80
 
 
 def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
-    """The settings that are nearest to an image of another tool, and what may differ, in words."""
+    """The settings that are nearest to an image of another tool, and what may differ, in words.
+
+    Raises:
+        UsageError: a value is not valid, such as 0 steps.
+    """
     settings = dict(found.settings)
     different = [f"the {name.replace('_', ' ')} is not known" for name in found.unknown]
-    for name in names("image"):
-        # The sampler of another tool is replaced below.
-        if name in settings and name != "sampler":
-            try:
-                Settings.of(**{name: settings[name]})
-            except UsageError as error:
-                different.append(f"{error.what}; the default is used instead")
-                del settings[name]
+    # The sampler of another tool is replaced below.
+    Settings.of(**{name: settings[name] for name in names("image") if name in settings and name != "sampler"})
     if (model := settings.pop("model", None)) and model != "builtin":
         # Other tools name a checkpoint by its file name, often without suffix, and not by its path.
         settings["ckpt"] = model if model.endswith((".ckpt", ".safetensors")) else f"{model}.safetensors"
@@ -368,12 +378,11 @@ def _require_job(source: Source) -> Job:
     if source.job is not None:
         return source.job
     if found.unreadable:
-        raise InputFileError(
-            f"this version cannot read the record of {path}",
-            why=f"{found.unreadable[:1].upper()}{found.unreadable[1:]}.",
-            fix=_or_inspect("The nearest command is", command_of(nearest(found)[0])),
-        )
-    settings, different = nearest(found)
+        raise _unreadable(source, found)
+    try:
+        settings, different = nearest(found)
+    except UsageError as error:
+        raise _not_valid(source, error) from error
     why = f"{found.tool} generated it" if found.tool != "sdcli" else "Its sdcli record is missing"
     raise InputFileError(
         f"{path} cannot be generated again exactly",
@@ -382,9 +391,21 @@ def _require_job(source: Source) -> Job:
     )
 
 
+def _unreadable(source: Source, found: Provenance) -> InputFileError:
+    try:
+        fix = _or_inspect("The nearest command is", command_of(nearest(found)[0]))
+    except UsageError:
+        fix = "sdcli inspect shows what is known."
+    return InputFileError(
+        f"this version cannot read the record of {source.path}",
+        why=f"{found.unreadable[:1].upper()}{found.unreadable[1:]}.",
+        fix=fix,
+    )
+
+
 def _or_inspect(text: str, command: str) -> str:
     """A text with a command; without it, if it is too long for an error."""
-    return f"{text}: {command}" if len(command) <= _LONGEST_COMMAND else "sdcli inspect --command prints a command."
+    return f"{text}: {command}" if len(command) <= _LONGEST_COMMAND else "sdcli inspect shows what is known."
 
 
 def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str, Any]:

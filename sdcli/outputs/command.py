@@ -129,4 +129,6 @@ def _batches(job: Job) -> tuple[int, int, bool]:
     one_size = len({rows for rows, _ in noise.before} | {noise.rows}) == 1
     if first:
         return samples, 1, one_size or job.rng == "cuda"
-    return samples, job.index // noise.rows + 1, one_size
+    batches = job.index // noise.rows
+    draws = sum(times for _, times in noise.before) - bool(noise.fixed_rows)
+    return samples, batches + 1, one_size and batches > 0 and draws % batches == 0

@@ -167,6 +167,8 @@ class TestRefusals:
             self.again(rerun.read(path))
         assert caught.value.why.startswith(reason)
         assert "The nearest command is: sdcli txt2img --prompt 'a cat'" in caught.value.fix
+        with pytest.raises(InputFileError, match="this version cannot read the record"):
+            rerun.command(rerun.read(path))
 
     def test_an_old_record_is_not_refused(self, tmp_path: Path) -> None:
         old = {"sdcli": "0.1.0", "job": job().model_dump(mode="json"), "settings": {}, "safety": None, "device": "cpu"}
@@ -252,16 +254,19 @@ class TestTheCommandOfAnotherTool:
         assert ("read as plain text" in notes) == bool(note)
         assert note in notes
 
-    @pytest.mark.parametrize("steps", ["0", "-3", "1000000000000"])
-    @pytest.mark.parametrize("sampler", ["DDIM", "PLMS", "DPM++ 2M", "Euler a"])
-    def test_a_number_of_steps_that_is_not_possible(self, tmp_path: Path, steps: str, sampler: str) -> None:
-        one = foreign(tmp_path, f"a cat\nSteps: {steps}, Sampler: {sampler}, Seed: -1, CFG scale: 1e999, Size: 0x64")
-        line = rerun.command(one)
-        assert line.startswith("sdcli txt2img --prompt 'a cat' --H 64 ")
-        assert one.provenance is not None
-        notes = "\n".join(rerun.nearest(one.provenance)[1])
-        assert f"--ddim_steps {steps} is" in notes
-        assert "the seed is not known" in notes
+    @pytest.mark.parametrize("sampler", ["DDIM", "Euler a"])
+    @pytest.mark.parametrize(
+        "value", ["Steps: 0", "Steps: -3", "Steps: 1000000000000", "Steps: 20, Size: 0x64", "Steps: 20, Size: 64x99999"]
+    )
+    def test_a_value_that_is_not_possible(self, tmp_path: Path, value: str, sampler: str) -> None:
+        one = foreign(tmp_path, f"a cat\n{value}, Sampler: {sampler}, Seed: -1, CFG scale: 1e999")
+        for no_command in (rerun.command, self.again):
+            with pytest.raises(InputFileError, match="no command of this version generates") as caught:
+                no_command(one)
+            assert "is out of range" in caught.value.why
+
+    def again(self, source: rerun.Source) -> None:
+        rerun.rerun(source, ignore)
 
     def test_a_prompt_that_is_not_known(self, tmp_path: Path) -> None:
         with pytest.raises(InputFileError, match="no command generates") as caught:
@@ -275,9 +280,12 @@ class TestTheCommandOfAnotherTool:
         assert "480 more values are ignored" in rerun.nearest(found)[1]
 
 
-def test_the_command_of_an_image_that_no_run_repeats(tmp_path: Path) -> None:
-    place = {"before": [[3, 20], [1, 20]], "rows": 2, "row": 1}
-    one = source(tmp_path, job(noise=place, index=5))
+@pytest.mark.parametrize(
+    ("before", "index"), [([[3, 20], [1, 20]], 5), ([[2, 20]], 1), ([[2, 21]], 5)], ids=["sizes", "first", "draws"]
+)
+def test_the_command_of_an_image_that_no_run_repeats(tmp_path: Path, before: list[list[int]], index: int) -> None:
+    place = {"before": before, "rows": 2, "row": 1}
+    one = source(tmp_path, job(noise=place, index=index))
     assert rerun.command(one) == f"sdcli rerun {one.path}"
 
 
@@ -490,3 +498,5 @@ class TestNoiseOfTheCpu:
         with pytest.raises(InputFileError, match="cannot be repeated") as caught:
             rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"))
         assert "job.noise" in caught.value.why
+        with pytest.raises(InputFileError, match="cannot be repeated"):
+            rerun.command(one)
