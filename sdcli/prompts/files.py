@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import os
+import re
 import shlex
 import stat
 import sys
@@ -21,6 +22,7 @@ from sdcli.settings import as_choice, names, spellings
 STDIN = "-"
 LONGEST_LINE = 10_000_000
 """Bytes of a line. A longer one is not a prompt; the lines of some devices never end."""
+_HALF = re.compile("[\ud800-\udfff]")
 _IN_MEMORY = 2**24
 """Bytes of a file that are kept in memory between the passes; a longer file is copied to a temporary file."""
 
@@ -61,7 +63,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
             raise InputFileError(f"{name} {shortened(repr(values[name]))} is not text", fix="Put it in quotes.")
     for name, value in values.items():
         # JSON can express it, and no file can store it.
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        if isinstance(value, str) and _HALF.search(value):
             raise InputFileError(f"{name} {value!r} contains half of a character", fix="Write both halves, or neither.")
     return values
 

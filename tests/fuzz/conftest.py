@@ -113,7 +113,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     start = time.monotonic()
     _all_end = _all_end or start + 60 * minutes
-    _ends = start + max(0.1, _all_end - start) / (len(pyfuncitem.session.items) - _started)
+    tests = sum(hasattr(getattr(item, "obj", None), "hypothesis") for item in pyfuncitem.session.items)
+    _ends = start + max(0.1, _all_end - start) / (tests - _started)
     _started += 1
     limits.now = now = _tried[pyfuncitem.nodeid.rpartition("/")[2]] = limits.Tried()
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
