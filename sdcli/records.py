@@ -31,7 +31,8 @@ class _Part(BaseModel):
 
     def values(self) -> dict[str, Any]:
         """The JSON object, without the fields that were never set."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        # Not in the mode "json", which refuses half of a character; files may contain that.
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 _NAME = TypeAdapter(Name | None)

@@ -13,6 +13,7 @@ from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import FILE_VARIABLE, Configuration, Origin, load, origin, template, toml, user_file
 from sdcli.errors import OutputError, UsageError
 from sdcli.outputs.files import write_new
+from sdcli.terminal import json_line, printable
 
 CONFIG_FILE_HELP = f"TOML file of settings; overrides the user's file ({FILE_VARIABLE} does the same)."
 
@@ -54,9 +55,9 @@ def config(
             fix="Pass one of them.",
         )
     if path:
-        print(user_file())
+        print(printable(str(user_file())))
     elif init:
-        print(_write(template(), user_file()))
+        print(printable(str(_write(template(), user_file()))))
     elif json:
         print(_json(load(config_file=config_file)))
     else:
@@ -71,7 +72,7 @@ def _origins(configuration: Configuration) -> dict[str, tuple[Any, Origin]]:
 
 def _json(configuration: Configuration) -> str:
     origins = _origins(configuration).items()
-    return toml({name: {"value": value, "origin": dataclasses.asdict(where)} for name, (value, where) in origins})
+    return json_line({name: {"value": value, "origin": dataclasses.asdict(where)} for name, (value, where) in origins})
 
 
 def _show(configuration: Configuration, everything: bool, console: Console) -> None:
@@ -88,7 +89,8 @@ def _show(configuration: Configuration, everything: bool, console: Console) -> N
             column.overflow = "fold"
         for name, (value, where) in shown.items():
             style = "dim" if where.kind == "default" else ""
-            table.add_row(Text(name), Text("" if value is None else toml(value)), Text(str(where)), style=style)
+            shown_value = "" if value is None else printable(toml(value))
+            table.add_row(Text(name), Text(shown_value), Text(printable(str(where))), style=style)
         RichConsole(highlight=False).print(table)
     if hidden := len(origins) - len(shown):
         console.line(f"{hidden} settings are at their defaults; --all shows them")
