@@ -51,11 +51,11 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
-    def construct_yaml_int(self, node: yaml.Node) -> int:
-        number = super().construct_yaml_int(node)  # type: ignore[no-untyped-call]
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
         if abs(number) > MAX_INTEGER:
             raise yaml.YAMLError("It has a number that is too large")
-        return int(number)
+        return number
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
