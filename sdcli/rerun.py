@@ -28,7 +28,7 @@ from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import Settings, as_choice, default, names, spellings
+from sdcli.settings import Settings, as_choice, default, names, options, spellings
 from sdcli.stages import safety
 from sdcli.txt2img import execute
 
@@ -107,12 +107,14 @@ def rerun(
     model: str | None = None,
     force: bool = False,
     may_download: Callable[[str], bool] = refuse,
+    own_safety_model: str = default("safety_model"),
     **where: Any,
 ) -> tuple[GeneratedImage, Comparison | None]:
     """Generate an image again from its record, with the noise that it had in its run, and save it as a new file.
 
     A record may come from anybody, so nothing that only the record names is downloaded without a question, and no
-    checkpoint that only the record names is read before its hash is compared.
+    checkpoint that only the record names is read before its hash is compared. A folder with a safety model, whose hash
+    no record has, is read only if the user names it.
 
     Args:
         source: the image, as `read` returns it.
@@ -122,6 +124,7 @@ def rerun(
         force: use a model whose hash differs from the record's.
         may_download: whether to download what only the record names, a model or a safety checker. The argument
             describes it. Not called for a run without network.
+        own_safety_model: the safety model of the user's own settings.
         where: settings that do not change the image: outdir, device, offline, executor.
 
     Returns:
@@ -139,8 +142,9 @@ def rerun(
         if settings.offline or constants.is_offline_mode():
             may_download = refuse
         found = _require_model(source, job, settings, force=force, given=model is not None, may_download=may_download)
-        if not changed.keys() & {"safety_checker", "safety_model"}:
-            _require_checker(settings, found, may_download)
+        own = settings.safety_model == own_safety_model
+        if not ("safety_model" in changed or ("safety_checker" in changed and own)):
+            _require_checker(settings, found, may_download, own=own)
         run = Run(settings, progress, found)
         ((planned,),) = run.batches()
     except UsageError as error:
@@ -328,7 +332,11 @@ def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:
     job = _require_job(source)
     record = source.record if isinstance(source.record, ImageRecord) else ImageRecord()
     recorded = record.settings
-    settings = {name: recorded[name] for name in names("file", recorded=True) if name in recorded}
+    settings = {
+        name: from_home(recorded[name]) if options()[name].path else recorded[name]
+        for name in names("file", recorded=True)
+        if name in recorded
+    }
     settings |= job.model_dump(include=set(names("image"))) | _model(job, recorded, model)
     # The method and the checker that were used then, not those that would be chosen now.
     if record.watermark:
@@ -413,7 +421,7 @@ def _model(job: Job, recorded: Mapping[str, Any], model: str | None) -> dict[str
     config = {"config": from_home(recorded["config"])} if "config" in recorded else {}
     if model is not None:
         return {"ckpt": model} | config if Path(model).is_file() else {"model": model}
-    if "model" in recorded:
+    if recorded.get("model"):
         return {name: from_home(recorded[name]) for name in ("model", "revision") if name in recorded}
     if not job.model.endswith((".ckpt", ".safetensors")):
         return {"model": job.model}
@@ -462,14 +470,22 @@ def _find_recorded(settings: Settings, may_download: Callable[[str], bool]) -> M
         return models.find_for(settings)
 
 
-def _require_checker(settings: Settings, found: ModelSource, may_download: Callable[[str], bool]) -> None:
+def _require_checker(settings: Settings, found: ModelSource, may_download: Callable[[str], bool], *, own: bool) -> None:
+    """Check that the safety checker is on this machine; `own`: the user's settings have the same safety model."""
+    name = settings.safety_model
     try:
-        safety.require_here(settings, found)
+        checker = safety.require_here(settings, found)
     except ModelNotFound:
-        name = settings.safety_model
         of_hub = settings.safety_checker == "clip" and not found.spec.has_safety_checker and models.is_hub_id(name)
         if not of_hub or not may_download(f"the safety checker {name} from {constants.ENDPOINT}"):
             raise
+        return
+    if checker is not None and checker.source == name and os.path.isdir(name) and not own:  # noqa: PTH112
+        raise ModelNotFound(
+            f"the safety model {name} is a folder that only the record names",
+            why="A record may come from anybody, and has no hash of a safety model.",
+            fix=f"If you trust it, pass --set safety_model={name}; otherwise --set safety_checker=opennsfw.",
+        )
 
 
 def _require_hash(source: Source, job: Job, name: str, found: str) -> None:

@@ -99,6 +99,7 @@ class Option:
         choices: the values it takes; empty if they are not a fixed set.
         path: the kind of path it holds; None if it holds none. Relative paths of what is read start from the folder of
             the configuration file that names them. A shell completes paths by their kind.
+        may_be_empty: whether the path may be empty.
         row: whether a row of a prompt file may set it. By default, if its scope is "image".
         varies: whether the images of one batch may differ in it.
         recorded: whether a record keeps its value beside the job. By default, if its scope is "file".
@@ -121,6 +122,7 @@ class Option:
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     path: PathKind | None = None
+    may_be_empty: bool = False
     row: bool = False
     varies: bool = False
     recorded: bool = False
@@ -349,7 +351,7 @@ class Settings(ImageSettings):
     )  # fmt: skip
     resume: str | None = option(
         None, "--resume", scope="output", panel=OUTPUT, metavar="[OUTDIR]", path="output folder",
-        journal=False,
+        may_be_empty=True, journal=False,
         contradicts=("skip_save", "output"),
         help="Generate the missing images of the run in OUTDIR; without OUTDIR, of the run of this same command.",
     )  # fmt: skip
@@ -500,8 +502,14 @@ def _require_no_contradiction(values: Mapping[str, Any]) -> None:
 
 
 def _check_value(name: str, line: Option, value: Any) -> None:
-    """Raise `UsageError` if a value is not one of the choices, not in the range, or not text."""
+    """Raise `UsageError` if a value is not one of the choices, not in the range, not text, or no path."""
     if isinstance(value, str):
+        if line.path and ("\0" in value or not (value or line.may_be_empty)):
+            raise UsageError(
+                f"{flag(name)} {value!r} is not a path",
+                fix=f"Pass another, or no {flag(name)}.",
+                settings=(name,),
+            )
         if line.choices and value not in line.choices:
             raise UsageError(
                 f"{flag(name)} {value!r} is not valid",

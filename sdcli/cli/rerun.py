@@ -78,6 +78,7 @@ def rerun(
             model=model,
             force=force,
             may_download=console.may_download,
+            own_safety_model=where.safety_model,
             outdir=where.outdir,
             device=where.device,
             offline=where.offline,

@@ -14,7 +14,7 @@ from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import families, shipped
 from sdcli.models.original_yaml import OriginalConfig, class_name
 
-MAX_SIZE, MAX_DEPTH = 100_000, 50
+MAX_SIZE, MAX_DEPTH, MAX_INTEGER = 100_000, 50, 2**63
 
 # Names in the original script, and in diffusers. The original's "linear" is linear in the square roots of the betas.
 BETA_SCHEDULES: dict[str, Literal["linear", "scaled_linear", "squaredcos_cap_v2"]] = {
@@ -29,7 +29,7 @@ PREDICTION_TYPES: dict[str, Literal["epsilon", "v_prediction", "sample"]] = {
 }
 # Kinds of models that have another conditioning key than text-to-image models.
 CONDITIONINGS = {
-    "hybrid": "an inpainting or upscaling model",
+    "hybrid": "a model of inpainting, upscaling or image editing",
     "concat": "an image-to-image model",
     "adm": "a model with classes",
     "crossattn-adm": "a model of image variations",
@@ -38,7 +38,7 @@ CONDITIONINGS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what makes a small file large (aliases) and deep nesting, which exceeds Python's stack."""
+    """Refuses aliases, which make a small file large, nesting beyond Python's stack, and numbers beyond 64 bits."""
 
     depth = 0
 
@@ -50,6 +50,15 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) > MAX_INTEGER:
+            raise yaml.YAMLError("It has a number that is too large")
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def find(config: str) -> Path:
@@ -68,8 +77,9 @@ def find(config: str) -> Path:
     for path in (given, folder / relative, *(path for path in available if path.name == config)):
         if os.path.isfile(path):  # noqa: PTH113 - also for names that are too long
             return path
+    problem = "is not a file" if os.path.exists(config) else "does not exist"  # noqa: PTH110
     raise ModelNotFound(
-        f"the model configuration {config} does not exist",
+        f"the model configuration {config} {problem}",
         fix="Pass the path of a file with --config, or one of those that ship with sdcli: "
         + ", ".join(f"configs/{path.relative_to(folder).as_posix()}" for path in available)
         + ".",
@@ -86,15 +96,6 @@ def read(path: Path) -> OriginalConfig:
         if path.stat().st_size > MAX_SIZE:
             raise yaml.YAMLError(f"It has {path.stat().st_size:,} bytes")
         content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        config = OriginalConfig.model_validate(content)
-    except ValidationError as error:
-        _check_kind(path, content)  # whose configurations have other fields
-        wrong = [f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg']}" for each in error.errors()[:3]]
-        raise ModelError(
-            f"{path} is not the configuration of a text-to-image model",
-            why="; ".join(wrong) + ".",
-            fix="See configs/stable-diffusion/v1-inference.yaml for an example.",
-        ) from error
     except OSError as error:
         raise ModelError(f"the model configuration {path} cannot be read", why=f"{error.strerror}.") from error
     except Exception as error:  # PyYAML raises many types for values such as numbers of 5,000 digits
@@ -104,6 +105,15 @@ def read(path: Path) -> OriginalConfig:
             fix="Pass the YAML file of the checkpoint with --config, and the checkpoint with --ckpt.",
         ) from error
     _check_kind(path, content)
+    try:
+        config = OriginalConfig.model_validate(content)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg']}" for each in error.errors()[:3]]
+        raise ModelError(
+            f"{path} is not the configuration of a text-to-image model",
+            why="; ".join(wrong) + ".",
+            fix="See configs/stable-diffusion/v1-inference.yaml for an example.",
+        ) from error
     _check(path, config)
     return config
 
@@ -146,19 +156,36 @@ def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
 
 
 def _check_kind(path: Path, content: Any) -> None:
-    """Refuse configurations of models that need more inputs than a prompt.
+    """Refuse configurations of other kinds of models, which may have other fields.
 
     Args:
         path: the file, for errors.
         content: of the file, unchecked.
     """
-    model = content.get("model") if isinstance(content, dict) else None
-    params = model.get("params") if isinstance(model, dict) else None
-    key = params.get("conditioning_key") if isinstance(params, dict) else None
-    if isinstance(key, str) and key in CONDITIONINGS:
+
+    def text(*names: str) -> str:
+        found = content
+        for name in ("model", *names):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else ""
+
+    key = text("params", "conditioning_key")
+    if key in CONDITIONINGS:
         raise ModelError(
             f"{path} is the configuration of {CONDITIONINGS[key]}, which needs more inputs than a prompt",
             why=f"Its conditioning_key is {key}.",
+        )
+    target = class_name(text("target"))
+    if target not in ("", "LatentDiffusion"):
+        title = "a Stable Diffusion XL model" if target == "DiffusionEngine" else f"the model {target}"
+        raise ModelError(f"{path} is the configuration of {title}", why="Supported: LatentDiffusion.")
+    if text("params", "cond_stage_config"):  # "__is_unconditional__" or "__is_first_stage__"
+        raise ModelError(f"{path} is the configuration of a model without a text encoder")
+    if class_name(text("params", "cond_stage_config", "target")) == "FrozenOpenCLIPEmbedder":
+        raise ModelError(
+            f"{path} is the configuration of a Stable Diffusion 2 model",
+            why="Of Stable Diffusion, sdcli reads original checkpoints of version 1 only.",
+            fix="Pass a diffusers folder or a hub id of Stable Diffusion 2 with --model.",
         )
 
 
@@ -167,24 +194,16 @@ def _check(path: Path, config: OriginalConfig) -> None:
     params = config.model.params
     unet = params.unet_config.params
     vae = params.first_stage_config
-    text = class_name(params.cond_stage_config.target)
     sizes = vae.params.ddconfig
     if unet.in_channels != unet.out_channels:
         raise ModelError(
             f"{path} is the configuration of a model that takes {unet.in_channels} channels, as for inpainting, which "
             "needs more inputs than a prompt"
         )
-    if text == "FrozenOpenCLIPEmbedder":
-        raise ModelError(
-            f"{path} is the configuration of a Stable Diffusion 2 model",
-            why="Of Stable Diffusion, sdcli reads original checkpoints of version 1 only.",
-            fix="Pass a diffusers folder or a hub id of Stable Diffusion 2 with --model.",
-        )
     embedders = families.each("embedder")
-    if text not in embedders:
-        raise ModelError(f"{path} names the text encoder {text}", why=f"Supported: {', '.join(embedders)}.")
+    if config.embedder not in embedders:
+        raise ModelError(f"{path} names the text encoder {config.embedder}", why=f"Supported: {', '.join(embedders)}.")
     for what, target, supported in (
-        ("model", config.model.target, "LatentDiffusion"),
         ("UNet", params.unet_config.target, "UNetModel"),
         ("first stage", vae.target, "AutoencoderKL"),
     ):

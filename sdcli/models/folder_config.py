@@ -8,7 +8,7 @@ here, and all other numbers have a limit.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
@@ -17,6 +17,8 @@ from sdcli.settings import LARGEST_SIDE
 MAX_NUMBER = 2**24
 """Of any number in a configuration; the largest that models have is the size of a vocabulary."""
 MAX_DOWNSCALE = 128
+MAX_CLIP_SIDE, MAX_PATCHES = 1024, 64
+"""Of the images that CLIP checks: pixels, and patches on each side. The largest CLIP has 336 and 24."""
 
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Layers = Annotated[int, Field(ge=1, le=128)]
@@ -30,20 +32,22 @@ Positive = Annotated[FiniteFloat, Field(gt=0)]
 class PartFile(BaseModel):
     """The `config.json` of a part."""
 
+    MOST: ClassVar[int] = MAX_NUMBER
+
     @model_validator(mode="before")
     @classmethod
     def _limit(cls, values: Any) -> Any:
-        _require_reasonable(values)
+        _require_reasonable(values, cls.MOST)
         return values
 
 
-def _require_reasonable(value: Any, name: str = "the file") -> None:
+def _require_reasonable(value: Any, most: int, name: str = "the file") -> None:
     """Raise `ValueError` for a number that no model has."""
-    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
+    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= most):
         raise ValueError(f"{name} is {str(value)[:20]}, out of range")
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in entries:
-        _require_reasonable(entry, name if isinstance(key, int) else str(key)[:80])
+        _require_reasonable(entry, most, name if isinstance(key, int) else str(key)[:80])
 
 
 class UNetFile(PartFile):
@@ -108,3 +112,36 @@ class TextEncoderFile(PartFile):
     d_model: Channels | None = None
     text_config: TextEncoderFile | None = None
     """Files of a whole CLIP model have the fields here."""
+
+
+class VisionFile(BaseModel):
+    """The image encoder's fields in the file of a CLIP."""
+
+    hidden_size: Channels = 768
+    intermediate_size: Channels = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    num_channels: Literal[3] = 3
+    image_size: Annotated[int, Field(ge=1, le=MAX_CLIP_SIDE)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=MAX_CLIP_SIDE)] = 32
+
+    @model_validator(mode="after")
+    def _limit_patches(self) -> VisionFile:
+        if not 1 <= self.image_size // self.patch_size <= MAX_PATCHES:
+            raise ValueError(f"image_size is {self.image_size} and patch_size {self.patch_size}")
+        return self
+
+
+class SafetyCheckerFile(PartFile):
+    """The file of a CLIP safety checker."""
+
+    projection_dim: Channels = 512
+    vision_config: VisionFile = VisionFile()
+    vision_config_dict: VisionFile | None = None
+    """Fields of old files, which replace those of `vision_config`."""
+
+
+class ProcessorFile(PartFile):
+    """The `preprocessor_config.json` of CLIP, whose largest number is the side of an image."""
+
+    MOST = MAX_CLIP_SIDE

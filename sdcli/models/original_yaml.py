@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sdcli.model_spec import Beta, Timesteps
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
+SAME_EMBEDDERS = {"WeightedFrozenCLIPEmbedder": "FrozenCLIPEmbedder"}
+"""Names of other programs for a text encoder: InvokeAI's also weights parts of the prompt."""
 
 # Far more than any model has: a mistake or an attack must not make a model that takes all memory or time.
 Size = Annotated[int, Field(ge=1, le=100_000)]
@@ -145,7 +147,8 @@ class ModelParams(Section):
         "channels", "log_every_t", "clip_denoised", "original_elbo_weight", "v_posterior", "l_simple_weight",
         "scheduler_config", "learn_logvar", "logvar_init", "make_it_fit", "ucg_training", "reset_ema",
         "reset_num_ema_updates", "num_timesteps_cond", "cond_stage_trainable", "unet_trainable", "concat_mode",
-        "force_null_conditioning", "ema_decay", "use_fp16",
+        "force_null_conditioning", "ema_decay", "use_fp16", "personalization_config", "reg_weight",
+        "embedding_reg_weight", "unfreeze_model", "model_lr", "finetune_keys", "trainable",
     })  # fmt: skip
     ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "cosine_s": (8e-3,), "given_betas": (None,), "use_positional_encodings": (False,), "scale_by_std": (False,),
@@ -181,7 +184,8 @@ class OriginalConfig(BaseModel):
     @property
     def embedder(self) -> str:
         """The class name of the text encoder, such as "FrozenCLIPEmbedder"."""
-        return class_name(self.model.params.cond_stage_config.target)
+        name = class_name(self.model.params.cond_stage_config.target)
+        return SAME_EMBEDDERS.get(name, name)
 
     @property
     def downscale(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
     _require_own_shards(folder, files, source)
     try:
         with _quiet():
-            _require_enough_weights(part_class, folder, files)
+            weights = [folder / name for name in files.files if not name.endswith(".json")]
+            require_enough_weights(part_class, folder / files.part, weights)
             model, info = part_class.from_pretrained(
                 folder / files.part,
                 dtype=torch.float32,
@@ -127,18 +128,23 @@ def _require_own_shards(folder: Path, files: WeightFiles, source: str) -> None:
             )
 
 
-def _require_enough_weights(part_class: Any, folder: Path, files: WeightFiles) -> None:
+def require_enough_weights(part_class: Any, folder: Path, weights: Iterable[Path]) -> None:
     """Raise `ValueError` if a configuration describes a larger model than the weights.
 
     transformers makes room for all of it before it compares the shapes; diffusers compares them first.
+
+    Args:
+        part_class: as for `load`.
+        folder: that of the part.
+        weights: the files with the part's weights.
     """
     if not issubclass(part_class, PreTrainedModel):
         return
-    config = part_class.config_class.from_pretrained(folder / files.part, local_files_only=True)
+    config = part_class.config_class.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         needed = sum(4 * weight.numel() for weight in part_class(config).parameters())
     # A pickle's size is that of the file, which may be in half precision.
-    found = 2 * sum(checkpoint_file.size(folder / name) for name in files.files if not name.endswith(".json"))
+    found = 2 * sum(checkpoint_file.size(path) for path in weights)
     if needed > found:
         raise ValueError(f"{CONFIG} describes {needed:,} bytes of weights, more than there are")
 

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
+from sdcli.models import json_files
+from sdcli.models.folder_config import ProcessorFile, SafetyCheckerFile
 from sdcli.models.model import ModelSource
 from sdcli.models.sources.hub import unreachable
 from sdcli.records import SafetyRecord
@@ -30,6 +32,7 @@ from sdcli.stages import Outcome, StageContext
 if TYPE_CHECKING:
     import torch
 
+PROCESSOR = "preprocessor_config.json"
 Pixels = NDArray[np.float32]
 """(height, width, 3), RGB in [0, 1]."""
 
@@ -152,14 +155,14 @@ def find_checker(
     )
 
 
-def require_here(settings: Settings, source: ModelSource) -> None:
-    """Check that a safety checker that only a record names is on this machine.
+def require_here(settings: Settings, source: ModelSource) -> SafetyChecker | None:
+    """The safety checker that only a record names, which is on this machine; None for "off".
 
     Raises:
         ModelNotFound: it would be downloaded.
     """
     try:
-        find_checker(
+        return find_checker(
             settings.safety_checker,
             model_folder=source.safety_checker(download=settings.safety_checker == "clip"),
             safety_model=settings.safety_model,
@@ -252,27 +255,44 @@ class ClipChecker:
         """The model and its image processor."""
         import torch
         from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+        from PIL import Image
 
         # CLIPImageProcessor needs torchvision; this one needs only Pillow.
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
         from transformers.utils import logging
 
+        from sdcli.models import pretrained
+
         quiet: Any = logging.disable_progress_bar  # only the console writes to standard error
         quiet()
-        variant = None if _weights(self.folder, "") else "fp16"
+        variant = "" if _weights(self.folder, "") else ".fp16"
         try:
+            json_files.read_fields(SafetyCheckerFile, self.folder / pretrained.CONFIG)
+            weights = _weights(self.folder, variant)[:1]
+            pretrained.require_enough_weights(StableDiffusionSafetyChecker, self.folder, weights)
             loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
-                str(self.folder), variant=variant, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                str(self.folder),
+                variant=variant.removeprefix(".") or None,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
             )
             model, loading = loaded
-            settings = [self.folder, self.folder.parent / "feature_extractor"]
-            beside = [folder for folder in settings if (folder / "preprocessor_config.json").is_file()]
             size = model.config.vision_config.image_size
-            processor = (
-                CLIPImageProcessorPil.from_pretrained(str(beside[0]), local_files_only=True)
-                if beside
-                else CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-            )
+            settings = [self.folder, self.folder.parent / "feature_extractor"]
+            beside = [folder for folder in settings if (folder / PROCESSOR).is_file()]
+            if beside:
+                json_files.read_fields(ProcessorFile, beside[0] / PROCESSOR)
+                processor = CLIPImageProcessorPil.from_pretrained(str(beside[0]), local_files_only=True)
+            else:
+                processor = CLIPImageProcessorPil(
+                    size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+                )
+            taken = processor(images=[Image.new("RGB", (size, 2 * size))], return_tensors="pt")["pixel_values"].shape
+            if taken != (1, 3, size, size):
+                raise ValueError(f"{PROCESSOR} makes images of {tuple(taken)}; the model takes (1, 3, {size}, {size}).")
+        except ModelError as error:
+            raise self._broken(f"{error.what}: {error.why}") from error
         except Exception as error:  # the libraries raise errors of any type for a broken file
             raise self._broken(str(error)) from error
         # Missing weights are initialized at random, and such a checker would flag nothing.
@@ -416,11 +436,13 @@ def _local_folder(safety_model: str) -> Path | None:
 
 
 def _is_clip_checker(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and (_weights(folder, "") or _weights(folder, ".fp16"))
+    return (folder / "config.json").is_file() and bool(_weights(folder, "") or _weights(folder, ".fp16"))
 
 
-def _weights(folder: Path, variant: str) -> bool:
-    return any((folder / name).is_file() for name in (f"model{variant}.safetensors", f"pytorch_model{variant}.bin"))
+def _weights(folder: Path, variant: str) -> list[Path]:
+    """The files with weights, first the one that transformers loads; `variant` is "" or ".fp16"."""
+    names = (f"model{variant}.safetensors", f"pytorch_model{variant}.bin")
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _download(search: CheckerSearch) -> Path:

@@ -82,7 +82,7 @@ def _size(value: Any) -> int:
     return 1 + sum(map(_size, value)) if isinstance(value, (list, tuple)) else 1
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def guards(request: pytest.FixtureRequest) -> Iterator[None]:
     """A bug is raised instead of reported, a hang is interrupted, and `--minutes` limits the memory."""
     report = Console.failure

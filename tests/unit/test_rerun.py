@@ -373,6 +373,32 @@ class TestStrangers:
         assert "Only a record names it" in caught.value.why
         assert network == []
 
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """A folder with the files of a safety model."""
+        (tmp_path / "checker").mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / "checker" / name).write_text("{}")
+        return tmp_path / "checker"
+
+    @pytest.mark.parametrize("changes", [{}, {"safety_checker": "clip"}, {"steps": "3"}])
+    def test_a_folder_with_a_safety_model_is_not_read(
+        self, tmp_path: Path, folder: Path, changes: dict[str, str]
+    ) -> None:
+        one = source(tmp_path, settings={"safety_model": str(folder)}, safety={"checker": "clip", "flagged": False})
+        with pytest.raises(ModelNotFound, match="is a folder that only the record names") as caught:
+            rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"), changes=changes)
+        assert f"--set safety_model={folder}" in caught.value.fix
+
+    @pytest.mark.parametrize("by_change", [False, True])
+    def test_a_folder_with_a_safety_model_that_the_user_names_is_read(
+        self, tmp_path: Path, folder: Path, by_change: bool
+    ) -> None:
+        one = source(tmp_path, settings={"safety_model": str(folder)}, safety={"checker": "clip", "flagged": False})
+        own = {"changes": {"safety_model": str(folder)}} if by_change else {"own_safety_model": str(folder)}
+        with pytest.raises(ModelError, match=r"the safety checker in .* cannot be loaded"):
+            rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"), **own)
+
     def test_a_checkpoint_with_another_hash_is_not_parsed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

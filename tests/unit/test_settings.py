@@ -194,6 +194,15 @@ def test_invalid_values_and_combinations_are_refused(given: dict[str, object]) -
     assert caught.value.what
 
 
+@pytest.mark.parametrize("name", [name for name, line in options().items() if line.path and name != "resume"])
+def test_a_path_is_not_empty(name: str) -> None:
+    for value in ("", "a\0b"):
+        with pytest.raises(UsageError, match="is not a path") as caught:
+            Settings.of(**{name: value})
+        assert caught.value.settings == (name,)
+    assert Settings.of(resume="").resume == ""
+
+
 @pytest.mark.parametrize(
     ("given", "flags_named"),
     [

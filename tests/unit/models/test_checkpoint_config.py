@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,120 @@ def test_fields_of_training_are_ignored(tmp_path: Path) -> None:
     assert checkpoint_config.spec_of(config, "m") == checkpoint_config.spec_of(given, "m")
 
 
+def with_fields(path: Path, fields: str) -> Path:
+    """The YAML of Stable Diffusion 1 with the fields in another YAML over its own."""
+
+    def over(old: Any, new: Any) -> Any:
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            return new
+        return old | {name: over(old.get(name), value) for name, value in new.items()}
+
+    content = yaml.safe_load(checkpoint_config.find(V1).read_text())
+    path.write_text(yaml.safe_dump(over(content, yaml.safe_load(fields))))
+    return path
+
+
+# What widespread files contain besides the fields of the shipped one.
+WIDESPREAD = {
+    "the original": """
+        model:
+          base_learning_rate: 1.0e-04
+          params: {num_timesteps_cond: 1, log_every_t: 200, first_stage_key: jpg, cond_stage_key: txt,
+                   cond_stage_trainable: false, monitor: val/loss_simple_ema,
+                   scheduler_config: {target: ldm.lr_scheduler.LambdaLinearScheduler, params: {warm_up_steps: [1000]}}}
+        """,
+    "the original's textual inversion, and Dreambooth": """
+        model:
+          params:
+            reg_weight: 1.0
+            embedding_reg_weight: 0.0
+            unfreeze_model: True
+            model_lr: 1.0e-06
+            personalization_config:
+              target: ldm.modules.embedding_manager.EmbeddingManager
+              params: {placeholder_strings: ["*"], initializer_words: [drawing], num_vectors_per_token: 1}
+        data:
+          target: main.DataModuleFromConfig
+          params: {batch_size: 1, wrap: false, train: {params: {size: 512, repeats: 100}}}
+        lightning:
+          modelcheckpoint: {params: {every_n_train_steps: 500}}
+          trainer: {benchmark: True, max_steps: 6100}
+        """,
+    "InvokeAI": """
+        model:
+          params:
+            personalization_config: {target: ldm.modules.embedding_manager.EmbeddingManager}
+            cond_stage_config: {target: ldm.modules.encoders.modules.WeightedFrozenCLIPEmbedder}
+        """,
+    "ComfyUI's clip skip": """
+        model: {params: {cond_stage_config: {params: {layer: hidden, layer_idx: -2}}}}
+        """,
+    "Waifu Diffusion": """
+        model: {params: {ucg_training: {txt: {p: 0.1, val: ""}}, unet_config: {params: {use_fp16: True}}}}
+        """,
+}
+
+
+@pytest.mark.parametrize("name", WIDESPREAD)
+def test_widespread_configurations_are_read(tmp_path: Path, name: str) -> None:
+    config = checkpoint_config.read(with_fields(tmp_path / "m.yaml", WIDESPREAD[name]))
+    given = checkpoint_config.read(checkpoint_config.find(V1))
+    assert config.embedder == "FrozenCLIPEmbedder"
+    assert checkpoint_config.spec_of(config, "m") == checkpoint_config.spec_of(given, "m")
+
+
+SD2 = """
+        model:
+          params:
+            parameterization: v
+            unet_config: {params: {num_head_channels: 64, use_linear_in_transformer: True, context_dim: 1024}}
+            cond_stage_config: {target: ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder,
+                                params: {freeze: True, layer: penultimate}}
+        """
+OTHER_KINDS = {
+    "inpainting": (
+        "model: {target: ldm.ddpm.LatentInpaintDiffusion, params: {conditioning_key: hybrid, finetune_keys: null}}",
+        "configuration of a model of inpainting, upscaling or image editing, which needs more inputs",
+    ),
+    "InstructPix2Pix": (
+        "model: {target: m.ddpm_edit.LatentDiffusion, params: {conditioning_key: hybrid,"
+        " unet_config: {params: {in_channels: 8}}}}",
+        "configuration of a model of inpainting, upscaling or image editing, which needs more inputs",
+    ),
+    "Stable Diffusion 2": (SD2, "configuration of a Stable Diffusion 2 model"),
+    "Stable Diffusion XL": (
+        "model: {target: sgm.models.diffusion.DiffusionEngine, params: {network_config: {}, conditioner_config: {}}}",
+        "configuration of a Stable Diffusion XL model",
+    ),
+    "ControlNet": ("model: {target: cldm.cldm.ControlLDM, params: {control_key: hint}}", "of the model ControlLDM"),
+    "a VAE alone": ("model: {target: ldm.AutoencoderKL, params: {unet_config: null}}", "of the model AutoencoderKL"),
+    "AltDiffusion": (
+        "model: {params: {cond_stage_config: {target: modules.xlmr.BertSeriesModelWithTransformation,"
+        " params: {name: XLMR-Large}}}}",
+        "names the text encoder BertSeriesModelWithTransformation",
+    ),
+    "no text encoder": (
+        "model: {params: {cond_stage_config: __is_unconditional__, first_stage_config: {target: ldm.VQModel}}}",
+        "configuration of a model without a text encoder",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_configurations_of_other_kinds_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    fields, what = OTHER_KINDS[name]
+    with pytest.raises(ModelError) as raised:
+        checkpoint_config.read(with_fields(tmp_path / "m.yaml", fields))
+    assert what in raised.value.what
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", ".", "/dev/zero", "pipe", ""])
+def test_names_that_are_not_files_are_refused_at_once(empty_folder: Path, name: str) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(ModelNotFound):
+        checkpoint_config.find(name)
+
+
 def test_zero_terminal_snr_is_obeyed(tmp_path: Path) -> None:
     config = checkpoint_config.read(changed(tmp_path / "m.yaml", rescale_betas_zero_snr=True, parameterization="v"))
     assert checkpoint_config.spec_of(config, "m").schedule.rescale_betas_zero_snr
@@ -178,6 +293,7 @@ def test_zero_terminal_snr_is_obeyed(tmp_path: Path) -> None:
         b"a: " + b"1" * 5000,
         b"a: " + b"x\n  " * 20_000,
         b"? " * 5000,
+        b"model: {params: {cosine_s: 0x" + b"f" * 5000 + b"}}",
     ],
 )
 def test_hostile_yaml_is_refused_at_once(tmp_path: Path, content: bytes) -> None:

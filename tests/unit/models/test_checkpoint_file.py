@@ -438,6 +438,12 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         checkpoint_file.container(tmp_path / "m.ckpt")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", "/dev/zero", ".", ""])
+def test_names_that_are_not_files_are_refused_at_once(name: str) -> None:
+    with pytest.raises(ModelError):
+        checkpoint_file.shapes(Path(name))
+
+
 def test_a_file_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

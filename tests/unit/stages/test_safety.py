@@ -202,6 +202,39 @@ def test_a_damaged_file_is_an_error_with_advice(folder: Path, tmp_path: Path, da
     assert "--safety-checker" in raised.value.fix
 
 
+HOSTILE: list[tuple[str, dict[str, Any]]] = [
+    ("config.json", {"vision_config": {"num_hidden_layers": 10**7}}),
+    ("config.json", {"vision_config": {"hidden_size": 65_536, "num_hidden_layers": 8}}),
+    ("config.json", {"vision_config": {"image_size": 10**9}}),
+    ("config.json", {"vision_config": {"image_size": 1024, "patch_size": 1}}),
+    ("config.json", {"vision_config": {"patch_size": 0}}),
+    ("config.json", {"vision_config": {"image_size": "large"}}),
+    ("config.json", {"vision_config_dict": {"num_hidden_layers": 10**7}}),
+    ("config.json", {"projection_dim": 10**9}),
+    ("preprocessor_config.json", {"size": {"shortest_edge": 10**9}}),
+    ("preprocessor_config.json", {"crop_size": {"height": 10**5, "width": 10**5}}),
+    ("preprocessor_config.json", {"crop_size": {"height": 8, "width": 8}}),
+    ("preprocessor_config.json", {"size": {"shortest_edge": 0}}),
+    ("preprocessor_config.json", {"image_mean": ["a"]}),
+    ("preprocessor_config.json", {"do_resize": False, "do_center_crop": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), HOSTILE)
+def test_configurations_that_no_checker_has_are_refused_at_once(
+    folder: Path, tmp_path: Path, name: str, fields: dict[str, Any]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    processor = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    content = json.loads((folder / name).read_text()) if name == "config.json" else processor
+    for key, value in fields.items():
+        content[key] = content[key] | value if isinstance(content.get(key), dict) else value
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="cannot be loaded") as raised:
+        found("clip", safety_model=str(tmp_path)).load()
+    assert raised.value.exit_code == 4 and raised.value.why
+
+
 def test_auto_prefers_the_models_checker_then_the_cache_then_opennsfw(folder: Path, tmp_path: Path) -> None:
     assert found("auto").name == "opennsfw"
     commit = "0123456789abcdef0123456789abcdef01234567"
