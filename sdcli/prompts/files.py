@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import as_choice, names, spellings
+from sdcli.settings import as_choice, is_text, names, spellings
 
 STDIN = "-"
 LONGEST_LINE = 10_000_000
@@ -61,7 +61,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
             raise InputFileError(f"{name} {shortened(repr(values[name]))} is not text", fix="Put it in quotes.")
     for name, value in values.items():
         # JSON can express it, and no file can store it.
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        if isinstance(value, str) and not is_text(value):
             raise InputFileError(f"{name} {value!r} contains half of a character", fix="Write both halves, or neither.")
     return values
 
