@@ -510,7 +510,11 @@ def _check_value(name: str, line: Option, value: Any) -> None:
                 settings=(name,),
             )
         if not is_text(value):
-            raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.", settings=(name,))
+            raise UsageError(
+                f"{flag(name)} {value!r} is not text",
+                fix="Pass it in UTF-8, with a UTF-8 locale such as LC_ALL=C.UTF-8.",
+                settings=(name,),
+            )
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.", settings=(name,))
