@@ -9,6 +9,9 @@ if signals.is_command_line():
 # Before the libraries, which read the environment while they are imported.
 from sdcli import quiet as quiet  # isort: skip
 
+if signals.is_command_line():
+    quiet.limit_threads()
+
 # Binding the function here is what makes `from sdcli import txt2img` give it, and not the module of the same name.
 from sdcli.txt2img import GeneratedImage, txt2img
 from sdcli.version import VERSION as __version__

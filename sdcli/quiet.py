@@ -1,4 +1,5 @@
-"""What the libraries may not do on their own: report their use over the network, and print to standard error.
+"""What the libraries may not do on their own: report their use over the network, print to standard error, and start
+threads while they are imported.
 
 They read these variables once, while they are imported, so `sdcli/__init__.py` imports this module first. A variable
 that is already set keeps its value.
@@ -21,6 +22,7 @@ _NO_MESSAGES = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
+_NO_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 def disable_telemetry() -> None:
@@ -31,6 +33,15 @@ def disable_telemetry() -> None:
 def silence() -> None:
     """Keep warnings of the libraries, which are for programmers, off standard error. For the command line only."""
     _set(_NO_MESSAGES)
+
+
+def limit_threads() -> None:
+    """Keep NumPy from starting a thread for each core while it is imported. For the command line only.
+
+    Where memory or threads are short, its OpenBLAS crashes, or interrupts the process as Ctrl-C does. PyTorch, which
+    generates the images, has its own threads.
+    """
+    _set(_NO_THREADS)
 
 
 def _set(variables: dict[str, str]) -> None:

@@ -444,8 +444,9 @@ class Settings(ImageSettings):
     @model_validator(mode="after")
     def _check(self) -> Settings:
         # In the order of the table; defaults are valid.
+        given = self.model_fields_set
         for name, line in options().items():
-            if name in self.model_fields_set:
+            if name in given:
                 _check_value(name, line, getattr(self, name))
         if self.eta != 0 and SAMPLERS[self.sampler].refuses_eta:
             raise UsageError(
@@ -516,8 +517,12 @@ def _check_value(name: str, line: Option, value: Any) -> None:
                 fix=f"Pass one of: {', '.join(line.choices)}.",
                 settings=(name,),
             )
-        if not _is_text(value):
-            raise UsageError(f"{flag(name)} {value!r} is not text", fix="Pass it in UTF-8.", settings=(name,))
+        if not is_text(value):
+            raise UsageError(
+                f"{flag(name)} {value!r} is not text",
+                fix="Pass it in UTF-8, with a UTF-8 locale such as LC_ALL=C.UTF-8.",
+                settings=(name,),
+            )
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{flag(name)} {value} is not a number", fix="Pass a finite number.", settings=(name,))
@@ -535,7 +540,7 @@ def _check_value(name: str, line: Option, value: Any) -> None:
             raise UsageError(f"{flag(name)} {shown} is out of range", fix=f"Pass a number {limit}.", settings=(name,))
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether a string has no surrogates, which stand for bytes of another encoding or for half a character."""
     try:
         value.encode()
@@ -621,6 +626,7 @@ def image_format(file: str) -> str | None:
     return next((name for name, known in FORMATS.items() if suffix in known.suffixes), None) if suffix else None
 
 
+@cache
 def prompt_format(file: str | None, given: str) -> str:
     """The format of a prompt file: the one that is given, or the one that its suffix names."""
     if given != "auto" or file is None:

@@ -209,9 +209,9 @@ def variants(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError, flag: str) -> OutputError:
     """The system's error as an `OutputError`. `flag` names another place."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return OutputError(
-        f"cannot write to {path}",
-        why=f"{error.strerror or error}.",
-        fix=f"Free some space, or pass another place with {flag}." if full else f"Pass another place with {flag}.",
-    )
+    fix = f"Pass another place with {flag}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = f"Free some space, or pass another place with {flag}."
+    elif error.errno == errno.EFBIG:
+        fix = "Raise the limit of file sizes, for example with: ulimit -f unlimited"
+    return OutputError(f"cannot write to {path}", why=f"{error.strerror or error}.", fix=fix)

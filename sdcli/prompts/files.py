@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import difflib
 import os
-import re
 import shlex
 import stat
 import sys
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import as_choice, names, spellings
+from sdcli.settings import as_choice, is_text, names, spellings
 
 STDIN = "-"
 LONGEST_LINE = 10_000_000
 """Bytes of a line. A longer one is not a prompt; the lines of some devices never end."""
-_HALF = re.compile("[\ud800-\udfff]")
 _IN_MEMORY = 2**24
 """Bytes of a file that are kept in memory between the passes; a longer file is copied to a temporary file."""
 
@@ -63,7 +61,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
             raise InputFileError(f"{name} {shortened(repr(values[name]))} is not text", fix="Put it in quotes.")
     for name, value in values.items():
         # JSON can express it, and no file can store it.
-        if isinstance(value, str) and _HALF.search(value):
+        if isinstance(value, str) and not is_text(value):
             raise InputFileError(f"{name} {value!r} contains half of a character", fix="Write both halves, or neither.")
     return values
 

@@ -142,19 +142,23 @@ def json_array(file: PromptFile) -> Rows:
 
 def _parsed(text: str) -> Any:
     """The JSON value, or the error that it is not valid."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            twice = min(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-            raise ValueError(f"{shortened(twice)} is set twice")
-        return found
-
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return _JSON.decode(text)
     except RecursionError:
         return ValueError("it is nested too deep")
     except ValueError as error:
         return error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises `ValueError` if a name is set twice."""
+    if len(found := dict(pairs)) < len(pairs):
+        twice = min(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"{shortened(twice)} is set twice")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def comma_separated(file: PromptFile) -> Rows:

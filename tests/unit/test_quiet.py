@@ -65,3 +65,12 @@ def test_an_offline_run_opens_no_connection_and_writes_no_file_of_a_library(tmp_
     assert [line for line in trace.read_text().splitlines() if "AF_INET" in line or "AF_NETLINK" in line] == []
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"sdcli"}
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "out", "trace"}
+
+
+@pytest.mark.parametrize(("command", "threads"), [("sdcli", "1"), ("a_program", "None")])
+def test_numpy_starts_no_threads_on_the_command_line(command: str, threads: str) -> None:
+    """Where memory or threads are short, they would crash the import or interrupt the process."""
+    code = f"import sys; sys.argv = [{command!r}]; import sdcli, os; print(os.environ.get('OPENBLAS_NUM_THREADS'))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{threads}\n"

@@ -270,3 +270,10 @@ def test_numbers_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(UsageError) as caught:
         Settings.of(**{name: value})
     assert caught.value.exit_code == 2
+
+
+def test_advice_for_bytes_that_are_not_text_names_the_locale() -> None:
+    """In a locale without UTF-8, Python reads bytes of UTF-8 as surrogates."""
+    with pytest.raises(UsageError, match="is not text") as raised:
+        Settings.of(prompt="a \udcc3\udcb6")
+    assert "LC_ALL=C.UTF-8" in raised.value.fix

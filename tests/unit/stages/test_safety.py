@@ -387,3 +387,18 @@ def test_blur_leaves_only_patches_of_colour(height: int, width: int) -> None:
 def test_a_name_that_no_folder_can_have_is_no_safety_model(name: str) -> None:
     with pytest.raises(ModelNotFound):
         find("clip", safety_model=name)
+
+
+def test_opennsfw_prints_nothing_when_it_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise onnxruntime prints on standard output that it tries again."""
+    from onnxruntime import InferenceSession
+
+    def create(*_: object) -> None:
+        raise RuntimeError("pthread_create failed, error code: 11")
+
+    monkeypatch.setattr(InferenceSession, "_create_inference_session", create)
+    with pytest.raises(ModelError, match="opennsfw cannot be loaded"):
+        found("opennsfw").load()
+    assert capfd.readouterr() == ("", "")
