@@ -413,21 +413,21 @@ class Reader:
         """Returns the text at one link of a node; None if there is none, or it does not follow from the graph."""
         if isinstance(node.values.get(link), str):
             # A loader with the prompts as texts, at the other end of a pipe.
-            texts: dict[str, None] = {}
-            added = self._add(texts, [node.values[link]], node, "negative prompt" if link == "negative" else "prompt")
-            return next(iter(texts), None) if added else None
+            given: dict[str, None] = {}
+            added = self._add(given, [node.values[link]], node, "negative prompt" if link == "negative" else "prompt")
+            return next(iter(given), None) if added else None
         if link not in node.links:
             if link != "negative":
                 self._note(f"the node {node.kind} has no known link to the prompt")
             return None
         parts: dict[str, None] = {}
         role = "negative prompt" if link == "negative" else "prompt"
-        known_parts = self._conditioning(node.links[link], role, parts, set())
-        if not known_parts or not parts:
+        if not self._conditioning(node.links[link], role, parts, set()) or not parts:
             return None
-        if len(parts) > 1:
-            self._note(f"the graph combines {len(parts)} texts; the {role} is all of them")
-        return ", ".join(parts)
+        texts = [text for text in parts if text]
+        if len(texts) > 1:
+            self._note(f"the graph combines {len(texts)} texts; the {role} is all of them")
+        return ", ".join(texts)
 
     def _conditioning(self, start: Link, role: str, parts: dict[str, None], seen: set[Link]) -> bool:
         """Adds the texts that lead to a conditioning, in order; returns False if one of them is unknown."""
@@ -449,6 +449,7 @@ class Reader:
                 return False
             if "ZeroOut" in node.kind:
                 self._note(f"the {role} or a part of it is zeroed out: it has no text")
+                parts[""] = None
                 continue
             both = {"positive", "negative"}
             if both <= node.links.keys() | node.values.keys():

@@ -27,17 +27,17 @@ def encode(text: Any) -> dict[str, Any]:
     ("name", "prompt", "negative"),
     [
         ("comfyui-controlnet-has-both-prompts.png", "an old boat", "fog"),
-        ("comfyui-negative-is-zeroed-out.png", "an old boat", None),
+        ("comfyui-negative-is-zeroed-out.png", "an old boat", ""),
         ("comfyui-words-are-concatenated.png", "an old boat, on a lake", "fog"),
         ("comfyui-words-in-t5xxl-field.png", "an old boat on a lake", "fog"),
         ("comfyui-size-is-linked.png", "an old boat", "fog"),
     ],
 )
-def test_files(name: str, prompt: str, negative: str | None) -> None:
+def test_files(name: str, prompt: str, negative: str) -> None:
     result = read(DATA / name)
     assert (result.settings.get("prompt"), result.settings.get("negative_prompt")) == (prompt, negative)
     assert (result.settings["width"], result.settings["height"]) == (512, 768)
-    assert any("zeroed" in note for note in result.notes) == (negative is None)
+    assert any("zeroed" in note for note in result.notes) == (not negative)
 
 
 @pytest.mark.parametrize("kind", ["ControlNetApplyAdvanced", "InpaintModelConditioning", "ACN_AdvancedControlNetApply"])
@@ -96,6 +96,19 @@ def test_combined_conditionings_are_said_so() -> None:
     result = found(GRAPH | more | {"11": encode("at dusk")})
     assert result.settings["prompt"] == "a lighthouse, 灯台, at dusk"
     assert "combines 2 texts" in result.notes[0]
+
+
+def test_a_conditioning_that_is_zeroed_out_has_no_text() -> None:
+    zeroed = GRAPH | {"8": node("ConditioningZeroOut", conditioning=["6", 0])}
+    of_both = found(zeroed | {"3": sampler(positive=["8", 0], negative=["8", 0])})
+    assert (of_both.settings["prompt"], of_both.settings["negative_prompt"]) == ("", "")
+    assert [note.partition(" or a part")[0] for note in of_both.notes] == ["the prompt", "the negative prompt"]
+    combined = node("ConditioningCombine", conditioning_1=["8", 0], conditioning_2=["7", 0])
+    of_a_part = found(zeroed | {"9": combined, "3": sampler(negative=["9", 0])})
+    assert of_a_part.settings == SETTINGS
+    assert "zeroed out" in of_a_part.notes[0]
+    # A cycle contains no text, but is not zeroed out.
+    assert "negative_prompt" not in found(GRAPH | {"7": node("ConditioningSetMask", conditioning=["7", 0])}).settings
 
 
 def test_an_unknown_node_makes_the_prompt_unknown() -> None:
