@@ -184,8 +184,6 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         | {name: values.get(title) for title, name in NUMBERS.items()}
         | {name: values[title] for title, name in others.items() if title in values},
     )
-    if settings.get("seed", 0) < 0:
-        del settings["seed"]
     for title, name in (NUMBERS | {"size": "width"}).items():
         if title in values and name not in settings:
             notes.append(f"the value {values[title][:80]!r} of {titles[title]} is not known")

@@ -23,6 +23,9 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler", "start_at_step",
                          "end_at_step", "return_with_leftover_noise"),
+    "FaceDetailer": ("guide_size", "guide_size_for", "max_size", "seed", "", "steps", "cfg", "sampler_name",
+                     "scheduler", "denoise"),
+    "UltimateSDUpscale": ("upscale_by", "seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "SamplerCustom": ("add_noise", "noise_seed", "", "cfg"),
     "CLIPTextEncode": ("text",),
     "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
@@ -127,6 +130,12 @@ class Node:
         return "Sampler" in self.kind and bool({"latent_image", "positive", "guider", *PIPES} & self.links.keys())
 
     @property
+    def changes(self) -> bool:
+        """True if the node denoises parts of an image: FaceDetailer, UltimateSDUpscale and others."""
+        given = self.links.keys() | self.values.keys()
+        return {"seed", "steps", "cfg"} <= given and bool({"positive", *PIPES} & self.links.keys())
+
+    @property
     def saves(self) -> bool:
         """True if the node saves an image."""
         return "save" in self.kind.casefold() and any(name not in NOT_IMAGE for name in self.links)
@@ -180,23 +189,32 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from the graph; returns None if the file has none."""
     graph = _prompt(read_object(texts.get("prompt", "")))
     as_edited = not graph
-    graph = graph or _workflow(read_object(texts.get("workflow", "")))
+    if as_edited:
+        editor = _workflow(read_object(texts.get("workflow", "")))
+        if editor.is_too_large:
+            note = f"the workflow is not read: it has more than {_MOST_EDITED:,} nodes and links"
+            return Provenance(TOOL, notes=(note,))
+        graph = editor.graph()
     if not graph:
         return None
     _pass(graph)
     samplers = [node for node in graph.values() if node.is_sampler]
-    if not samplers:
-        return Provenance(TOOL, notes=("the graph has no known sampler node",))
-    first = _first_samplers(graph, samplers)
     notes: list[str] = []
-    if len(samplers) > 1:
+    if not samplers:
+        samplers = [node for node in graph.values() if node.changes]
+        if not samplers:
+            return Provenance(TOOL, notes=("the graph has no known sampler node",))
+        kinds = ", ".join(list(dict.fromkeys(node.kind[:80] for node in samplers))[:5])
+        notes.append(f"the graph only has nodes that change an image; the settings are those of {kinds}")
+    first = _first_samplers(graph, samplers)
+    if len(samplers) > 1 and len(first) == 1:
         notes.append(f"the graph has {len(samplers)} samplers; the settings are those of the first of the saved image")
     if len(first) > _MOST_SAMPLERS:
         return Provenance(TOOL, notes=(f"the graph has {len(first)} samplers, so the settings are not known",))
     found = [Reader(graph, node, as_edited=as_edited) for node in first]
     settings, other = found[0].settings, found[0].other
     if len(first) > 1:
-        notes = [f"any of {len(first)} samplers may have generated the image; only their common settings are known"]
+        notes.append(f"any of {len(first)} samplers may have generated the image; only their common settings are known")
         settings = {k: value for k, value in settings.items() if all(_has(each.settings, k, value) for each in found)}
         other = {k: value for k, value in other.items() if all(_has(each.other, k, value) for each in found)}
     after = _between(graph, first)
@@ -646,15 +664,15 @@ def _prompt(content: dict[str, Any] | None) -> Graph:
     }
 
 
-def _workflow(content: dict[str, Any] | None) -> Graph:
-    """Converts the format of the editor, in which widget values have positions instead of names."""
+def _workflow(content: dict[str, Any] | None) -> _Editor:
+    """Reads the format of the editor, in which widget values have positions instead of names."""
     content = content or {}
     definitions = content.get("definitions")
     inner = definitions.get("subgraphs") if isinstance(definitions, dict) else None
     subgraphs = {each["id"]: each for each in _objects(inner) if isinstance(each.get("id"), str)}
     editor = _Editor(subgraphs)
     editor.add(content, "")
-    return editor.graph()
+    return editor
 
 
 _INPUTS, _OUTPUTS = "-10", "-20"
@@ -671,12 +689,17 @@ class _Editor:
         # What an output of a node that does nothing, or of a subgraph, is linked to.
         self.passes: dict[Link, Link] = {}
 
+    @property
+    def is_too_large(self) -> bool:
+        """True if not all nodes and links are read."""
+        return self.size > _MOST_EDITED
+
     def add(
         self, content: Mapping[str, Any], path: str, outer: Mapping[int, Any] | None = None, depth: int = 0
     ) -> None:
         """Adds the nodes of a workflow, or of a subgraph with what its inputs are linked to, by position."""
         self.size += len(_list(content.get("nodes"))) + len(_list(content.get("links")))
-        if self.size > _MOST_EDITED:
+        if self.is_too_large:
             return
         outer = outer or {}
         links = {link[0]: link for link in map(_edge, _list(content.get("links"))) if link}
@@ -713,7 +736,7 @@ class _Editor:
             elif kind in self.subgraphs and depth < _MOST_NESTED:
                 self._promote(node, sockets, by_position)
                 self.add(self.subgraphs[kind], f"{name}:", by_position, depth + 1)
-                if self.size > _MOST_EDITED:
+                if self.is_too_large:
                     return
                 for edge in map(_edge, _list(self.subgraphs[kind].get("links"))):
                     if edge and edge[3] == _OUTPUTS:
@@ -743,9 +766,7 @@ class _Editor:
                 by_position.setdefault(position, value)
 
     def graph(self) -> Graph:
-        """The nodes, with the links that lead through subgraphs and past nodes that do nothing; none if too many."""
-        if self.size > _MOST_EDITED:
-            return {}
+        """The nodes, with the links that lead through subgraphs and past nodes that do nothing."""
         ends: dict[Link, Link] = {}
 
         def end(link: Link) -> Link:

@@ -57,13 +57,18 @@ class Provenance:
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others."""
-    kept = {}
+    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others.
+
+    In every tool, a negative seed stands for a random one, which is unknown.
+    """
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         kind = kinds()[name]
         converted = _number(value, kind) if kind in (int, float) else _switch(value) if kind is bool else value
         if isinstance(converted, kind):
             kept[name] = converted
+    if kept.get("seed", 0) < 0:
+        del kept["seed"]
     return kept
 
 

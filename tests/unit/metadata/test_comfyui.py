@@ -219,6 +219,27 @@ def test_nodes_with_several_values_on_one_link(graph: dict[str, Any]) -> None:
     assert found(graph).settings == SETTINGS | {"prompt": "a boat", "seed": 5}
 
 
+@pytest.mark.parametrize("kind", ["FaceDetailer", "UltimateSDUpscale", "DetailerForEach"])
+def test_a_graph_that_only_changes_an_image(kind: str) -> None:
+    inputs = {name: value for name, value in sampler()["inputs"].items() if name != "latent_image"}
+    detailer = node(kind, **inputs, image=["2", 0], vae=["4", 2])
+    more = {"2": node("LoadImage", image="x.png"), "3": detailer, "9": node("SaveImage", images=["3", 0])}
+    result = found({name: GRAPH[name] for name in ("4", "6", "7")} | more)
+    assert result.settings == {key: value for key, value in SETTINGS.items() if key not in ("width", "height")}
+    assert f"those of {kind}" in result.notes[0]
+    assert "another image" in result.notes[1]
+    # Beside a sampler, it is a node that changes the image.
+    beside = found(GRAPH | {"9": node("SaveImage", images=["10", 0]), "10": detailer | {
+        "inputs": detailer["inputs"] | {"seed": 1, "image": ["8", 0]}}})  # fmt: skip
+    assert (beside.settings, beside.other["nodes"]) == (SETTINGS, [kind])
+
+
+def test_a_workflow_that_is_too_large_is_a_note() -> None:
+    result = found({"nodes": [{"id": 1}], "links": [0] * 200_000}, "workflow")
+    assert result.settings == {}
+    assert "more than 200,000 nodes and links" in result.notes[0]
+
+
 def test_a_random_seed_is_unknown() -> None:
     for each in (node("Seed (rgthree)", seed=-1), node("Random Number", seed=5, number_type="integer")):
         result = found(CONTEXT | {"71": each})
@@ -264,9 +285,8 @@ def test_a_subgraph_of_the_editor() -> None:
     assert found(promoted(["a boat"]), "workflow").settings["prompt"] == "a boat"
     assert "prompt" in found(promoted([]), "workflow").unknown
     nested = {"id": "a", "nodes": [{"id": number, "type": "a"} for number in range(20)], "links": []}
-    assert (
-        provenance({"workflow": json.dumps({"nodes": nested["nodes"], "definitions": {"subgraphs": [nested]}})}) is None
-    )
+    too_many = found({"nodes": nested["nodes"], "definitions": {"subgraphs": [nested]}}, "workflow")
+    assert "200,000 nodes" in too_many.notes[0]
 
 
 def chain(length: int) -> dict[str, Any]:
