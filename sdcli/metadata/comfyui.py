@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
+from sdcli.metadata.values import harmless
 from sdcli.settings import own_sampler
 
 TOOL = "ComfyUI"
@@ -76,6 +77,8 @@ TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "mt5xl", "bert
          "text_prompt", "user_prompt", "positive_prompt", "tags", "string", "value")  # fmt: skip
 # Inputs of a node that puts texts together: the parts start with one of these names.
 PARTS = ("string", "text")
+# Other values that the sampler, or a note, contains.
+HARMLESS = ("scheduler", "batch_size")
 # The schedules with which ComfyUI's DDIM and DPM++ 2M are the same samplers as sdcli's.
 OWN_SCHEDULES = ("normal", "ddim_uniform")
 # Nodes that compute a text from those in the graph.
@@ -225,7 +228,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     if changes := _kinds(after):
         other = {**other, "nodes": [*other.get("nodes", ()), *changes]}
     notes += dict.fromkeys(note for each in found for note in each.notes)
-    return Provenance(TOOL, "", settings, other, tuple(notes))
+    return Provenance(TOOL, "", settings, other, tuple(notes), harmless(other, HARMLESS))
 
 
 def _has(values: Mapping[str, Any], key: str, value: Any) -> bool:

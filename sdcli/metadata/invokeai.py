@@ -15,7 +15,7 @@ from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import fields, others
+from sdcli.metadata.values import fields, harmless, others
 from sdcli.settings import own_sampler
 
 TOOL = "InvokeAI"
@@ -74,8 +74,9 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
             model=model.get("name", model.get("model_name", metadata.get("model"))),
             model_hash=model.get("hash"),
         ),
-        others(metadata, used),
+        other := others(metadata, used),
         tuple(notes),
+        harmless(other, ("metadata_version",), {"generation_mode": ("txt2img", "sdxl_txt2img")}),
     )
 
 
@@ -213,8 +214,9 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
             model=metadata.get("model_weights") or metadata.get("model_id"),
             model_hash=metadata.get("model_hash"),
         ),
-        others(image, used),
+        other := others(image, used),
         (*notes, OTHER_IMAGE) if image.get("type") == "img2img" else notes,
+        harmless(other, ("type",)),
     )
 
 
@@ -260,7 +262,9 @@ def _dream(command: str) -> Provenance:
     positive, negative = _split(prompt)
     if {"-I", "--init_img"} & other.keys():
         notes += (OTHER_IMAGE,)
-    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes)
+    return Provenance(
+        TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes, frozenset({"Dream"})
+    )
 
 
 def _split(prompt: str) -> tuple[str, str]:

@@ -37,6 +37,7 @@ class Provenance:
         version: the version of the program; empty if unknown.
         settings: the known settings, by the names of `kinds`. A sampler that sdcli does not have keeps the tool's name.
         other: other values that may be of interest, by the tool's names.
+        harmless: the names of other values that do not change the image, or that the settings contain.
         notes: limits of these values, each a sentence without a capital and full stop.
         record: the record, if sdcli wrote the file.
         unreadable: why the record cannot be read, if it cannot.
@@ -47,6 +48,7 @@ class Provenance:
     settings: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    harmless: frozenset[str] = frozenset()
     record: ImageRecord | GridRecord | None = None
     unreadable: str = ""
 
