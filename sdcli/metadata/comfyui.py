@@ -100,9 +100,9 @@ _JOINS = re.compile(r"concat|join", re.IGNORECASE)
 # Inputs that choose among sizes, beside which a width and a height may have no effect.
 _CHOOSES_SIZE = re.compile(r"ratio|resolution|preset|dimensions|orientation|swap", re.IGNORECASE)
 _SIZE = re.compile(r"(\d{2,5})\s*x\s*(\d{2,5})")
-_CHOICE = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}")
+_CHOICE = re.compile(r"(?<!\\)\{[^{}|]*\|[^{}]*\}")
 # Comments and tokens of a node that is called "Text Multiline".
-_TOKENS = re.compile(r"^\s*#|\[\w[^\]\n]*\]", re.MULTILINE)
+_TOKENS = re.compile(r"^[^\S\n]*#|\[\w[^][\n]*\]", re.MULTILINE)
 # Limits, beyond which a value is unknown: links from node to node, characters of a text that nodes put together, and
 # samplers that may have generated the image; nodes upstream of a sampler in which a value is searched.
 _DEEPEST, _LONGEST, _MOST_SAMPLERS, _MOST_NODES = 200, 1_000_000, 20, 1000
@@ -176,11 +176,11 @@ def _following(graph: Graph, link: Link) -> Link | None:
         return chosen
     names = PASSES.get(node.kind, ())
     name = names[link.slot] if 0 <= link.slot < len(names) else ""
-    if name in node.links:
-        return node.links[name]
+    if not name or name in node.links:
+        return node.links.get(name) if name else None
     source = next((node.links[each] for each in PIPES if each in node.links), None)
     origin = graph.get(source.node) if source else None
-    if not name or source is None or origin is None:
+    if source is None or origin is None:
         return None
     if origin.kind == node.kind or origin.kind in PASSES:
         slot = PASSES.get(origin.kind, ()).index(name) if name in PASSES.get(origin.kind, ()) else -1
