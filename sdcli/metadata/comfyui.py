@@ -172,19 +172,20 @@ def _following(graph: Graph, link: Link) -> Link | None:
         return None
     if "Reroute" in node.kind and len(node.links) == 1 and not node.values:
         return next(iter(node.links.values()))
-    if (chosen := node.links.get(f"input{node.values.get('select')}")) and node.kind.endswith("Switch"):
+    if node.kind.endswith("Switch") and (chosen := node.links.get(f"input{node.values.get('select')}")):
         return chosen
     names = PASSES.get(node.kind, ())
     name = names[link.slot] if 0 <= link.slot < len(names) else ""
-    if not name or name in node.links:
-        return node.links.get(name) if name else None
+    if not name:
+        return None
+    if name in node.links:
+        return node.links[name]
     source = next((node.links[each] for each in PIPES if each in node.links), None)
     origin = graph.get(source.node) if source else None
     if source is None or origin is None:
         return None
-    if origin.kind == node.kind or origin.kind in PASSES:
-        slot = PASSES.get(origin.kind, ()).index(name) if name in PASSES.get(origin.kind, ()) else -1
-        return Link(source.node, slot) if slot >= 0 else None
+    if outputs := PASSES.get(origin.kind):
+        return Link(source.node, outputs.index(name)) if name in outputs else None
     return origin.links.get(name)
 
 

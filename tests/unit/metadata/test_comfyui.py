@@ -307,6 +307,8 @@ def doubling(length: int) -> dict[str, Any]:
         doubling(150),
         doubling(4000),
         GRAPH | {f"s{i}": sampler() for i in range(4000)},
+        GRAPH | {"6": encode(["t", 0]), "t": node("Text Multiline", text="[a" * 200_000)},
+        GRAPH | {"6": node("CLIPTextEncode", text="{" + "|" * 200_000, seed=1, clip=["4", 1])},
         GRAPH | {f"s{i}": node("SaveImage", images=["8", 0]) for i in range(10_000)},
         GRAPH | {f"p{i}": node("Reroute", value=[f"p{i + 1}", 0]) for i in range(10_000)} | {"6": encode(["p0", 0])},
         GRAPH | {f"c{i}": node("ConditioningCombine", a=[f"c{i + 1}", 0], b=[f"e{i}", 0]) for i in range(4000)}
