@@ -243,15 +243,6 @@ def command(source: Source) -> str:
     )
 
 
-# Values of other tools that do not change the image, or that the settings contain.
-_HARMLESS = frozenset({
-    "app", "app_version", "batch_size", "civitai metadata", "created date", "dream", "hashes",
-    "lora hashes", "metadata_version", "negative template", "parameters", "pipeline", "scheduler", "sdcpp", "template",
-    "type", "user", "vae hash", "wildcard prompt",
-})  # fmt: skip
-# Values at which they do not change the image, either.
-_NEUTRAL = {"clip skip": ("1", "0"), "ensd": ("0",), "denoise": ("1", "1.0"), "denoising strength": ("1", "1.0"),
-            "generation_mode": ("txt2img",), "variation seed strength": ("0", "0.0")}  # fmt: skip
 # Parts of a prompt that other tools do not read as text.
 _SYNTAX = (
     ("an adapter", re.compile(r"<(?:lora|lyco|hypernet):[^<>]{0,200}>|\bembedding:[^\s,]{1,100}")),
@@ -304,7 +295,7 @@ def _ignored(found: Provenance) -> list[str]:
     ignored = [
         f"{name} {shortened(str(value))} is ignored"
         for name, value in found.other.items()
-        if (key := name.casefold()) not in _HARMLESS and str(value) not in _NEUTRAL.get(key, ())
+        if name not in found.harmless
     ]
     if len(ignored) > _MOST_NOTES:
         ignored = [*ignored[:_MOST_NOTES], f"{len(ignored) - _MOST_NOTES} more values are ignored"]

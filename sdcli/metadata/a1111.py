@@ -15,7 +15,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,7 @@ from sdcli.jobs import Job
 from sdcli.metadata import comfyui
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
+from sdcli.metadata.values import harmless
 from sdcli.registry import SAMPLERS
 from sdcli.settings import default, names, options, own_sampler
 from sdcli.version import VERSION
@@ -41,6 +42,8 @@ class Writer:
         keys: keys of which each shows that the tool wrote the text, if Version does not name another tool.
         texts: names of other texts of the file of which each shows the same.
         schedules: the schedules with which the samplers of sdcli are the same.
+        harmless: keys of values that do not change the image, beside those of every tool.
+        neutral: the same for single values of a key.
     """
 
     tool: str
@@ -49,6 +52,8 @@ class Writer:
     keys: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
     schedules: frozenset[str] = frozenset({"", "uniform", "ddim"})
+    harmless: frozenset[str] = frozenset()
+    neutral: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 COMFYUI = Writer(comfyui.TOOL, r"ComfyUI\s*(.*)", "cpu", schedules=frozenset({"", *comfyui.OWN_SCHEDULES}))
@@ -59,14 +64,37 @@ WRITERS = (
     Writer("sdcli", r"sdcli (.*)", "cuda"),
     COMFYUI,
     # It writes the generator into every text.
-    Writer("stable-diffusion.cpp", r"(?:stable-diffusion|sd)\.cpp\s*(.*)", None, frozenset({"sdcpp"})),
+    Writer(
+        "stable-diffusion.cpp",
+        r"(?:stable-diffusion|sd)\.cpp\s*(.*)",
+        None,
+        frozenset({"sdcpp"}),
+        harmless=frozenset({"sdcpp"}),
+        # It always writes them: the guidance of distilled models, and an eta that is not set.
+        neutral={"guidance": ("3.5",), "eta": ("0.0", "inf")},
+    ),
     Writer("reForge", r"(f[\d.]+v\d\w*-v.*)", "cuda"),
     Writer("Forge", r"(f\d+\.\d.*)", "cuda"),
     # They use the CPU unless set otherwise.
     Writer("Forge Neo", r"(neo.*)", None),
     Writer("Forge Classic", r"(classic.*)", None),
-    Writer("Fooocus", r"Fooocus\s*(.*)", "cpu", frozenset({"fooocus v2 expansion"})),
-    Writer("SD.Next", r"(?:SD\.Next\s*)?([0-9a-f]{7,40}|)", "cuda", frozenset({"app", "pipeline", "backend"})),
+    Writer(
+        "Fooocus",
+        r"Fooocus\s*(.*)",
+        "cpu",
+        frozenset({"fooocus v2 expansion"}),
+        # The prompts contain the texts of styles and of the language model.
+        harmless=frozenset({"raw prompt", "raw negative prompt", "fooocus v2 expansion", "styles"}),
+    ),
+    Writer(
+        "SD.Next",
+        r"(?:SD\.Next\s*)?([0-9a-f]{7,40}|)",
+        "cuda",
+        frozenset({"app", "pipeline", "backend"}),
+        # Each image of a batch has its own seed.
+        harmless=frozenset({"app", "pipeline", "backend", "parser", "batch", "index"}),
+        neutral={"operations": ("txt2img", "none")},
+    ),
     Writer("SwarmUI", r"SwarmUI\s*(.*)", "cpu"),
     Writer("InvokeAI", r"InvokeAI\s*(.*)", "cpu"),
     Writer("Civitai", r"Civitai\s*(.*)", None, frozenset({"civitai resources", "civitai metadata"})),
@@ -81,6 +109,13 @@ RNGS = {"gpu": "cuda", "nv": "cuda", "cuda": "cuda", "cpu": "cpu"}
 PLACEHOLDERS = ("", "unknown", "undefined", "none", "null", "n/a")
 READ = {"steps", "sampler", "schedule type", "cfg scale", "seed", "size", "size-1", "size-2", "model", "model hash",
         "eta ddim", "rng", "version"}  # fmt: skip
+HARMLESS = {"batch pos", "batch size", "civitai metadata", "created date", "hashes", "lora hashes", "negative template",
+            "scheduler", "template", "user", "vae hash", "wildcard prompt"}  # fmt: skip
+NEUTRAL: Mapping[str, Collection[str]] = {
+    "cfg rescale": ("0.0",), "civitai resources": ("[]",), "clip skip": ("0.0", "1.0"), "denoising strength": ("1.0",),
+    "ensd": ("0.0",), "vae": ("Automatic", "Baked VAE", "Default (model)"), "variation seed strength": ("0.0",),
+    "variation strength": ("0.0",),
+}  # fmt: skip
 NUMBERS = {"steps": "steps", "cfg scale": "scale", "seed": "seed"}
 _STEPS_LINE = re.compile(r"^[ \t]*Steps:.*", re.IGNORECASE | re.MULTILINE)
 _STEPS_WITHIN = re.compile(r"^.*?[,|][ \t]*Steps:[ \t]*\d", re.IGNORECASE | re.MULTILINE)
@@ -184,13 +219,13 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         | {name: values.get(title) for title, name in NUMBERS.items()}
         | {name: values[title] for title, name in others.items() if title in values},
     )
-    if settings.get("seed", 0) < 0:
-        del settings["seed"]
     for title, name in (NUMBERS | {"size": "width"}).items():
         if title in values and name not in settings:
             notes.append(f"the value {values[title][:80]!r} of {titles[title]} is not known")
     other = {titles[key]: value for key, value in values.items() if key not in READ | others.keys()}
-    return Provenance(writer.tool, number, settings, other, tuple(notes))
+    neutral = {"unet": (settings.get("model"),), "sampler rng": (values.get("rng"),)}
+    ineffective = harmless(other, HARMLESS | writer.harmless, {**NEUTRAL, **writer.neutral, **neutral})
+    return Provenance(writer.tool, number, settings, other, tuple(notes), ineffective)
 
 
 def _values(pairs: list[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
@@ -229,7 +264,8 @@ def _graph(texts: Mapping[str, str]) -> bool:
 
 
 def _unreadable(text: str) -> Provenance:
-    return Provenance("not known", other={PARAMETERS_KEY: text}, notes=("the `parameters` text has an unknown format",))
+    note = "the `parameters` text has an unknown format"
+    return Provenance("not known", other={PARAMETERS_KEY: text}, notes=(note,), harmless=frozenset({PARAMETERS_KEY}))
 
 
 def _writer(version: str, keys: Collection[str], texts: Mapping[str, str]) -> tuple[Writer, str]:
@@ -258,7 +294,8 @@ def _sampler(values: Mapping[str, str], writer: Writer) -> str:
     automatic = schedule.casefold() == "automatic" and own in ("ddim", "plms")
     if automatic or schedule.casefold() in writer.schedules:
         return own
-    return f"{sampler} {schedule}"
+    # Fooocus writes it twice.
+    return sampler if sampler.casefold().endswith(f" {schedule.casefold()}") else f"{sampler} {schedule}"
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:

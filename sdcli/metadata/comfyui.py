@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
+from sdcli.metadata.values import harmless
 from sdcli.settings import own_sampler
 
 TOOL = "ComfyUI"
@@ -23,6 +24,9 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler", "start_at_step",
                          "end_at_step", "return_with_leftover_noise"),
+    "FaceDetailer": ("guide_size", "guide_size_for", "max_size", "seed", "", "steps", "cfg", "sampler_name",
+                     "scheduler", "denoise"),
+    "UltimateSDUpscale": ("upscale_by", "seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "SamplerCustom": ("add_noise", "noise_seed", "", "cfg"),
     "CLIPTextEncode": ("text",),
     "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
@@ -73,6 +77,8 @@ TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "mt5xl", "bert
          "text_prompt", "user_prompt", "positive_prompt", "tags", "string", "value")  # fmt: skip
 # Inputs of a node that puts texts together: the parts start with one of these names.
 PARTS = ("string", "text")
+# Other values that the sampler, or a note, contains.
+HARMLESS = ("scheduler", "batch_size")
 # The schedules with which ComfyUI's DDIM and DPM++ 2M are the same samplers as sdcli's.
 OWN_SCHEDULES = ("normal", "ddim_uniform")
 # Nodes that compute a text from those in the graph.
@@ -94,9 +100,9 @@ _JOINS = re.compile(r"concat|join", re.IGNORECASE)
 # Inputs that choose among sizes, beside which a width and a height may have no effect.
 _CHOOSES_SIZE = re.compile(r"ratio|resolution|preset|dimensions|orientation|swap", re.IGNORECASE)
 _SIZE = re.compile(r"(\d{2,5})\s*x\s*(\d{2,5})")
-_CHOICE = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}")
+_CHOICE = re.compile(r"(?<!\\)\{[^{}|]*\|[^{}]*\}")
 # Comments and tokens of a node that is called "Text Multiline".
-_TOKENS = re.compile(r"^\s*#|\[\w[^\]\n]*\]", re.MULTILINE)
+_TOKENS = re.compile(r"^[^\S\n]*#|\[\w[^][\n]*\]", re.MULTILINE)
 # Limits, beyond which a value is unknown: links from node to node, characters of a text that nodes put together, and
 # samplers that may have generated the image; nodes upstream of a sampler in which a value is searched.
 _DEEPEST, _LONGEST, _MOST_SAMPLERS, _MOST_NODES = 200, 1_000_000, 20, 1000
@@ -125,6 +131,12 @@ class Node:
     def is_sampler(self) -> bool:
         """True if the node denoises latents."""
         return "Sampler" in self.kind and bool({"latent_image", "positive", "guider", *PIPES} & self.links.keys())
+
+    @property
+    def changes(self) -> bool:
+        """True if the node denoises parts of an image: FaceDetailer, UltimateSDUpscale and others."""
+        given = self.links.keys() | self.values.keys()
+        return {"seed", "steps", "cfg"} <= given and bool({"positive", *PIPES} & self.links.keys())
 
     @property
     def saves(self) -> bool:
@@ -160,19 +172,20 @@ def _following(graph: Graph, link: Link) -> Link | None:
         return None
     if "Reroute" in node.kind and len(node.links) == 1 and not node.values:
         return next(iter(node.links.values()))
-    if (chosen := node.links.get(f"input{node.values.get('select')}")) and node.kind.endswith("Switch"):
+    if node.kind.endswith("Switch") and (chosen := node.links.get(f"input{node.values.get('select')}")):
         return chosen
     names = PASSES.get(node.kind, ())
     name = names[link.slot] if 0 <= link.slot < len(names) else ""
+    if not name:
+        return None
     if name in node.links:
         return node.links[name]
     source = next((node.links[each] for each in PIPES if each in node.links), None)
     origin = graph.get(source.node) if source else None
-    if not name or source is None or origin is None:
+    if source is None or origin is None:
         return None
-    if origin.kind == node.kind or origin.kind in PASSES:
-        slot = PASSES.get(origin.kind, ()).index(name) if name in PASSES.get(origin.kind, ()) else -1
-        return Link(source.node, slot) if slot >= 0 else None
+    if outputs := PASSES.get(origin.kind):
+        return Link(source.node, outputs.index(name)) if name in outputs else None
     return origin.links.get(name)
 
 
@@ -180,23 +193,32 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from the graph; returns None if the file has none."""
     graph = _prompt(read_object(texts.get("prompt", "")))
     as_edited = not graph
-    graph = graph or _workflow(read_object(texts.get("workflow", "")))
+    if as_edited:
+        editor = _workflow(read_object(texts.get("workflow", "")))
+        if editor.is_too_large:
+            note = f"the workflow is not read: it has more than {_MOST_EDITED:,} nodes and links"
+            return Provenance(TOOL, notes=(note,))
+        graph = editor.graph()
     if not graph:
         return None
     _pass(graph)
     samplers = [node for node in graph.values() if node.is_sampler]
-    if not samplers:
-        return Provenance(TOOL, notes=("the graph has no known sampler node",))
-    first = _first_samplers(graph, samplers)
     notes: list[str] = []
-    if len(samplers) > 1:
+    if not samplers:
+        samplers = [node for node in graph.values() if node.changes]
+        if not samplers:
+            return Provenance(TOOL, notes=("the graph has no known sampler node",))
+        kinds = ", ".join(list(dict.fromkeys(node.kind[:80] for node in samplers))[:5])
+        notes.append(f"the graph only has nodes that change an image; the settings are those of {kinds}")
+    first = _first_samplers(graph, samplers)
+    if len(samplers) > 1 and len(first) == 1:
         notes.append(f"the graph has {len(samplers)} samplers; the settings are those of the first of the saved image")
     if len(first) > _MOST_SAMPLERS:
         return Provenance(TOOL, notes=(f"the graph has {len(first)} samplers, so the settings are not known",))
     found = [Reader(graph, node, as_edited=as_edited) for node in first]
     settings, other = found[0].settings, found[0].other
     if len(first) > 1:
-        notes = [f"any of {len(first)} samplers may have generated the image; only their common settings are known"]
+        notes.append(f"any of {len(first)} samplers may have generated the image; only their common settings are known")
         settings = {k: value for k, value in settings.items() if all(_has(each.settings, k, value) for each in found)}
         other = {k: value for k, value in other.items() if all(_has(each.other, k, value) for each in found)}
     after = _between(graph, first)
@@ -207,7 +229,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     if changes := _kinds(after):
         other = {**other, "nodes": [*other.get("nodes", ()), *changes]}
     notes += dict.fromkeys(note for each in found for note in each.notes)
-    return Provenance(TOOL, "", settings, other, tuple(notes))
+    return Provenance(TOOL, "", settings, other, tuple(notes), harmless(other, HARMLESS))
 
 
 def _has(values: Mapping[str, Any], key: str, value: Any) -> bool:
@@ -413,21 +435,21 @@ class Reader:
         """Returns the text at one link of a node; None if there is none, or it does not follow from the graph."""
         if isinstance(node.values.get(link), str):
             # A loader with the prompts as texts, at the other end of a pipe.
-            texts: dict[str, None] = {}
-            added = self._add(texts, [node.values[link]], node, "negative prompt" if link == "negative" else "prompt")
-            return next(iter(texts), None) if added else None
+            given: dict[str, None] = {}
+            added = self._add(given, [node.values[link]], node, "negative prompt" if link == "negative" else "prompt")
+            return next(iter(given), None) if added else None
         if link not in node.links:
             if link != "negative":
                 self._note(f"the node {node.kind} has no known link to the prompt")
             return None
         parts: dict[str, None] = {}
         role = "negative prompt" if link == "negative" else "prompt"
-        known_parts = self._conditioning(node.links[link], role, parts, set())
-        if not known_parts or not parts:
+        if not self._conditioning(node.links[link], role, parts, set()) or not parts:
             return None
-        if len(parts) > 1:
-            self._note(f"the graph combines {len(parts)} texts; the {role} is all of them")
-        return ", ".join(parts)
+        texts = [text for text in parts if text]
+        if len(texts) > 1:
+            self._note(f"the graph combines {len(texts)} texts; the {role} is all of them")
+        return ", ".join(texts)
 
     def _conditioning(self, start: Link, role: str, parts: dict[str, None], seen: set[Link]) -> bool:
         """Adds the texts that lead to a conditioning, in order; returns False if one of them is unknown."""
@@ -449,6 +471,7 @@ class Reader:
                 return False
             if "ZeroOut" in node.kind:
                 self._note(f"the {role} or a part of it is zeroed out: it has no text")
+                parts[""] = None
                 continue
             both = {"positive", "negative"}
             if both <= node.links.keys() | node.values.keys():
@@ -645,15 +668,15 @@ def _prompt(content: dict[str, Any] | None) -> Graph:
     }
 
 
-def _workflow(content: dict[str, Any] | None) -> Graph:
-    """Converts the format of the editor, in which widget values have positions instead of names."""
+def _workflow(content: dict[str, Any] | None) -> _Editor:
+    """Reads the format of the editor, in which widget values have positions instead of names."""
     content = content or {}
     definitions = content.get("definitions")
     inner = definitions.get("subgraphs") if isinstance(definitions, dict) else None
     subgraphs = {each["id"]: each for each in _objects(inner) if isinstance(each.get("id"), str)}
     editor = _Editor(subgraphs)
     editor.add(content, "")
-    return editor.graph()
+    return editor
 
 
 _INPUTS, _OUTPUTS = "-10", "-20"
@@ -670,12 +693,17 @@ class _Editor:
         # What an output of a node that does nothing, or of a subgraph, is linked to.
         self.passes: dict[Link, Link] = {}
 
+    @property
+    def is_too_large(self) -> bool:
+        """True if not all nodes and links are read."""
+        return self.size > _MOST_EDITED
+
     def add(
         self, content: Mapping[str, Any], path: str, outer: Mapping[int, Any] | None = None, depth: int = 0
     ) -> None:
         """Adds the nodes of a workflow, or of a subgraph with what its inputs are linked to, by position."""
         self.size += len(_list(content.get("nodes"))) + len(_list(content.get("links")))
-        if self.size > _MOST_EDITED:
+        if self.is_too_large:
             return
         outer = outer or {}
         links = {link[0]: link for link in map(_edge, _list(content.get("links"))) if link}
@@ -712,7 +740,7 @@ class _Editor:
             elif kind in self.subgraphs and depth < _MOST_NESTED:
                 self._promote(node, sockets, by_position)
                 self.add(self.subgraphs[kind], f"{name}:", by_position, depth + 1)
-                if self.size > _MOST_EDITED:
+                if self.is_too_large:
                     return
                 for edge in map(_edge, _list(self.subgraphs[kind].get("links"))):
                     if edge and edge[3] == _OUTPUTS:
@@ -742,9 +770,7 @@ class _Editor:
                 by_position.setdefault(position, value)
 
     def graph(self) -> Graph:
-        """The nodes, with the links that lead through subgraphs and past nodes that do nothing; none if too many."""
-        if self.size > _MOST_EDITED:
-            return {}
+        """The nodes, with the links that lead through subgraphs and past nodes that do nothing."""
         ends: dict[Link, Link] = {}
 
         def end(link: Link) -> Link:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import file_name, objects, others, sampler_name
+from sdcli.metadata.values import file_name, harmless, objects, others, sampler_name
 
 TOOL = "Easy Diffusion"
 # The names of values and their titles, which it writes if it also writes text files.
@@ -61,4 +61,5 @@ def _read(values: dict[str, Any]) -> Provenance:
         ),
         other,
         tuple(notes),
+        harmless(other, (), {"clip_skip": ("0.0", "1.0")}),
     )

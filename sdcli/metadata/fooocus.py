@@ -12,7 +12,7 @@ from typing import Any
 
 from sdcli.metadata.comfyui import OWN_SCHEDULES
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import file_name, objects, others, sampler_name
+from sdcli.metadata.values import file_name, harmless, objects, others, sampler_name
 
 TOOL = "Fooocus"
 # The names in lower case and with underscores that differ between versions and forks.
@@ -28,7 +28,7 @@ READ = {"prompt", "negative_prompt", "seed", "steps", "sampler", "guidance_scale
         "base_model", "base_model_hash"}  # fmt: skip
 HARMLESS = {"version", "software", "metadata_scheme", "created_by", "image_number"}
 NEUTRAL = {"vae": ("Default (model)",), "VAE": ("Default (model)",)}
-_TOOL = re.compile(r"(Ruined)?Fooocus\s*(.*)", re.IGNORECASE | re.DOTALL)
+_TOOL = re.compile(r"((?:Ruined)?Fooocus(?:-MRE)?)\s*(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE = re.compile(r"""[(\['"]*(\d{1,9})['"]?\s*[,x\xd7*]\s*['"]?(\d{1,9})['")\]]*""")
 
 
@@ -38,7 +38,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         values = {_name(key): value for key, value in content.items()}
         written = _TOOL.search(str(values.get("software", values.get("version", "")))[:1000])
         if written or "fooocus_scheme" in texts or {"base_model", "performance"} <= values.keys():
-            tool = f"Ruined{TOOL}" if written and written[1] else TOOL
+            tool = written[1] if written else TOOL
             version = written[2] if written else str(values.get("version", ""))
             return _read(tool, version, values, content)
     if texts.get("fooocus_scheme") == "fooocus":
@@ -75,8 +75,9 @@ def _read(tool: str, version: str, values: dict[str, Any], content: dict[str, An
             model=file_name(values.get("base_model")),
             model_hash=values.get("base_model_hash"),
         ),
-        others(content, [key for key in content if _name(key) in READ | HARMLESS], NEUTRAL),
+        other := others(content, [key for key in content if _name(key) in READ | HARMLESS], NEUTRAL),
         tuple(notes),
+        harmless(other, ("scheduler",), {"clip_skip": ("1.0",), "base_clip_skip": ("-1.0",)}),
     )
 
 

@@ -1,4 +1,7 @@
-"""Reads InvokeAI's metadata: `invokeai_metadata` of version 3 and later, `sd-metadata` of 2, `Dream` of older ones."""
+"""Reads InvokeAI's metadata: `invokeai_metadata` of version 3 and later, `sd-metadata` of 2, `Dream` of older ones.
+
+A graph of nodes that does not save metadata is in `invokeai_graph`, or as the editor has it in `invokeai_workflow`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
+from sdcli.metadata.values import fields, harmless, others
 from sdcli.settings import own_sampler
 
 TOOL = "InvokeAI"
@@ -18,11 +23,17 @@ TOOL = "InvokeAI"
 DREAM = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "scale", "A": "sampler"}
 LONG = {"steps": "s", "seed": "S", "width": "W", "height": "H", "cfg_scale": "C", "sampler": "A"}
 OTHER_IMAGE = "the image was generated from another image"
+SCALES = "cfg_scale is a list of one value for each step, so the guidance scale is not known"
+# Nodes that contain one value, and nodes that have no effect beside the values that are read from them.
+VALUES = ("string", "integer", "float")
+PLAIN = {*VALUES, "compel", "sdxl_compel_prompt", "noise", "main_model_loader", "sdxl_model_loader", "collect", "l2i",
+         "save_image", "core_metadata", "notes", "rand_int", "range_of_size", "iterate", "vae_loader"}  # fmt: skip
+NEUTRAL = {"denoising_end": ("1", "1.0")}
 # The options that InvokeAI writes first, after a prompt that it does not always quote, and never escapes.
 _OPTIONS = re.compile(r"\s-s ?\d+ -S ?-?\d+(?=\s|\Z)")
 _OPTION = re.compile(r"\s--?[A-Za-z]")
-# Characters of the options in a Dream command line.
-_LONGEST = 100_000
+# Characters of the options in a Dream command line; links from node to node.
+_LONGEST, _DEEPEST = 100_000, 200
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
@@ -31,14 +42,20 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         return _metadata(metadata)
     if (metadata := read_object(texts.get("sd-metadata", ""))) is not None:
         return _sd_metadata(metadata)
-    command = texts.get("Dream") or texts.get("dream")
-    return _dream(command) if command else None
+    if command := texts.get("Dream") or texts.get("dream"):
+        return _dream(command)
+    graph = texts.get("invokeai_graph") or texts.get("invokeai_workflow")
+    return _Graph(read_object(graph) or {}).provenance() if graph else None
 
 
 def _metadata(metadata: dict[str, Any]) -> Provenance:
-    model = _fields(metadata.get("model"))
+    model = fields(metadata.get("model"))
+    notes = []
     mode = str(metadata.get("generation_mode", ""))
-    other_image = bool(metadata.get("init_image")) or "img2img" in mode or "paint" in mode
+    if metadata.get("init_image") or "img2img" in mode or "paint" in mode:
+        notes.append(OTHER_IMAGE)
+    if isinstance(metadata.get("cfg_scale"), list):
+        notes.append(SCALES)
     used = ("positive_prompt", "negative_prompt", "seed", "rand_device", "steps", "scheduler", "cfg_scale", "width",
              "height", "model", "app_version")  # fmt: skip
     return Provenance(
@@ -57,16 +74,119 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
             model=model.get("name", model.get("model_name", metadata.get("model"))),
             model_hash=model.get("hash"),
         ),
-        {key: value for key, value in metadata.items() if key not in used and value not in (None, [], "", {}, False)},
-        (OTHER_IMAGE,) if other_image else (),
+        other := others(metadata, used),
+        tuple(notes),
+        harmless(other, ("metadata_version",), {"generation_mode": ("txt2img", "sdxl_txt2img")}),
     )
 
 
+@dataclass
+class _Node:
+    """A node: its type, its values by input, and for each linked input the ids of the nodes at the other ends."""
+
+    kind: str
+    values: dict[str, Any]
+    links: dict[str, list[str]]
+
+
+class _Graph:
+    """Nodes and links, as they were executed or as the editor has them."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.notes: list[str] = []
+        self.nodes: dict[str, _Node] = {}
+        nodes, edges = content.get("nodes"), content.get("edges")
+        for name, node in nodes.items() if isinstance(nodes, dict) else ():
+            self.nodes[name] = _Node(str(fields(node).get("type")), fields(node), {})
+        for each in nodes if isinstance(nodes, list) else ():
+            data = fields(fields(each).get("data"))
+            inputs = {name: fields(given).get("value") for name, given in fields(data.get("inputs")).items()}
+            self.nodes[str(data.get("id"))] = _Node(str(data.get("type")), inputs, {})
+        for edge in map(fields, edges if isinstance(edges, list) else ()):
+            source, end = fields(edge.get("source")), fields(edge.get("destination"))
+            node = self.nodes.get(str(end.get("node_id", edge.get("target"))))
+            if node is not None:
+                name = str(end.get("field", edge.get("targetHandle")))
+                node.links.setdefault(name, []).append(str(source.get("node_id", edge.get("source"))))
+
+    def provenance(self) -> Provenance:
+        found = [node for node in self.nodes.values() if "denoise" in node.kind or node.kind in ("t2l", "l2l")]
+        if len(found) != 1:
+            note = f"the graph has {len(found)} nodes that denoise latents, so the settings are not known"
+            return Provenance(TOOL, notes=(note,))
+        (node,) = found
+        noise = self._source(node, "noise") or node
+        model = fields(self._model(node).get("model"))
+        scale = self._value(node, "cfg_scale")
+        if isinstance(scale, list):
+            self.notes.append(SCALES)
+        if "latents" in node.links or node.kind == "l2l":
+            self.notes.append(OTHER_IMAGE)
+        settings = known(
+            prompt=self._prompt(node, "positive"),
+            negative_prompt=self._prompt(node, "negative"),
+            seed=self._value(noise, "seed"),
+            rng={"True": "cpu", "False": "cuda"}.get(str(self._value(noise, "use_cpu"))),
+            steps=self._value(node, "steps"),
+            sampler=own_sampler(str(self._value(node, "scheduler") or "")) or None,
+            scale=scale,
+            width=self._value(noise, "width"),
+            height=self._value(noise, "height"),
+            model=model.get("name", model.get("model_name")),
+            model_hash=model.get("hash"),
+        )
+        other = {name: self._value(node, name) for name in ("denoising_start", "denoising_end")}
+        # Nodes for which no value is read.
+        kinds = dict.fromkeys(each.kind for each in self.nodes.values() if each is not node and each.kind not in PLAIN)
+        return Provenance(TOOL, "", settings, others(other | {"nodes": list(kinds)}, (), NEUTRAL), tuple(self.notes))
+
+    def _source(self, node: _Node, name: str) -> _Node | None:
+        """Returns the node at the other end of an input, past nodes that collect one item; None if it is not certain.
+
+        A graph from a file can have cycles and chains of any length.
+        """
+        for _ in range(_DEEPEST):
+            sources = node.links.get(name, ())
+            source = self.nodes.get(sources[0]) if len(sources) == 1 else None
+            if source is None or source.kind != "collect":
+                return source
+            node, name = source, "item"
+        return None
+
+    def _value(self, node: _Node, name: str) -> Any:
+        """Returns the value of an input, or of the node that contains it; None if another node computes it."""
+        for _ in range(_DEEPEST):
+            if name not in node.links:
+                return node.values.get(name)
+            source = self._source(node, name)
+            if source is None or source.kind not in VALUES:
+                self.notes.append(f"the {name} of the node {node.kind} is computed by another node")
+                return None
+            node, name = source, "value"
+        return None
+
+    def _prompt(self, node: _Node, side: str) -> Any:
+        source = self._source(node, f"{side}_conditioning")
+        if source is not None and source.kind in ("compel", "sdxl_compel_prompt"):
+            return self._value(source, "prompt")
+        self.notes.append(f"no node is known that leads to the {side} prompt alone")
+        return None
+
+    def _model(self, node: _Node) -> dict[str, Any]:
+        """Returns the values of the node that loads the main model, past adapters."""
+        for _ in range(_DEEPEST):
+            source = self._source(node, "unet")
+            if source is None or isinstance(source.values.get("model"), dict):
+                return source.values if source else {}
+            node = source
+        return {}
+
+
 def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
-    image = _fields(metadata.get("image"))
+    image = fields(metadata.get("image"))
     notes: tuple[str, ...] = ()
     of_grid = metadata.get("images")
-    images = [_fields(each) for each in of_grid] if isinstance(of_grid, list) else []
+    images = [fields(each) for each in of_grid] if isinstance(of_grid, list) else []
     if not image and images:
         notes += (f"the file is a grid of {len(images)} images; only their common settings are known",)
         first, *rest = images
@@ -76,7 +196,7 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
         if len(prompt) > 1:
             notes += (f"the image was generated from a blend of {len(prompt)} prompts; the prompt is all of them",)
         # InvokeAI blends these prompts by their weights, which a single prompt cannot express.
-        prompt = ", ".join(str(_fields(part).get("prompt", "")) for part in prompt)
+        prompt = ", ".join(str(fields(part).get("prompt", "")) for part in prompt)
     positive, negative = _split(prompt) if isinstance(prompt, str) else (None, None)
     used = ("prompt", "seed", "steps", "sampler", "cfg_scale", "width", "height")
     return Provenance(
@@ -94,8 +214,9 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
             model=metadata.get("model_weights") or metadata.get("model_id"),
             model_hash=metadata.get("model_hash"),
         ),
-        {key: value for key, value in image.items() if key not in used and value not in (None, [], "", {}, False)},
+        other := others(image, used),
         (*notes, OTHER_IMAGE) if image.get("type") == "img2img" else notes,
+        harmless(other, ("type",)),
     )
 
 
@@ -122,30 +243,31 @@ def _dream(command: str) -> Provenance:
         arguments = shlex.split(rest)
     except ValueError:
         arguments = rest.split()
-    values: dict[str, str] = {}
-    other: dict[str, str] = {"Dream": command}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        option = re.fullmatch(r"-(?:-(\w+)=?|(tm|ft|cf|[A-Za-z]))(.*)", argument, re.DOTALL)
-        letter = option and (LONG.get(option[1]) if option[1] else option[2])
-        if option and letter in DREAM:
-            values[DREAM[letter]] = option[3] or following
-        elif option:
-            # Variations, other images and upscaling change the image.
-            switch = f"-{option[2]}" if option[2] else f"--{option[1]}"
-            other[switch] = option[3] or ("" if following.startswith("-") else following)
+    # An option is followed by any number of values; the last one of its name has an effect.
+    given: dict[str, list[str]] = {}
+    name = ""
+    for argument in arguments:
+        if option := re.fullmatch(r"-(?:-(\w+)=?|(tm|ft|cf|[A-Za-z]))(.*)", argument, re.DOTALL):
+            name = LONG.get(option[1], option[1]) if option[1] else option[2]
+            given[name] = [option[3]] if option[3] else []
+        elif name:
+            given[name].append(argument)
+    values = {DREAM[name]: " ".join(given.pop(name)) for name in list(given) if name in DREAM}
+    # Variations, other images and upscaling change the image.
+    other = {"Dream": command} | {
+        f"-{name}" if len(name) < 3 else f"--{name}": " ".join(each) for name, each in given.items()
+    }
     if "sampler" in values:
         values["sampler"] = own_sampler(values["sampler"])
     positive, negative = _split(prompt)
     if {"-I", "--init_img"} & other.keys():
         notes += (OTHER_IMAGE,)
-    return Provenance(TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes)
+    return Provenance(
+        TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes, frozenset({"Dream"})
+    )
 
 
 def _split(prompt: str) -> tuple[str, str]:
     """Splits off the negative prompt, which is in square brackets; returns the prompt and the negative prompt."""
     negative = re.findall(r"\[([^][]*)\]", prompt)
     return re.sub(r"\[[^][]*\]", "", prompt).strip(), ", ".join(negative)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

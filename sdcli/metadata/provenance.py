@@ -37,6 +37,7 @@ class Provenance:
         version: the version of the program; empty if unknown.
         settings: the known settings, by the names of `kinds`. A sampler that sdcli does not have keeps the tool's name.
         other: other values that may be of interest, by the tool's names.
+        harmless: the names of other values that do not change the image, or that the settings contain.
         notes: limits of these values, each a sentence without a capital and full stop.
         record: the record, if sdcli wrote the file.
         unreadable: why the record cannot be read, if it cannot.
@@ -47,6 +48,7 @@ class Provenance:
     settings: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    harmless: frozenset[str] = frozenset()
     record: ImageRecord | GridRecord | None = None
     unreadable: str = ""
 
@@ -57,13 +59,18 @@ class Provenance:
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others."""
-    kept = {}
+    """Returns the values that have the type in `kinds`; converts numbers in strings, and leaves out all others.
+
+    In every tool, a negative seed stands for a random one, which is unknown.
+    """
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         kind = kinds()[name]
         converted = _number(value, kind) if kind in (int, float) else _switch(value) if kind is bool else value
         if isinstance(converted, kind):
             kept[name] = converted
+    if kept.get("seed", 0) < 0:
+        del kept["seed"]
     return kept
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sdcli.metadata.comfyui import OWN_SCHEDULES
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import PARAMETERS_KEY
-from sdcli.metadata.values import fields, file_name, objects, others, sampler_name
+from sdcli.metadata.values import fields, file_name, harmless, objects, others, sampler_name
 from sdcli.settings import own_sampler
 
 TOOL = "SwarmUI"
@@ -66,8 +66,9 @@ def _read(params: dict[str, Any], extra: dict[str, Any], models: Any) -> Provena
             model=file_name(params.get("model")),
             model_hash=hashes[0] if hashes else None,
         ),
-        others(params | extra, READ | HARMLESS, NEUTRAL | {"original_prompt": (str(params.get("prompt")),)}),
+        other := others(params | extra, READ | HARMLESS, NEUTRAL | {"original_prompt": (str(params.get("prompt")),)}),
         tuple(_notes(params)),
+        harmless(other, ("scheduler",)),
     )
 
 

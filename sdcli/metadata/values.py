@@ -51,6 +51,32 @@ def sampler_name(name: Any, schedule: Any, own: Collection[str]) -> str | None:
     return f"{name} {schedule}"
 
 
+def harmless(
+    other: Mapping[str, Any], always: Collection[str], neutral: Mapping[str, Collection[Any]] = MappingProxyType({})
+) -> frozenset[str]:
+    """Returns the names of the values that do not change the image, or that the settings contain.
+
+    Args:
+        other: the values of a tool.
+        always: names in lower case of values of which this is always true.
+        neutral: for a name in lower case, the values of which it is true, as text; numbers with a decimal point.
+    """
+    return frozenset(
+        name
+        for name, value in other.items()
+        if (key := name.casefold()) in always
+        or value in ("False", "None")
+        or (key in neutral and _text(value) in neutral[key])
+    )
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(float(str(value)))
+    except ValueError:
+        return str(value)
+
+
 def others(
     values: Mapping[str, Any], used: Collection[str], neutral: Mapping[str, Collection[str]] = MappingProxyType({})
 ) -> dict[str, Any]:

@@ -52,6 +52,34 @@ def test_each_writer_has_its_name_and_its_noise(end: str, tool: str, version: st
     assert (result.tool, result.version, result.settings.get("rng")) == (tool, version, rng)
 
 
+@pytest.mark.parametrize(
+    ("values", "left_out"),
+    [
+        ("Clip skip: 1, ENSD: 0, Denoising strength: 1.0, Batch size: 4, Batch pos: 2, VAE: None, Tiling: False", ""),
+        ("Clip skip: 2, Eta: 0, Model: m, UNet: x, Parser: y, Version: v1.10", "Clip skip, Eta, UNet, Parser"),
+        ("CFG rescale: 0, Batch: 2x1, Index: 1x2, Parser: a1111, Operations: txt2img, App: SD.Next", ""),
+        (
+            "CFG rescale: 0.7, Operations: txt2img; hires, Model: m, UNet: x, App: SD.Next",
+            "CFG rescale, Operations, UNet",
+        ),
+        ("Guidance: 3.500000, Eta: 0.000000, Sampler RNG: cuda, RNG: cuda, Version: stable-diffusion.cpp", ""),
+        ("Eta: inf, Model: , Unet: x.gguf, Version: stable-diffusion.cpp", ""),
+        ("Eta: 0.500000, RNG: cuda, Sampler RNG: cpu, Version: stable-diffusion.cpp", "Eta, Sampler RNG"),
+        ("Module 1: ae, Distilled CFG Scale: 3.5, Version: f2.0.1v1.10.1", "Module 1, Distilled CFG Scale"),
+        ('Raw prompt: a, Styles: "[x]", VAE: Default (model), Sharpness: 2, Version: Fooocus v2.5.5', "Sharpness"),
+        ("Civitai resources: [], Created Date: 2025, Civitai metadata: {}", ""),
+    ],
+)
+def test_values_without_an_effect_are_no_note(values: str, left_out: str) -> None:
+    result = found(f"a cat\nSteps: 4, Sampler: DDIM, CFG scale: 7, Seed: 1, {values}")
+    assert ", ".join(name for name in result.other if name not in result.harmless) == left_out
+
+
+def test_fooocus_writes_the_schedule_twice() -> None:
+    line = "Steps: 30, Sampler: DPM++ 2M SDE Karras, Seed: 5, Scheduler: karras, Version: Fooocus v2.5.5"
+    assert found(f"a cat\n{line}").settings["sampler"] == "DPM++ 2M SDE Karras"
+
+
 def test_other_texts_of_the_file_show_the_writer() -> None:
     result = found("a cat\nSteps: 4, Sampler: DDIM, Seed: 1", smproj="{}")
     assert (result.tool, result.settings["rng"]) == ("Stability Matrix", "cpu")

@@ -27,17 +27,17 @@ def encode(text: Any) -> dict[str, Any]:
     ("name", "prompt", "negative"),
     [
         ("comfyui-controlnet-has-both-prompts.png", "an old boat", "fog"),
-        ("comfyui-negative-is-zeroed-out.png", "an old boat", None),
+        ("comfyui-negative-is-zeroed-out.png", "an old boat", ""),
         ("comfyui-words-are-concatenated.png", "an old boat, on a lake", "fog"),
         ("comfyui-words-in-t5xxl-field.png", "an old boat on a lake", "fog"),
         ("comfyui-size-is-linked.png", "an old boat", "fog"),
     ],
 )
-def test_files(name: str, prompt: str, negative: str | None) -> None:
+def test_files(name: str, prompt: str, negative: str) -> None:
     result = read(DATA / name)
     assert (result.settings.get("prompt"), result.settings.get("negative_prompt")) == (prompt, negative)
     assert (result.settings["width"], result.settings["height"]) == (512, 768)
-    assert any("zeroed" in note for note in result.notes) == (negative is None)
+    assert any("zeroed" in note for note in result.notes) == (not negative)
 
 
 @pytest.mark.parametrize("kind", ["ControlNetApplyAdvanced", "InpaintModelConditioning", "ACN_AdvancedControlNetApply"])
@@ -96,6 +96,19 @@ def test_combined_conditionings_are_said_so() -> None:
     result = found(GRAPH | more | {"11": encode("at dusk")})
     assert result.settings["prompt"] == "a lighthouse, 灯台, at dusk"
     assert "combines 2 texts" in result.notes[0]
+
+
+def test_a_conditioning_that_is_zeroed_out_has_no_text() -> None:
+    zeroed = GRAPH | {"8": node("ConditioningZeroOut", conditioning=["6", 0])}
+    of_both = found(zeroed | {"3": sampler(positive=["8", 0], negative=["8", 0])})
+    assert (of_both.settings["prompt"], of_both.settings["negative_prompt"]) == ("", "")
+    assert [note.partition(" or a part")[0] for note in of_both.notes] == ["the prompt", "the negative prompt"]
+    combined = node("ConditioningCombine", conditioning_1=["8", 0], conditioning_2=["7", 0])
+    of_a_part = found(zeroed | {"9": combined, "3": sampler(negative=["9", 0])})
+    assert of_a_part.settings == SETTINGS
+    assert "zeroed out" in of_a_part.notes[0]
+    # A cycle contains no text, but is not zeroed out.
+    assert "negative_prompt" not in found(GRAPH | {"7": node("ConditioningSetMask", conditioning=["7", 0])}).settings
 
 
 def test_an_unknown_node_makes_the_prompt_unknown() -> None:
@@ -206,6 +219,27 @@ def test_nodes_with_several_values_on_one_link(graph: dict[str, Any]) -> None:
     assert found(graph).settings == SETTINGS | {"prompt": "a boat", "seed": 5}
 
 
+@pytest.mark.parametrize("kind", ["FaceDetailer", "UltimateSDUpscale", "DetailerForEach"])
+def test_a_graph_that_only_changes_an_image(kind: str) -> None:
+    inputs = {name: value for name, value in sampler()["inputs"].items() if name != "latent_image"}
+    detailer = node(kind, **inputs, image=["2", 0], vae=["4", 2])
+    more = {"2": node("LoadImage", image="x.png"), "3": detailer, "9": node("SaveImage", images=["3", 0])}
+    result = found({name: GRAPH[name] for name in ("4", "6", "7")} | more)
+    assert result.settings == {key: value for key, value in SETTINGS.items() if key not in ("width", "height")}
+    assert f"those of {kind}" in result.notes[0]
+    assert "another image" in result.notes[1]
+    # Beside a sampler, it is a node that changes the image.
+    beside = found(GRAPH | {"9": node("SaveImage", images=["10", 0]), "10": detailer | {
+        "inputs": detailer["inputs"] | {"seed": 1, "image": ["8", 0]}}})  # fmt: skip
+    assert (beside.settings, beside.other["nodes"]) == (SETTINGS, [kind])
+
+
+def test_a_workflow_that_is_too_large_is_a_note() -> None:
+    result = found({"nodes": [{"id": 1}], "links": [0] * 200_000}, "workflow")
+    assert result.settings == {}
+    assert "more than 200,000 nodes and links" in result.notes[0]
+
+
 def test_a_random_seed_is_unknown() -> None:
     for each in (node("Seed (rgthree)", seed=-1), node("Random Number", seed=5, number_type="integer")):
         result = found(CONTEXT | {"71": each})
@@ -251,9 +285,8 @@ def test_a_subgraph_of_the_editor() -> None:
     assert found(promoted(["a boat"]), "workflow").settings["prompt"] == "a boat"
     assert "prompt" in found(promoted([]), "workflow").unknown
     nested = {"id": "a", "nodes": [{"id": number, "type": "a"} for number in range(20)], "links": []}
-    assert (
-        provenance({"workflow": json.dumps({"nodes": nested["nodes"], "definitions": {"subgraphs": [nested]}})}) is None
-    )
+    too_many = found({"nodes": nested["nodes"], "definitions": {"subgraphs": [nested]}}, "workflow")
+    assert "200,000 nodes" in too_many.notes[0]
 
 
 def chain(length: int) -> dict[str, Any]:
@@ -274,6 +307,8 @@ def doubling(length: int) -> dict[str, Any]:
         doubling(150),
         doubling(4000),
         GRAPH | {f"s{i}": sampler() for i in range(4000)},
+        GRAPH | {"6": encode(["t", 0]), "t": node("Text Multiline", text="[a" * 200_000)},
+        GRAPH | {"6": node("CLIPTextEncode", text="{" + "|" * 200_000, seed=1, clip=["4", 1])},
         GRAPH | {f"s{i}": node("SaveImage", images=["8", 0]) for i in range(10_000)},
         GRAPH | {f"p{i}": node("Reroute", value=[f"p{i + 1}", 0]) for i in range(10_000)} | {"6": encode(["p0", 0])},
         GRAPH | {f"c{i}": node("ConditioningCombine", a=[f"c{i + 1}", 0], b=[f"e{i}", 0]) for i in range(4000)}

@@ -54,6 +54,26 @@ def test_older_labels() -> None:
     assert result.other["LoRA 1"] == "offset.safetensors : 0.1"
 
 
+def test_fooocus_mre() -> None:
+    """It writes the text `Comment`."""
+    values = {
+        "prompt": "a lighthouse", "negative_prompt": "", "styles": ["cinematic"], "real_prompt": ["a lighthouse, film"],
+        "real_negative_prompt": [""], "seed": 7, "width": 1152, "height": 896, "sampler": "ddim", "scheduler": "normal",
+        "performance": "Speed", "steps": 30, "switch": 20, "sharpness": 2.0, "cfg": 7.0, "base_clip_skip": -1,
+        "base_model": "coast.safetensors", "refiner_model": "None", "img2img": False, "revision": False,
+        "software": "Fooocus-MRE v2.0.78.5",
+    }  # fmt: skip
+    result = found(png(Comment=json.dumps(values)))
+    assert (result.tool, result.version, result.unknown) == ("Fooocus-MRE", "v2.0.78.5", [])
+    assert result.settings == {
+        "prompt": "a lighthouse", "negative_prompt": "", "seed": 7, "rng": "cpu", "steps": 30, "sampler": "ddim",
+        "scale": 7.0, "width": 1152, "height": 896, "model": "coast.safetensors",
+    }  # fmt: skip
+    assert result.notes == ("the styles added texts to the prompts, which are as the user wrote them",)
+    assert result.harmless == {"scheduler", "base_clip_skip"}
+    assert result.other["real_prompt"] == ["a lighthouse, film"]
+
+
 def test_ruined_fooocus() -> None:
     result = found(png(parameters=json.dumps(RUINED_FOOOCUS)))
     assert (result.tool, result.unknown, result.notes) == ("RuinedFooocus", [], ())

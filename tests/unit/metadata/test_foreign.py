@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdcli.errors import UsageError
 from sdcli.metadata import provenance
 from sdcli.outputs.command import command_of
 from sdcli.rerun import nearest
@@ -53,7 +55,9 @@ def try_all(texts: Mapping[str, str]) -> None:
     json_line([dict(found.settings), dict(found.other), found.notes, found.version])
     str(found.other)
     if "prompt" in found.settings:
-        command_of(nearest(found)[0])
+        # A value that is out of range is refused.
+        with suppress(UsageError):
+            command_of(nearest(found)[0])
 
 
 def in_texts(example: Mapping[str, Any]) -> list[dict[str, str]]:
