@@ -13,8 +13,8 @@ import pytest
 from compare import write_checkpoint
 from hypothesis import settings
 
-# A busy machine is slow; that is no failure.
-settings.register_profile("sdcli", deadline=None)
+# A busy machine is slow; that is no failure. Each run of the tests tries other examples, so a run needs few.
+settings.register_profile("sdcli", deadline=None, max_examples=40)
 settings.load_profile("sdcli")
 
 GOLDEN = Path(__file__).parent / "golden"

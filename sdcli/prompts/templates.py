@@ -295,26 +295,32 @@ def _parse(text: str, wildcards: Wildcards, trail: tuple[str, ...]) -> tuple[str
             places = open_braces.pop()
             while open_brackets and open_brackets[-1][0] > len(open_braces):
                 open_brackets.pop()
-            if choice := _alternatives([parts[a + 1 : b] for a, b in pairwise(places)], text):
+            if choice := _alternatives(parts, places, text):
                 parts[places[0] :] = [_require_depth(choice, text)]
     return (*parts, text[end:])
 
 
-def _alternatives(options: list[list[str | _Choice]], text: str) -> _Choice | None:
+def _alternatives(parts: Sequence[str | _Choice], places: Sequence[int], text: str) -> _Choice | None:
     """The choice between the alternatives of a pair of braces; None if the braces are ordinary characters.
+
+    Args:
+        parts: of the text so far.
+        places: of the braces and the bars between them in `parts`.
+        text: all of it.
 
     Raises:
         InputFileError: it is a choice of several alternatives, or a weight is too large.
     """
-    start = options[0][0] if options[0] else ""
+    start = parts[places[0] + 1]
     if isinstance(start, str) and _SEVERAL.match(start):
         raise InputFileError(
             f"choices of several alternatives are not supported: {shortened(text)}",
             fix="Write one choice after another, such as {a|b}, {c|d}, or --compat to read braces as text.",
         )
-    weighted = [_weighted(option) for option in options]
-    if len(options) == 1 and weighted[0][0] is None:
+    # Before anything is copied: braces in braces would be copied as often as they are nested.
+    if len(places) == 2 and _weighted([start])[0] is None:
         return None
+    weighted = [_weighted(parts[a + 1 : b]) for a, b in pairwise(places)]
     return _Choice.of([(_ONE if weight is None else weight, Template(parts)) for weight, parts in weighted], text)
 
 

@@ -205,7 +205,11 @@ def test_a_safety_model_that_is_not_in_the_cache(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--model", "nobody/nothing"], ["--safety-checker", "clip", "--safety-model", "nobody/nothing"]]
+    "arguments",
+    [
+        ["--model", "nobody/nothing"],
+        pytest.param(["--safety-checker", "clip", "--safety-model", "nobody/nothing"], marks=pytest.mark.slow),
+    ],
 )
 def test_offline_opens_no_connection(run_python: Run, arguments: list[str]) -> None:
     """The hub is a server that would accept a connection."""

@@ -431,9 +431,9 @@ def test_a_text_that_is_too_long_is_not_read_and_a_note_says_so() -> None:
 
 
 def test_values_beyond_a_limit_are_counted() -> None:
-    result = found(parameters="a cat\nSteps: 1, " + ", ".join(f"Key {number}: 1" for number in range(100_000)))
+    result = found(parameters="a cat\nSteps: 1, " + ", ".join(f"Key {number}: 1" for number in range(5_000)))
     assert (len(result.other), result.settings["steps"]) == (1000, 1)
-    assert result.notes == ("99,000 other values are not shown, of 100,000",)
+    assert result.notes == ("4,000 other values are not shown, of 5,000",)
 
 
 def png(**chunks: str) -> bytes:

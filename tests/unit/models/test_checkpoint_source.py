@@ -354,16 +354,14 @@ def test_a_text_encoder_of_other_sizes_is_refused(small_checkpoint: SmallCheckpo
 
 
 @pytest.mark.parametrize(("index", "layers"), [(-2, 1), (1, 1), (-1, 2), (2, 2)])
-def test_the_layer_of_the_text_encoder_is_obeyed(
-    small_checkpoint: SmallCheckpoint, tmp_path: Path, v1: Model, index: int, layers: int
-) -> None:
+def test_the_layer_of_the_text_encoder_is_obeyed(tensors: Tensors, v1: Model, index: int, layers: int) -> None:
     """The final normalization follows the layer, as in diffusers' clip_skip."""
     text = f"{{version: clip, layer: hidden, layer_idx: {index}}}"
-    model = load(small_checkpoint.ckpt, copied(tmp_path, "{version: clip}", text))
+    encoder = part("text encoder", tensors, config_with("{version: clip}", text))
     ids = torch.tensor(v1.tokenizer(["a red apple"], padding="max_length", truncation=True).input_ids)
     with torch.inference_mode():
         hidden = v1.text_encoder(ids, output_hidden_states=True).hidden_states[layers]
-        torch.testing.assert_close(model.text_encoder(ids)[0], v1.text_encoder.final_layer_norm(hidden))
+        torch.testing.assert_close(encoder(ids)[0], v1.text_encoder.final_layer_norm(hidden))
 
 
 def test_a_layer_that_the_text_encoder_does_not_have_is_refused(

@@ -297,9 +297,9 @@ def test_more_combinations_than_a_limit(wildcards: Wildcards) -> None:
 def test_text_without_choices_is_fast(wildcards: Wildcards) -> None:
     text = "a photograph of a cat, highly detailed " * 10
     begin = time.process_time()
-    for index in range(100_000):
+    for index in range(20_000):
         assert Template.parse(text, wildcards).choose(0, index) is text
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 4
 
 
 def test_a_file_is_read_once_and_only_if_a_prompt_names_it(tmp_path: Path) -> None:
