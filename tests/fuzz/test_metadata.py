@@ -303,7 +303,7 @@ def inspected(file: Path) -> None:
 
 def jobs() -> st.SearchStrategy[Job]:
     """Jobs with any values that the fields can have."""
-    name = st.text(st.characters(exclude_characters="\0"))
+    name = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
     fields = {each: _in_range(options()[each], Job.model_fields[each].annotation) for each in names("image")}
     place = st.builds(
         NoisePlace,

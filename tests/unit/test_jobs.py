@@ -256,7 +256,7 @@ def test_channels_and_downscale_that_contradict_the_model_are_refused(name: str,
 
 @given(
     prompt=st.text(),
-    out=st.none() | st.text(st.characters(exclude_characters="\0")),
+    out=st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
     seed=st.integers(0, 2**64 - 1),
     scale=st.floats(allow_nan=False, allow_infinity=False),
     eta=st.floats(0, 1),

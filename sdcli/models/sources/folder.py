@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.models import checkpoint_file, families, hashes, json_files, scheduler_config, weight_files
+from sdcli.models import checkpoint_file, families, hashes, json_files, scheduler_config, shipped, weight_files
 from sdcli.models.families import Family
 from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
@@ -156,7 +156,8 @@ class FolderModel:
                 vae=loaded["VAE"],
                 device=device,
             )
-            pretrained.try_out(model)
+            if self.path != shipped.BUILTIN:
+                pretrained.try_out(model)
             return model
 
 
