@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import sdcli
@@ -118,6 +119,8 @@ def layer(values: dict[str, Any]) -> dict[str, Given]:
     return {name: Given(value, Origin("config file", "here")) for name, value in values.items()}
 
 
+# Most layers contradict themselves.
+@hypothesis_settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.lists(LAYER, min_size=2, max_size=4))
 def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, Any]]) -> None:
     """Layers never contradict each other, and the strongest is kept whole."""
