@@ -96,12 +96,14 @@ def guards(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Console, "failure", failure)
         before = {number: signal.signal(number, limits.interrupt) for number in (signal.SIGALRM, signal.SIGPROF)}
+        limit = resource.getrlimit(resource.RLIMIT_AS)
         if request.config.getoption("minutes", None) is not None:
             import torch  # noqa: F401  # takes address space, so before the limit
 
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESS_SPACE,) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESS_SPACE, limit[1]))
         yield
+        resource.setrlimit(resource.RLIMIT_AS, limit)
         for number, handler in before.items():
             signal.signal(number, handler)
 
