@@ -59,6 +59,7 @@ def toml(draw: Callable[..., Any]) -> bytes:
 @example(b'prompt = """' + b"a\n" * 10_000 + b'"""\n')
 @example(b"# a\n" * 100_000)
 @example(b"scale = nan\n")
+@example(b'from_file = "\\u007f"\n')
 @example(b"seed = 1979-05-27\n")
 def test_any_settings_file_is_read(folder: Path, data: bytes) -> None:
     path = folder / "sdcli.toml"

@@ -55,6 +55,7 @@ def line(draw: Callable[..., Any]) -> bytes:
 @given(data=line())
 @example(b"[" * 100_000)
 @example(b'{"kind": "picture", "key": "\\ud800", "safety": {"scores": {"a": 1e999}}}')
+@example(b'{"kind": "picture", "file": "a.png", "key": "a", "watermark": {"\\ud800": 1}}')
 @example(b'{"kind": "run", "settings": {}, "folder": "\\u0000"}')
 @example(b"\xff\xfe{\0}\0")
 def test_a_line_is_read_and_written_back(data: bytes) -> None:
