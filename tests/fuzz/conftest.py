@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import UnsatisfiedAssumption
 
 from sdcli.cli.console import Console
 from sdcli.errors import EXIT_BUG
@@ -66,9 +67,15 @@ def _guarded(test: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         if inputs.small and _size([*args, *kwargs.values()]) > _SMALL:
             return
-        with limits.limited():
-            test(*args, **kwargs)
-        if time.monotonic() > _ends:
+        try:
+            with limits.limited():
+                test(*args, **kwargs)
+        except UnsatisfiedAssumption:
+            raise
+        except Exception:
+            limits.now.failures = 1  # hypothesis now looks for the smallest such input, and needs its time
+            raise
+        if time.monotonic() > _ends and not limits.now.failures:
             pytest.skip("the time is over")
 
     return guarded
