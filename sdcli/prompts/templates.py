@@ -28,6 +28,8 @@ from pathlib import Path
 from sdcli.errors import InputFileError
 from sdcli.prompts.files import not_utf8, shortened
 
+LONGEST = 200_000
+"""Characters of a prompt with choices or wildcards: more than any text encoder reads, and parsed within a second."""
 DEPTH = 50
 """The deepest nesting of choices and wildcards: far above any real prompt, and below the recursion limit of Python."""
 
@@ -147,7 +149,8 @@ class Template:
         """Parse a prompt. Every wildcard that it can reach is read, so all errors are raised now.
 
         Raises:
-            InputFileError: a wildcard cannot be read or contains itself, or the nesting is deeper than `DEPTH`.
+            InputFileError: a wildcard cannot be read or contains itself, the nesting is deeper than `DEPTH`, or the
+                text is longer than `LONGEST`.
         """
         return cls(_parse(text, wildcards, ()))
 
@@ -266,6 +269,11 @@ def _parse(text: str, wildcards: Wildcards, trail: tuple[str, ...]) -> tuple[str
     # The fast path: most prompts of large files contain no choices.
     if is_plain(text):
         return (text,)
+    if len(text) > LONGEST:
+        raise InputFileError(
+            f"a prompt with braces, wildcards or backslashes has more than {LONGEST:,} characters: {shortened(text)}",
+            fix="Shorten it, or pass --compat to read it as text.",
+        )
     parts: list[str | _Choice] = []
     # For each open brace, the places of the brace and its bars in `parts`. They are ordinary characters until a brace
     # with bars closes.
