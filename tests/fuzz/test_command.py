@@ -63,14 +63,16 @@ def test_a_shell_reads_a_command_back(values: dict[str, Any]) -> None:
 
 
 @given(values=settings())
+@example({"n_samples": 1, "n_iter": 2, "images_per_prompt": 1})
 def test_the_settings_of_a_command_are_those_that_it_was_made_of(values: dict[str, Any]) -> None:
     try:
         before = Settings.of(**values)
     except UsageError:
         hypothesis.reject()
     words = shlex.split(command_of(values), comments=True)
-    parsed = TXT2IMG.make_context("txt2img", words[2:], resilient_parsing=True).params
-    given = {name: value for name, value in parsed.items() if name in options() and value not in (None, default(name))}
+    context = TXT2IMG.make_context("txt2img", words[2:], resilient_parsing=True)
+    sources = {name: context.get_parameter_source(name) for name in options()}
+    given = {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
     after = Settings.of(**given)
     for name, value in before:
         if isinstance(value, str):
