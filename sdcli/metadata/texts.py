@@ -36,6 +36,9 @@ _LONGEST_CHUNK = 16 * 2**20
 _PNG_HEADER, _CRC = 8, 4
 _CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _UNICODE = b"UNICODE\0"
+# Types of TIFF: fractions without and with a sign.
+_RATIONALS = (5, 10)
+_MOST_RATIONALS = 1000
 _XMP_COMMENT = f"http://ns.adobe.com/exif/1.0/ {COMMENT_KEY}"
 _XMP_CREATOR = f"http://ns.adobe.com/xap/1.0/ {CREATOR_KEY}"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -54,6 +57,24 @@ def long_chunks() -> Iterator[None]:
         yield
     finally:
         PngImagePlugin.MAX_TEXT_CHUNK = before
+
+
+@contextmanager
+def few_rationals() -> Iterator[None]:
+    """Lets Pillow read a thousand fractions of a tag of TIFF or EXIF: it makes an object of each, of millions too."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    loaders: dict[int, Any] = ImageFileDirectory_v2._load_dispatch
+
+    def first(load: Any) -> Any:
+        return lambda tags, data, legacy_api=True: load(tags, data[: _MOST_RATIONALS * 8], legacy_api)
+
+    before = {kind: loaders[kind] for kind in _RATIONALS}
+    loaders.update({kind: (size, first(load)) for kind, (size, load) in before.items()})
+    try:
+        yield
+    finally:
+        loaders.update(before)
 
 
 def read(image: Image.Image) -> dict[str, str]:
@@ -118,7 +139,7 @@ def _of_exif(image: Image.Image, texts: dict[str, str]) -> Iterator[str]:
     tags: dict[int, Any] = {}
     comment: Any = None
     # For damaged EXIF, Pillow's parser raises errors of many types, and warns.
-    with suppress(Exception), warnings.catch_warnings():
+    with suppress(Exception), warnings.catch_warnings(), few_rationals():
         warnings.simplefilter("ignore")
         # Not that of PNG images, which decodes the pixels.
         exif = ImageClass.getexif(image)

@@ -120,7 +120,7 @@ def opened(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), texts.long_chunks():
+        with warnings.catch_warnings(), texts.long_chunks(), texts.few_rationals():
             warnings.simplefilter("ignore")  # about large images; images that are too large raise an error
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ValueError("It is not a regular file")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from sdcli.errors import InputFileError
 from sdcli.metadata import Provenance, provenance, texts
 from sdcli.outputs.formats import opened
 
@@ -240,3 +244,16 @@ def test_an_object_in_any_tag_or_property() -> None:
     assert saved("JPEG", comment=written.encode()) == {"UserComment": written}
     xmp = XMP.format("<dc:description>{old} boat</dc:description>")
     assert saved("WEBP", xmp=xmp.encode(), exif=exif(0x010E, TEXT.encode())) == {"UserComment": TEXT}
+
+
+def test_only_a_thousand_fractions_of_a_tag_are_read(tmp_path: Path) -> None:
+    number = 1_000_000
+    entries = [struct.pack(">HHLL", tag, 5, number, 38) for tag in (0x0100, 0x0101)]
+    tiff = b"MM\0*" + struct.pack(">LH", 8, 2) + b"".join(entries) + bytes(4) + b"\0\0\0\1" * 2 * number
+    (tmp_path / "a.tiff").write_bytes(tiff)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=b"Exif\0\0" + tiff)
+    start = time.process_time()
+    for name in ("a.tiff", "a.png"):
+        with suppress(InputFileError), opened(tmp_path / name, decode=False) as image:
+            assert texts.read(image) == {}
+    assert time.process_time() - start < 2
