@@ -38,7 +38,7 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
     _require_own_shards(folder, files, source)
     try:
         with _quiet():
-            weights = [folder / name for name in files.files if not name.endswith(".json")]
+            weights = map(folder.joinpath, files.weights)
             require_enough_weights(part_class, folder / files.part, weights)
             model, info = part_class.from_pretrained(
                 folder / files.part,
@@ -114,9 +114,7 @@ def try_out(model: Model) -> None:
 
 def _require_own_shards(folder: Path, files: WeightFiles, source: str) -> None:
     """Raise `ModelError` if an index of weights in several files names other files than those of the part."""
-    for name in files.files:
-        if not name.endswith(".json"):
-            continue
+    for name in set(files.files) - set(files.weights):
         shards = json_files.read(folder / name).get("weight_map")
         named = shards.values() if isinstance(shards, dict) else [shards]
         other = next((shard for shard in named if f"{files.part}/{shard}" not in files.files), None)
@@ -143,7 +141,7 @@ def require_enough_weights(part_class: Any, folder: Path, weights: Iterable[Path
     config = part_class.config_class.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         needed = sum(4 * weight.numel() for weight in part_class(config).parameters())
-    # A pickle's size is that of the file, which may be in half precision.
+    # Twice, because the same weights may be used in two places.
     found = 2 * sum(checkpoint_file.size(path) for path in weights)
     if needed > found:
         raise ValueError(f"{CONFIG} describes {needed:,} bytes of weights, more than there are")
@@ -159,8 +157,8 @@ def _quiet() -> Iterator[None]:
     """Hide the libraries' progress bars and warnings: whatever matters is an error here."""
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for library in libraries:
+        library.disable_progress_bar()
         library.set_verbosity_error()
     try:
         yield

@@ -22,6 +22,11 @@ class WeightFiles:
     variant: str | None
     safetensors: bool
 
+    @property
+    def weights(self) -> list[str]:
+        """The files that contain tensors: all but the index."""
+        return [name for name in self.files if not name.endswith(".json")]
+
 
 def find(names: Collection[str], part: str) -> WeightFiles | None:
     """The files to load for a part; None if there are none.

@@ -123,7 +123,7 @@ class FolderModel:
         return all((self.path / name).is_file() for part in self.parts.values() for name in part.files)
 
     def weights(self) -> int:
-        return sum(checkpoint_file.size(self.path / name) for part in self.parts.values() for name in part.files)
+        return sum(checkpoint_file.size(self.path / name) for part in self.parts.values() for name in part.weights)
 
     def tokenizer(self) -> Any:
         from sdcli.models import tokenizer

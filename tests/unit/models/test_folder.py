@@ -117,6 +117,22 @@ def test_half_precision_is_used_if_there_is_no_other_and_becomes_full(folder: Pa
     assert {weight.dtype for weight in weights(model).values()} == {torch.float32}
 
 
+def test_weights_in_several_files_with_an_index(
+    folder: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = find(ModelRequest(model=str(small_folder)))
+    model = whole.load(CPU, lambda _: None)
+    for name, part in (("unet", model.unet), ("text_encoder", model.text_encoder)):
+        shutil.rmtree(folder / name)
+        part.save_pretrained(folder / name, max_shard_size="1MB")
+        assert len(list((folder / name).glob("*-of-*.safetensors"))) > 1
+    capsys.readouterr()
+    source = find(ModelRequest(model=str(folder)))
+    assert source.weights() == whole.weights()
+    assert same(source.load(CPU, lambda _: None), model)
+    assert capsys.readouterr().err == "", "no progress bar of the library"
+
+
 def test_pickled_weights_are_used_if_there_are_no_others(folder: Path, small_folder: Path) -> None:
     for part, old, new in (
         ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
