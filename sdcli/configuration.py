@@ -28,6 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings, as_choice, flag, flags, in_use, options, spellings
+from sdcli.terminal import shortened
 
 PREFIX = "SDCLI_"
 FILE_VARIABLE = "SDCLI_CONFIG_FILE"
@@ -349,8 +350,7 @@ def toml(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     """A value in TOML, short enough for a message."""
-    text = toml(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return shortened(toml(value), _LONGEST)
 
 
 def template() -> str:

@@ -30,6 +30,7 @@ from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import Settings, as_choice, default, names, options, spellings
 from sdcli.stages import safety
+from sdcli.terminal import shortened
 from sdcli.txt2img import execute
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
 def _ignored(found: Provenance) -> list[str]:
     """What the command leaves out of the values and prompts of another tool."""
     ignored = [
-        f"{name} {shortened(str(value))} is ignored"
+        f"{name} {shortened(str(value), _LONGEST_NOTE)} is ignored"
         for name, value in found.other.items()
         if name not in found.harmless
     ]
@@ -303,14 +304,9 @@ def _ignored(found: Provenance) -> list[str]:
         for what, pattern in _SYNTAX:
             parts = list(dict.fromkeys(match[0] for match in pattern.finditer(found.settings.get(name, "")[:100_000])))
             if parts:
-                shown = shortened(", ".join(parts[:5]))
+                shown = shortened(", ".join(parts[:5]), _LONGEST_NOTE)
                 ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
     return ignored
-
-
-def shortened(text: str, longest: int = _LONGEST_NOTE) -> str:
-    """The beginning of a text, with dots for the rest."""
-    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def settings_of(source: Source, model: str | None = None) -> dict[str, Any]:

@@ -24,6 +24,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def shortened(text: str, longest: int = 60) -> str:
+    """The beginning of a text of a file, short enough for a message."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def json_line(value: Any) -> str:
     """Returns the value as one line of JSON, in which only unsafe characters are escaped; without UTF-8 all but ASCII.
 

@@ -17,10 +17,10 @@ from sdcli.metadata.provenance import needed
 from sdcli.records import GridRecord, ImageRecord, SafetyRecord, WatermarkRecord
 from sdcli.registry import SAMPLERS, WATERMARK_METHODS
 from sdcli.settings import default, names
-from sdcli.terminal import json_line, one_line, printable
+from sdcli.terminal import json_line, one_line, printable, shortened
 
-_LONGEST = 400
-"""Characters of another tool's value in the table; the JSON contains all of it."""
+_LONGEST, _LONGEST_MARK = 400, 80
+"""Characters of another tool's value, and of a watermark, in the table; the JSON contains all of it."""
 _MOST_PIXELS = 2**23
 """Of an image from which the watermark is read. For more it takes many seconds and much memory."""
 
@@ -221,7 +221,7 @@ def _watermark_rows(source: rerun.Source, mark: WatermarkRecord | None) -> Itera
     if mark is None:
         yield "Watermark", "none"
         return
-    then = f"{rerun.shortened(repr(mark.text))} by {rerun.shortened(mark.method)}"
+    then = f"{shortened(repr(mark.text), _LONGEST_MARK)} by {shortened(mark.method, _LONGEST_MARK)}"
     then = f"{then}; wrong bits of {mark.bits}: {mark.wrong_bits} when saved"
     now, not_read = _watermark(source)
     if now is None:

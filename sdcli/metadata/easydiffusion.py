@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import file_name, harmless, objects, others, sampler_name
+from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, file_name, harmless, objects, others, sampler_name
 
 TOOL = "Easy Diffusion"
 # The names of values and their titles, which it writes if it also writes text files.
@@ -41,10 +41,10 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
 
 
 def _read(values: dict[str, Any]) -> Provenance:
-    notes = ["the random number generator is not known"]
+    notes = [NO_RNG]
     other = {name: value for name, value in others(values, TITLES).items() if value != "False"}
     if "prompt_strength" in other:
-        notes.append("the image was generated from another image")
+        notes.append(OTHER_IMAGE)
     return Provenance(
         TOOL,
         "",

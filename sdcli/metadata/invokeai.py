@@ -15,14 +15,13 @@ from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import fields, harmless, others
+from sdcli.metadata.values import OTHER_IMAGE, fields, harmless, others
 from sdcli.settings import own_sampler
 
 TOOL = "InvokeAI"
 # The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").
 DREAM = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "scale", "A": "sampler"}
 LONG = {"steps": "s", "seed": "S", "width": "W", "height": "H", "cfg_scale": "C", "sampler": "A"}
-OTHER_IMAGE = "the image was generated from another image"
 SCALES = "cfg_scale is a list of one value for each step, so the guidance scale is not known"
 # Nodes that contain one value, and nodes that have no effect beside the values that are read from them.
 VALUES = ("string", "integer", "float")

@@ -12,7 +12,7 @@ from typing import Any
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY
-from sdcli.metadata.values import fields, objects, others, sampler_name
+from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, fields, objects, others, sampler_name
 
 TOOL = "NovelAI"
 READ = {"prompt", "uc", "seed", "steps", "sampler", "noise_schedule", "scale", "width", "height", "v4_prompt",
@@ -52,7 +52,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
     prompt = comment.get("prompt", description) if base is None else base
     model = _SOURCE.fullmatch(source)
     other = others(comment, READ | HARMLESS, NEUTRAL)
-    notes = ["the random number generator is not known"]
+    notes = [NO_RNG]
     if characters or negative_characters:
         other |= others({"characters": characters, "negative characters": negative_characters}, ())
         notes.append("the image has prompts of its characters beside the prompt")
@@ -61,7 +61,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
     if comment.get("sm") or comment.get("sm_dyn"):
         notes.append("the sampler is a variant of NovelAI, SMEA")
     if "request_type" in other:
-        notes.append("the image was generated from another image")
+        notes.append(OTHER_IMAGE)
     if not comment:
         notes = ["the settings in `Comment` are missing or damaged"]
     return Provenance(

@@ -9,7 +9,7 @@ from typing import Any
 from sdcli.metadata.comfyui import OWN_SCHEDULES
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import PARAMETERS_KEY
-from sdcli.metadata.values import fields, file_name, harmless, objects, others, sampler_name
+from sdcli.metadata.values import OTHER_IMAGE, fields, file_name, harmless, objects, others, sampler_name
 from sdcli.settings import own_sampler
 
 TOOL = "SwarmUI"
@@ -79,5 +79,5 @@ def _notes(params: dict[str, Any]) -> list[str]:
         if isinstance(text, str) and (found := sorted(set(_INSTRUCTION.findall(text[:100_000])))):
             notes.append(f"the {name} has instructions of SwarmUI: {', '.join(f'<{each}>' for each in found[:5])}")
     if {"initimage", "initimagecreativity"} & params.keys():
-        notes.append("the image was generated from another image")
+        notes.append(OTHER_IMAGE)
     return notes

@@ -11,6 +11,9 @@ from sdcli.json_text import read_object
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.settings import own_sampler
 
+OTHER_IMAGE = "the image was generated from another image"
+NO_RNG = "the random number generator is not known"
+
 
 def objects(texts: Mapping[str, str], *names: str) -> Iterator[dict[str, Any]]:
     """Yields the JSON objects in `parameters`, in UserComment, and in the texts with these names."""

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from sdcli.errors import InputFileError
 from sdcli.settings import as_choice, is_text, names, spellings
+from sdcli.terminal import shortened
 
 STDIN = "-"
 LONGEST_LINE = 10_000_000
@@ -64,11 +65,6 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and not is_text(value):
             raise InputFileError(f"{name} {value!r} contains half of a character", fix="Write both halves, or neither.")
     return values
-
-
-def shortened(text: str) -> str:
-    """A text of a file, short enough for a message."""
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def not_utf8(error: UnicodeDecodeError, name: str, where: str = "It") -> tuple[str, str]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdcli.errors import InputFileError
-from sdcli.prompts.files import PromptFile, Rows, shortened
+from sdcli.prompts.files import PromptFile, Rows
 from sdcli.prompts.formats import text
+from sdcli.terminal import shortened
 
 A1111 = {
     "prompt": "prompt", "negative_prompt": "negative_prompt", "seed": "seed", "steps": "steps", "cfg_scale": "scale",

@@ -11,8 +11,9 @@ from itertools import chain
 from typing import Any
 
 from sdcli.errors import InputFileError
-from sdcli.prompts.files import PromptFile, Rows, row_settings, shortened
+from sdcli.prompts.files import PromptFile, Rows, row_settings
 from sdcli.settings import spellings
+from sdcli.terminal import shortened
 
 _LARGEST_JSON = 100_000_000
 """Bytes of a JSON array, which is parsed as a whole."""

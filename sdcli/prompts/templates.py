@@ -26,7 +26,8 @@ from itertools import accumulate, count, pairwise
 from pathlib import Path
 
 from sdcli.errors import InputFileError
-from sdcli.prompts.files import not_utf8, shortened
+from sdcli.prompts.files import not_utf8
+from sdcli.terminal import shortened
 
 LONGEST = 200_000
 """Characters of a prompt with choices or wildcards: more than any text encoder reads, and parsed within a second."""
