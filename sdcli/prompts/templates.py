@@ -29,7 +29,7 @@ from sdcli.errors import InputFileError
 from sdcli.prompts.files import not_utf8
 from sdcli.terminal import shortened
 
-LONGEST = 200_000
+LONGEST = 100_000
 """Characters of a prompt with choices or wildcards: more than any text encoder reads, and parsed within a second."""
 DEPTH = 50
 """The deepest nesting of choices and wildcards: far above any real prompt, and below the recursion limit of Python."""
@@ -205,27 +205,31 @@ class _Choice:
 
     Attributes:
         options: the templates, without those of the weight 0.
-        weights: how often each is chosen, compared with the others.
+        weights: how often each is chosen, compared with the others; None if all are chosen equally often.
     """
 
     options: tuple[Template, ...]
-    weights: tuple[Fraction, ...]
+    weights: tuple[Fraction, ...] | None = None
 
     @classmethod
-    def of(cls, weighted: Sequence[tuple[Fraction, Template]], text: str) -> _Choice:
-        """The choice between templates with weights.
+    def of(cls, weighted: Sequence[tuple[Fraction | None, Template]], text: str) -> _Choice:
+        """The choice between templates. An option without a weight has the weight 1.
 
         Raises:
             InputFileError: every weight is 0.
         """
-        found = [(weight, option) for weight, option in weighted if weight]
+        if all(weight is None for weight, _ in weighted):
+            return cls(tuple([option for _, option in weighted]))
+        found = [(_ONE if weight is None else weight, option) for weight, option in weighted if weight != 0]
         if not found:
             raise InputFileError(f"every weight is 0 in {shortened(text)}", fix="Give one alternative another weight.")
         return cls(tuple(option for _, option in found), tuple(weight for weight, _ in found))
 
     @cached_property
-    def _shares(self) -> list[int]:
+    def _shares(self) -> Sequence[int]:
         """The sum of the weights up to each option, inclusive, in a unit in which each is a whole number."""
+        if self.weights is None:
+            return range(1, len(self.options) + 1)
         unit = math.lcm(*(weight.denominator for weight in self.weights))
         return list(accumulate(int(weight * unit) for weight in self.weights))
 
@@ -236,8 +240,12 @@ class _Choice:
     @cached_property
     def depth(self) -> int:
         """The number of nested choices, including this one."""
-        inner = (part.depth for option in self.options for part in option._parts if not isinstance(part, str))
-        return 1 + max(inner, default=0)
+        deepest = 0
+        for option in self.options:
+            for part in option._parts:
+                if not isinstance(part, str) and part.depth > deepest:
+                    deepest = part.depth
+        return deepest + 1
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -321,7 +329,7 @@ def _alternatives(parts: Sequence[str | _Choice], places: Sequence[int], text: s
         InputFileError: it is a choice of several alternatives, or a weight is too large.
     """
     start = parts[places[0] + 1]
-    if isinstance(start, str) and _SEVERAL.match(start):
+    if isinstance(start, str) and "$$" in start and _SEVERAL.match(start):
         raise InputFileError(
             f"choices of several alternatives are not supported: {shortened(text)}",
             fix="Write one choice after another, such as {a|b}, {c|d}, or --compat to read braces as text.",
@@ -330,7 +338,7 @@ def _alternatives(parts: Sequence[str | _Choice], places: Sequence[int], text: s
     if len(places) == 2 and _weighted([start])[0] is None:
         return None
     weighted = [_weighted(parts[a + 1 : b]) for a, b in pairwise(places)]
-    return _Choice.of([(_ONE if weight is None else weight, Template(parts)) for weight, parts in weighted], text)
+    return _Choice.of([(weight, Template(parts)) for weight, parts in weighted], text)
 
 
 def _weighted(parts: Sequence[str | _Choice]) -> tuple[Fraction | None, tuple[str | _Choice, ...]]:
@@ -370,14 +378,14 @@ def _wildcard(name: str, wildcards: Wildcards, trail: tuple[str, ...]) -> _Choic
         if trail:
             error.why = f"{error.why} {wildcards.folder / f'{trail[-1]}.txt'} contains __{name}__.".lstrip()
         raise
-    options: list[tuple[Fraction, Template]] = []
+    options: list[tuple[Fraction | None, Template]] = []
     if several:
         for file in (_wildcard(file, wildcards, trail) for file in found):
-            options += zip(file.weights, file.options, strict=True)
+            options += zip(file.weights or [None] * len(file.options), file.options, strict=True)
     else:
         for line in found:
             weight, parts = _weighted(_parse(line, wildcards, (*trail, name)))
-            options.append((_ONE if weight is None else weight, Template(parts)))
+            options.append((weight, Template(parts)))
     choice = _Choice.of(options, f"__{name}__")
     wildcards._choices[name] = _require_depth(choice, f"__{name}__")
     return choice
