@@ -454,6 +454,6 @@ def test_shared_lists_are_parsed_once(tmp_path: Path) -> None:
 
 
 def test_a_long_prompt_with_braces_is_refused_at_once(wildcards: Wildcards) -> None:
-    with pytest.raises(InputFileError, match="more than 200,000 characters"):
+    with pytest.raises(InputFileError, match="more than 100,000 characters"):
         Template.parse('{"a":' * 50_000, wildcards)
     assert Template.parse("a " * 500_000, wildcards).combinations == 1
