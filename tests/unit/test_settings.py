@@ -35,7 +35,7 @@ ORIGINAL = {
     "--seed": 42,
     "--precision": "autocast",
 }
-"""Flags of `scripts/txt2img.py` and their defaults. 50 steps, 512 x 512 pixels and the scale 7.5 are in `test_jobs.py`."""
+"""Flags of `scripts/txt2img.py` with their defaults; 50 steps, 512 x 512 pixels and scale 7.5 are in `test_jobs.py`."""
 
 
 def test_every_flag_of_the_original_exists_with_its_default() -> None:
