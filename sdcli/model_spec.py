@@ -26,6 +26,8 @@ class NoiseSchedule(BaseModel):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    spacing_is_given: bool = True
+    """Whether the model's files name the spacing. Otherwise it is that of the files' own scheduler."""
     steps_offset: int = Field(default=1, ge=0)
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False

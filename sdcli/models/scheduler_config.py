@@ -74,6 +74,7 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
         raise ModelError(f"{path} sets trained_betas", why="sdcli has no samplers for custom betas.")
     defaults = {**DEFAULTS, "timestep_spacing": SPACINGS[name], **CHANGED_BETAS.get(name, {})}
     fields = {field: config.get(field, defaults[field]) for field in FIELDS}
+    fields["spacing_is_given"] = "timestep_spacing" in config
     if pipeline.startswith("StableDiffusion"):
         fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value
     try:

@@ -16,9 +16,33 @@ if TYPE_CHECKING:
     import torch
 
     from sdcli.pipeline.noise import BatchNoise
+    from sdcli.settings import ImageSettings
 
     Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
     """Latents and a timestep to a prediction of the latents' shape, see `GuidedDenoiser`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sampler does.
+
+    Attributes:
+        steps: number of sampling steps.
+        schedule: where the steps are, one of the values of `--schedule`.
+        sigmas: the noise levels of the steps, falling, instead of a schedule; a last 0 is the end of the last step.
+        eta: share of new noise in each step, 0 to 1.
+    """
+
+    steps: int
+    schedule: str = "auto"
+    sigmas: tuple[float, ...] = ()
+    eta: float = 0.0
+
+    @classmethod
+    def of(cls, settings: ImageSettings) -> Plan:
+        """The plan of an image, whose number of steps is set."""
+        assert settings.steps is not None
+        return cls(settings.steps, settings.schedule, settings.sigmas or (), settings.eta)
 
 
 @dataclass(frozen=True)
@@ -44,17 +68,14 @@ class Step:
 class Sample(Protocol):
     """The generator of a sampler."""
 
-    def __call__(
-        self, denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float
-    ) -> Iterator[Step]:
+    def __call__(self, denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
         """Generate a batch of latents from noise.
 
         Args:
             denoiser: the model.
             noise: initial noise, and the noise of each draw.
-            steps: number of sampling steps.
+            plan: what to do, as `check` accepts it.
             schedule: the noise schedule that the model was trained with.
-            eta: share of new noise in each step, 0 to 1.
         """
         ...
 
@@ -65,19 +86,24 @@ class Sampler:
 
     Attributes:
         title: the name that other tools show for it.
-        check: raises `UsageError` for a number of steps or a schedule that it cannot handle.
-        evaluations: evaluations of the model for a number of steps.
-        draws: draws of noise that the original makes while sampling. They move the run's stream of random numbers even
-            where nothing uses them.
+        check: raises `UsageError` for a plan or a noise schedule that it cannot handle. The values of `schedules`,
+            `sigmas` and `eta` are already checked.
+        evaluations: evaluations of the model for a plan.
+        draws: draws of noise that it makes after the initial noise. Those that the original makes count, too, even where
+            nothing uses them: they move the run's stream of random numbers.
         sample: the generator.
-        refuses_eta: whether an eta other than 0 is an error, as in the original.
-        aliases: names that other tools have for it in their files, in lower case.
+        schedules: the values of `--schedule` that it takes, besides auto.
+        takes_sigmas: whether it takes `--sigmas`.
+        takes_eta: whether it takes an eta other than 0.
+        aliases: names that other tools have for it, in lower case, besides `title`.
     """
 
     title: str
-    check: Callable[[int, NoiseSchedule], None]
-    evaluations: Callable[[int, NoiseSchedule], int]
-    draws: Callable[[int, NoiseSchedule], int]
+    check: Callable[[Plan, NoiseSchedule], None]
+    evaluations: Callable[[Plan, NoiseSchedule], int]
+    draws: Callable[[Plan, NoiseSchedule], int]
     sample: Sample
-    refuses_eta: bool = False
+    schedules: tuple[str, ...] = ()
+    takes_sigmas: bool = False
+    takes_eta: bool = False
     aliases: tuple[str, ...] = ()

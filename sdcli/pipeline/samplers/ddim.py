@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
-from sdcli.pipeline.samplers import Sampler, Step
-from sdcli.pipeline.schedules import exceeds_training, scheduler_arguments, timesteps
+from sdcli.pipeline.samplers import Plan, Sampler, Step
+from sdcli.pipeline.schedules import SPACINGS, exceeds_training, scheduler_arguments, spaced, timesteps
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
     from sdcli.pipeline.samplers import Denoiser
 
 
-def check(steps: int, schedule: NoiseSchedule) -> None:
+def check(plan: Plan, schedule: NoiseSchedule) -> None:
     """Refuse numbers of steps whose timesteps exceed those of the training. PLMS shares this check."""
+    steps, schedule = plan.steps, spaced(schedule, plan)
     total = schedule.num_train_timesteps
     if steps <= total and not exceeds_training(steps, schedule):
         return
@@ -38,7 +39,7 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
     )
 
 
-def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
+def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
     import torch
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -52,17 +53,26 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
         set_alpha_to_one=schedule.set_alpha_to_one,
         rescale_betas_zero_snr=schedule.rescale_betas_zero_snr,
     )
-    times = timesteps(steps, schedule)
+    times = timesteps(plan.steps, spaced(schedule, plan))
     # The scheduler steps back by T // num_inference_steps; the list may be one longer than `steps`.
-    scheduler.num_inference_steps = steps
+    scheduler.num_inference_steps = plan.steps
     scheduler.timesteps = torch.tensor(list(times))
     evaluations = [Evaluation(time, time, float(scheduler.alphas_cumprod[time])) for time in times]
-    return scheduler_steps.sample(scheduler, evaluations, denoiser, noise, eta=eta)
+    return scheduler_steps.sample(scheduler, evaluations, denoiser, noise, eta=plan.eta)
 
 
-def evaluations(steps: int, schedule: NoiseSchedule) -> int:
+def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
     """One evaluation for each timestep. The original draws noise in each, whatever eta is."""
-    return len(timesteps(steps, schedule))
+    return len(timesteps(plan.steps, spaced(schedule, plan)))
 
 
-SAMPLER = Sampler("DDIM", check, evaluations, draws=evaluations, sample=sample)
+SAMPLER = Sampler(
+    "DDIM",
+    check,
+    evaluations,
+    draws=evaluations,
+    sample=sample,
+    schedules=SPACINGS,
+    takes_eta=True,
+    aliases=("ddim_uniform", "ddimscheduler"),
+)

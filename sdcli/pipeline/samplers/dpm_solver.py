@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
-from sdcli.pipeline.samplers import Sampler, Step
+from sdcli.pipeline.samplers import Plan, Sampler, Step
 from sdcli.pipeline.schedules import scheduler_arguments
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from sdcli.pipeline.samplers import Denoiser
 
 
-def check(steps: int, schedule: NoiseSchedule) -> None:
+def check(plan: Plan, schedule: NoiseSchedule) -> None:
     """Refuse a single step, and more steps than the model has timesteps."""
+    steps = plan.steps
     if steps < 2:
         raise UsageError(
             f"--ddim_steps {steps} does not work with DPM-Solver",
@@ -32,7 +33,7 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
         )
 
 
-def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
+def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
     import numpy as np
     import torch
@@ -50,7 +51,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
         lower_order_final=True,
         final_sigmas_type="sigma_min",
     )
-    total = schedule.num_train_timesteps
+    steps, total = plan.steps, schedule.num_train_timesteps
     scheduler.set_timesteps(steps)
     # Between the trained timesteps log alpha is interpolated linearly, and sigma follows from it.
     continuous = np.linspace(1.0, 1.0 / total, steps + 1, dtype=np.float32)
@@ -67,10 +68,9 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
 
 
 SAMPLER = Sampler(
-    "DPM++ 2M",
+    "DPM-Solver",
     check,
-    evaluations=lambda steps, schedule: steps,
-    draws=lambda steps, schedule: 0,
+    evaluations=lambda plan, schedule: plan.steps,
+    draws=lambda plan, schedule: 0,
     sample=sample,
-    aliases=("dpmpp_2m", "k_dpmpp_2m"),
 )

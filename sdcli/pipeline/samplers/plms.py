@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
-from sdcli.pipeline.samplers import Sampler, Step, ddim
-from sdcli.pipeline.schedules import scheduler_arguments, timesteps
+from sdcli.pipeline.samplers import Plan, Sampler, Step, ddim
+from sdcli.pipeline.schedules import SPACINGS, scheduler_arguments, spaced, timesteps
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
@@ -20,7 +20,7 @@ _FEWEST = 10
 """Steps for models whose last step ends without noise: with 6, 7 or 9 the builtin model's images are torn."""
 
 
-def check(steps: int, schedule: NoiseSchedule) -> None:
+def check(plan: Plan, schedule: NoiseSchedule) -> None:
     """Refuse what DDIM refuses, models with a zero terminal SNR, and too few steps."""
     if schedule.rescale_betas_zero_snr:
         raise UsageError(
@@ -29,17 +29,17 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
             fix="Pass --sampler ddim.",
             settings=("steps", "sampler"),
         )
-    ddim.check(steps, schedule)
-    if ends_without_noise(schedule) and steps < _FEWEST:
+    ddim.check(plan, schedule)
+    if ends_without_noise(spaced(schedule, plan)) and plan.steps < _FEWEST:
         raise UsageError(
-            f"--ddim_steps {steps} is too few for PLMS with this model",
+            f"--ddim_steps {plan.steps} is too few for PLMS with this model",
             why="PLMS extrapolates from the steps before, and its images are torn.",
             fix=f"Pass {_FEWEST} or more, or --sampler ddim or dpm_solver.",
             settings=("steps", "sampler"),
         )
 
 
-def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
+def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
     from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
@@ -49,6 +49,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
     scheduler = PNDMScheduler(
         **scheduler_arguments(schedule), skip_prk_steps=True, set_alpha_to_one=schedule.set_alpha_to_one
     )
+    steps, schedule = plan.steps, spaced(schedule, plan)
     scheduler.set_timesteps(steps)
 
     def evaluation(model_time: int, scheduler_time: int) -> Evaluation:
@@ -75,9 +76,17 @@ def ends_without_noise(schedule: NoiseSchedule) -> bool:
     return schedule.set_alpha_to_one and schedule.timestep_spacing != "leading"
 
 
-def evaluations(steps: int, schedule: NoiseSchedule) -> int:
+def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
     """One evaluation for each timestep, and one more in the first step. The original draws noise in each."""
-    return len(timesteps(steps, schedule)) + 1
+    return ddim.evaluations(plan, schedule) + 1
 
 
-SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True, aliases=("pndm",))
+SAMPLER = Sampler(
+    "PLMS",
+    check,
+    evaluations,
+    draws=evaluations,
+    sample=sample,
+    schedules=SPACINGS,
+    aliases=("pndm", "k_plms", "pndmscheduler"),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,44 @@ class Evaluation:
 
     Attributes:
         model_time: the time that the model receives.
-        scheduler_time: the time that the scheduler receives.
+        scheduler_time: the time that the scheduler receives: a number, or a tensor of its own.
         alpha_bar: cumulative product of alphas of the latents, 0 to 1 (Ho et al., 2020).
     """
 
     model_time: float
-    scheduler_time: float
+    scheduler_time: Any
     alpha_bar: float
 
 
+def evaluations_of(scheduler: Any) -> list[Evaluation]:
+    """The evaluations that a scheduler with its timesteps set asks for."""
+    # The scheduler gets its own tensors: it takes integers for indices.
+    times = list(scheduler.timesteps)
+    bars = scheduler.alphas_cumprod
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        return [Evaluation(float(time), time, float(bars[int(time)])) for time in times]
+    levels = [float(sigma) for sigma in sigmas[: len(times)]]
+    # Methods of second order evaluate the model between two steps.
+    between = getattr(scheduler, "sigmas_interpol", None)
+    for index in range(1, len(times), 2):
+        if between is not None:
+            levels[index] = float(between[index - 1])
+        elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
+            levels[index] = math.sqrt(levels[index - 1] * levels[index])
+    return [
+        Evaluation(float(time), time, 1 / (level * level + 1)) for time, level in zip(times, levels, strict=True)
+    ]
+
+
 def sample(
-    scheduler: Any, evaluations: Sequence[Evaluation], denoiser: Denoiser, noise: BatchNoise, **options: Any
+    scheduler: Any,
+    evaluations: Sequence[Evaluation],
+    denoiser: Denoiser,
+    noise: BatchNoise,
+    *,
+    draws: bool = True,
+    **options: Any,
 ) -> Iterator[Step]:
     """Generate latents with a prepared scheduler.
 
@@ -40,18 +68,21 @@ def sample(
         scheduler: one of diffusers' schedulers, with its timesteps set.
         evaluations: the evaluations in order.
         denoiser: the model.
-        noise: the batch's noise; the scheduler's draws come from it, too.
+        noise: the batch's noise.
+        draws: whether the scheduler's draws come from `noise`, too. Otherwise it draws itself.
         options: further arguments of `scheduler.step`.
     """
     latents = noise.initial() * scheduler.init_noise_sigma
-    drawn_by_scheduler = SchedulerNoise(noise)
+    drawn_by_scheduler = SchedulerNoise(noise) if draws else nullcontext()
     for index, evaluation in enumerate(evaluations):
         time = evaluation.scheduler_time
         # Some schedulers keep latents whose noise is not scaled down with the signal; the model's input always has the
         # variance that the model was trained with.
         scaled = scheduler.scale_model_input(latents, time)
         output = denoiser(scaled, evaluation.model_time)
-        denoised = _denoised(output, scaled, evaluation.alpha_bar, scheduler.config.prediction_type)
+        # iPNDM has no such field: it takes velocities.
+        prediction = scheduler.config.get("prediction_type", "v_prediction")
+        denoised = _denoised(output, scaled, evaluation.alpha_bar, prediction)
         with drawn_by_scheduler:
             latents = scheduler.step(output, time, latents, return_dict=False, **options)[0]
         alpha_bar = evaluation.alpha_bar

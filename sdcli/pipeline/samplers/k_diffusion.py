@@ -1,0 +1,35 @@
+"""The samplers of k-diffusion (Karras et al., 2022): Euler, Heun, DPM2, and their ancestral forms; LMS."""
+
+from __future__ import annotations
+
+from sdcli.pipeline.samplers.of_diffusers import Scheduler, between_steps, in_each_step, sampler, twice
+from sdcli.pipeline.schedules import SPACINGS
+
+EULER_SCHEDULER = Scheduler("scheduling_euler_discrete:EulerDiscreteScheduler", zero_snr=True)
+EULER = sampler("Euler", EULER_SCHEDULER, "k_euler", takes_sigmas=True)
+EULER_A = sampler(
+    "Euler a",
+    Scheduler(
+        "scheduling_euler_ancestral_discrete:EulerAncestralDiscreteScheduler",
+        draws=in_each_step, zero_snr=True, x0=False,
+    ),
+    "euler_ancestral", "k_euler_ancestral", "k_euler_a",
+    schedules=SPACINGS, takes_sigmas=True,
+)  # fmt: skip
+HEUN = sampler(
+    "Heun", Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False), "k_heun"
+)
+DPM2 = sampler(
+    "DPM2",
+    Scheduler("scheduling_k_dpm_2_discrete:KDPM2DiscreteScheduler", evaluations=twice, x0=False),
+    "dpm_2", "k_dpm_2", "kdpm_2",
+)  # fmt: skip
+DPM2_A = sampler(
+    "DPM2 a",
+    Scheduler(
+        "scheduling_k_dpm_2_ancestral_discrete:KDPM2AncestralDiscreteScheduler",
+        evaluations=twice, draws=between_steps, x0=False,
+    ),
+    "dpm_2_ancestral", "k_dpm_2_ancestral", "k_dpm_2_a", "kdpm_2_a",
+)  # fmt: skip
+LMS = sampler("LMS", Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler"), "k_lms", takes_sigmas=True)

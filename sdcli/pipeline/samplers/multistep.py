@@ -1,0 +1,14 @@
+"""Multistep samplers: UniPC (Zhao et al., 2023), DEIS (Zhang and Chen, 2022), SA-Solver (Xue et al., 2023)."""
+
+from __future__ import annotations
+
+from sdcli.pipeline.samplers.of_diffusers import Scheduler, in_each_step, sampler
+
+UNIPC = sampler(
+    "UniPC",
+    Scheduler("scheduling_unipc_multistep:UniPCMultistepScheduler", zero_snr=True),
+    "uni_pc", "k_unipc", "uni_pc_bh2",
+    takes_sigmas=True,
+)  # fmt: skip
+DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler"), takes_sigmas=True)
+SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step), "sa_solver")
