@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from threading import Timer
 
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError
-from sdcli.events import Note, Progress, ignore
+from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size
 from sdcli.models.model import ModelSource
 from sdcli.outputs import formats, names
@@ -59,15 +60,33 @@ class Run:
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
         self.total = self._prompts.count()
         """Number of images; None for a stream of prompts."""
+        self.counts = self._prompts.counts
+        """How the number comes about; None for a stream."""
 
-    def batches(self) -> Iterator[list[Job]]:
-        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash."""
-        yield from batches(self._prompts, self.settings, self.spec, self.model_hash, self._step_draws)
+    def batches(self, *, report: bool = True) -> Iterator[list[Job]]:
+        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash.
+
+        Args:
+            report: whether skipped rows are counted and noted.
+        """
+        prompts = self._prompts.each(report=report)
+        yield from batches(prompts, self.settings, self.spec, self.model_hash, self._step_draws)
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the model's weights."""
-        return self.source.hash()
+        """SHA-256 of the model's weights, which are downloaded if they are not on this machine."""
+        here = self.source.here()
+        if not here:
+            self.progress(Phase("downloading model"))
+        # Known from an earlier run, it takes no time.
+        late = Timer(1, self.progress, [Phase("hashing model")])
+        late.daemon = True
+        if here:
+            late.start()
+        try:
+            return self.source.hash()
+        finally:
+            late.cancel()
 
     def _step_draws(self, sampler: str, steps: int) -> int:
         draws: int = SAMPLERS[sampler].draws(steps, self.spec.schedule)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import sdcli
 from sdcli.errors import InputFileError, OutputError, SkippedError, UsageError
-from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Saved, Started, StepDone
+from sdcli.events import BatchDone, BatchStarted, Event, Finished, Note, Phase, Saved, Started, StepDone
 from sdcli.images import GeneratedImage
 from sdcli.run import Run
 from sdcli.settings import Settings
@@ -87,17 +87,18 @@ def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None
     events: list[Event] = []
     images = txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
     assert [event for event in events if not isinstance(event, Saved)] == [
-        Started(2, "m", "cpu, precision full"),
+        Started(2, "m", "cpu, precision full", batches=1),
         Note("the safety checker is off"),
-        Loading("checksum"),
-        Loading("UNet"),
+        Phase("importing libraries"),
+        Phase("loading model"),
         BatchStarted(2, 2),
         StepDone(0),
         StepDone(1),
         BatchDone(2),
+        Finished(2, str(tmp_path), seeds=(42,)),
     ]
     saved = [event for event in events if isinstance(event, Saved)]
-    assert events[-3:] == saved
+    assert events[-4:-1] == saved
     assert [event.path for event in saved] == [*(image.path for image in images), tmp_path / "grid-0000.png"]
     assert saved[0].record == images[0].record.values()
 

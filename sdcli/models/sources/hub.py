@@ -67,7 +67,6 @@ class HubModel:
         return self.folder.tokenizer()
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
-        progress("weights from the hub")
         return self._downloaded.load(device, progress)
 
 

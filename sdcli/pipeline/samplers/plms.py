@@ -58,4 +58,11 @@ def evaluations(steps: int, schedule: NoiseSchedule) -> int:
     return len(timesteps(steps, schedule)) + 1
 
 
-SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True, aliases=("pndm",))
+def why(steps: int, schedule: NoiseSchedule) -> str:
+    """Why the model is evaluated more often than there are steps."""
+    return "; ".join(filter(None, [ddim.why(steps, schedule), "PLMS evaluates it twice in its first step"]))
+
+
+SAMPLER = Sampler(
+    "PLMS", check, evaluations, draws=evaluations, sample=sample, why=why, refuses_eta=True, aliases=("pndm",)
+)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sdcli.errors import ModelError, OutputError, SkippedError, WithheldError
-from sdcli.events import Event, Loading, Note, Output, Saved
+from sdcli.events import Event, Finished, Note, Output, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, UnneededImage, WithheldImage
 from sdcli.jobs import Job
 from sdcli.metadata import record_in, texts
@@ -159,7 +159,7 @@ class TestKinds:
         writer.close()
         assert run.saved == ["grid-0000.png"]
         assert np.array_equal(pixels(tmp_path / "grid-0000.png"), before)
-        assert run.notes[-1] == "3 of 3 images already existed"
+        assert run.events[-1] == Finished(0, str(tmp_path), existing=3)
 
 
 class TestOutput:
@@ -213,7 +213,6 @@ class TestOutput:
 
         def checksum() -> str:
             existed.append((tmp_path / "run-0000.jsonl").exists())
-            assert Loading("checksum") in run.events
             return "0" * 64
 
         source.hash = checksum
@@ -301,7 +300,7 @@ class TestClaims:
         assert [image.job.index for image in images] == [0, 2]
         assert run.saved == ["samples/00000.png", "samples/00001.png"]
         assert sum("no grid" in note for note in run.notes) == 1
-        assert run.notes[-1] == "1 of 3 images were left to another process"
+        assert isinstance(run.events[-1], Finished) and run.events[-1].elsewhere == 1
         again = self.resumed(tmp_path)
         (missing,) = again.execute()
         assert missing.job.index == 1
