@@ -39,12 +39,6 @@ class Stopped(BaseException):
         self.number = number
 
 
-def is_command_line() -> bool:
-    """Whether this process runs `sdcli` or `python -m sdcli`, not a program that imports the package."""
-    name = os.path.basename(getattr(sys, "argv", [""])[0])  # noqa: PTH119
-    return name == "sdcli" or (name == "-m" and "sdcli" in sys.orig_argv)
-
-
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can remove what was written."""
     return stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb")

@@ -12,18 +12,15 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from sdcli import quiet, signals
+from sdcli import first, quiet, signals
 
 IMPORTING = "importing libraries"
 _SILENT = {"--quiet", "--help", "-h", "--dry-run", "--dry_run"}
-_began = False
 _erasable = False
 
 
 def begin() -> None:
     """Take over signals, set the number of threads, print the first words. For the command line only."""
-    global _began
-    _began = True
     signals.exit_at_once()
     quiet.limit_threads()
     command, *flags = [*sys.argv[1:], ""]
@@ -55,7 +52,8 @@ def leave(code: int) -> NoReturn:
     Python would free every object and unmap every library first, which takes two seconds after PyTorch. So the process
     ends after the functions that libraries registered for its end. Its streams must be flushed.
     """
-    if not _began:  # a program that calls the command line as a function
+    erase_first_words()
+    if not first.IS_COMMAND_LINE:  # a program that calls the command line as a function
         sys.exit(code)
     atexit._run_exitfuncs()
     os._exit(code)

@@ -65,7 +65,6 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit with the documented exit code."""
     signals.exit_at_once()
-    start.erase_first_words()
     if sys.stderr is None:  # closed: messages must not go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()

@@ -18,7 +18,7 @@ from sdcli import signals
 from sdcli.errors import EXIT_BUG, OutputError, SdcliError
 from sdcli.events import BatchDone, BatchStarted, Event, Finished, Note, Output, Phase, Saved, Started, StepDone
 from sdcli.memory import shortage
-from sdcli.start import IMPORTING
+from sdcli.start import IMPORTING, erase_first_words
 from sdcli.terminal import json_line, one_line, printable
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Console:
 
     def error(self, what: str, why: str = "", fix: str = "") -> None:
         """Print what failed, why, and what to do, also with --quiet."""
+        erase_first_words()
         lines = [f"  {printable(line)}" for line in (why, fix) if line]
         if not sys.stderr.isatty():  # rich is not loaded, which may be impossible if memory is short
             print(f"sdcli: {printable(what)}", *lines, sep="\n", file=sys.stderr, flush=True)
@@ -78,6 +79,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Print a line, unless quiet."""
+        erase_first_words()
         if not self.quiet:
             print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
 
@@ -146,6 +148,7 @@ class RunConsole:
                 redirect_stderr=True,
                 transient=True,
             )
+            erase_first_words()
             self._bars.start()
             self._steps = self._bars.add_task(IMPORTING, total=None, count="")
         return self
