@@ -20,6 +20,8 @@ from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings
 from sdcli.stages import StageContext, Stages
 
+HASHING_AFTER = 1.0
+"""Seconds after which it is said that the model is hashed; the hash of an earlier run takes none."""
 _PATH_MAX = 4096
 """Bytes of a path on Linux, with the zero byte at its end."""
 
@@ -78,8 +80,7 @@ class Run:
         here = self.source.here()
         if not here:
             self.progress(Phase("downloading model"))
-        # Known from an earlier run, it takes no time.
-        late = Timer(1, self.progress, [Phase("hashing model")])
+        late = Timer(HASHING_AFTER, self.progress, [Phase("hashing model")])
         late.daemon = True
         if here:
             late.start()

@@ -52,8 +52,12 @@ def leave(code: int) -> NoReturn:
     Python would free every object and unmap every library first, which takes two seconds after PyTorch. So the process
     ends after the functions that libraries registered for its end. Its streams must be flushed.
     """
-    erase_first_words()
+    with suppress(OSError):
+        erase_first_words()
     if not first.IS_COMMAND_LINE:  # a program that calls the command line as a function
         sys.exit(code)
     atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # what these functions print, if anything
+            stream.flush()
     os._exit(code)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,9 +53,11 @@ def open_in_viewer(path: Path) -> str:
         return "there is no graphical display"
     try:
         nothing = subprocess.DEVNULL
-        subprocess.Popen(
+        process = subprocess.Popen(
             [program, path.absolute()], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
         )
     except OSError as error:
         return f"{program}: {error.strerror}"
+    # Without a viewer of its own, the program is the viewer and runs until the user closes it.
+    threading.Thread(target=process.wait, daemon=True).start()
     return ""
