@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sdcli import signals
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, OutputError, UsageError
@@ -100,6 +101,7 @@ def watermark(
     to_write = _DEFAULT_TEXT if text is None else text
     require_text(to_write if expect is None else expect)
     if add:
+        signals.raise_stopped()  # so that no incomplete file stays
         targets = iter(_targets(images, output))
         code = report.console.each(
             images, lambda path: 0 if _add(path, next(targets), to_write, method or "auto", report) else EXIT_NO
