@@ -95,7 +95,7 @@ class Finished:
 
     Attributes:
         images: images that were generated.
-        place: where they are: a folder, a file or "standard output"; "" if they are not saved.
+        place: where they are, in words, such as "in outputs/txt2img-samples".
         seeds: their seeds, each once, the first few.
         more_seeds: whether there are more.
         existing: images that existed before, with --resume.

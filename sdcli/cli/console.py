@@ -78,10 +78,10 @@ class Console:
         return code
 
     def line(self, text: str) -> None:
-        """Print a line, unless quiet."""
+        """Print a line, unless quiet. Further lines of the text are indented."""
         erase_first_words()
         if not self.quiet:
-            print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
+            print(f"sdcli: {printable(text)}".replace("\n", "\n  "), file=sys.stderr, flush=True)
 
     def indented(self, text: str) -> None:
         """Print a line that belongs to the last line on standard output."""
@@ -297,11 +297,10 @@ def _in_words(event: Finished, seconds: float) -> str:
     """What became of a run: images, time, place, seeds, and what is missing."""
     if event.existing and not (event.images or event.elsewhere or event.withheld or event.failed):
         return all_exist(event.existing)
-    place = f"in {event.place}" if event.place else "not saved"
     seeds = ", ".join(map(str, event.seeds))
     many = "s" if len(event.seeds) > 1 else ""
     seeds = f"seed{many} {seeds}{' and more' if event.more_seeds else ''}" if seeds else ""
-    parts = [f"{plural(event.images, 'image')} in {duration(seconds)}", place if event.images else "", seeds]
+    parts = [f"{plural(event.images, 'image')} in {duration(seconds)}", event.place if event.images else "", seeds]
     others = {
         "already existed": event.existing,
         "left to another process": event.elsewhere,
@@ -316,7 +315,8 @@ def _in_words(event: Finished, seconds: float) -> str:
 
 def all_exist(images: int) -> str:
     """What to say of a run of which nothing is missing."""
-    return f"{'the image exists' if images == 1 else f'all {images} images exist'}; nothing to generate"
+    which = {1: "the image exists", 2: "both images exist"}.get(images, f"all {images} images exist")
+    return f"{which}; nothing to generate"
 
 
 def plural(number: int, name: str) -> str:

@@ -215,11 +215,13 @@ class Writer:
         return saved
 
     def _place(self) -> str:
-        """Where the images are; "" if they are not saved."""
-        if self._settings.output is not None:
-            return "standard output" if self._settings.output == "-" else self._settings.output
-        saved = self._folder is not None and not (self._settings.skip_save and self._settings.skip_grid)
-        return self._settings.outdir if saved else ""
+        """Where the images are, in words."""
+        settings = self._settings
+        if settings.output is not None:
+            return "to standard output" if settings.output == "-" else f"saved as {settings.output}"
+        if not settings.skip_save:
+            return f"in {settings.outdir}"
+        return "not saved" if settings.skip_grid else f"not saved but for the grid in {settings.outdir}"
 
     def _write(self, image: GeneratedImage, key: Key) -> Path | None:
         settings, record = self._settings, image.record.values()

@@ -11,7 +11,7 @@ import pytest
 
 from sdcli.cli import viewer
 from sdcli.cli.console import RunConsole, duration
-from sdcli.events import BatchStarted, Event, Finished, Phase, Saved, Started, StepDone
+from sdcli.events import BatchStarted, Event, Finished, Note, Phase, Saved, Started, StepDone
 from sdcli.signals import Stopped
 
 IMAGE = Saved(Path("out/samples/00000.png"), {})
@@ -71,6 +71,10 @@ def test_steps_have_their_batch_and_a_reason_once(printed: Printed) -> None:
     assert printed(Started(3, "m", "cpu", "", 1), *batches[:2])[2] == "3 images, step 12 of 31"
 
 
+def test_further_lines_of_a_note_are_indented(printed: Printed) -> None:
+    assert printed(Note("skipped: it is wrong\nPass another.")) == ["skipped: it is wrong", "  Pass another."]
+
+
 def test_a_phase_is_printed_once(printed: Printed) -> None:
     """The process has printed the first one when it started."""
     names = ("importing libraries", "hashing model", "hashing model", "loading model")
@@ -80,18 +84,19 @@ def test_a_phase_is_printed_once(printed: Printed) -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (Finished(6, "out", (42,)), "6 images in 1 second, in out, seed 42"),
-        (Finished(1, "cat.png", (1,)), "1 image in 1 second, in cat.png, seed 1"),
-        (Finished(3, "", (1, 2, 3)), "3 images in 1 second, not saved, seeds 1, 2, 3"),
-        (Finished(9, "out", (1, 2), more_seeds=True), "9 images in 1 second, in out, seeds 1, 2 and more"),
+        (Finished(6, "in out", (42,)), "6 images in 1 second, in out, seed 42"),
+        (Finished(1, "saved as cat.png", (1,)), "1 image in 1 second, saved as cat.png, seed 1"),
+        (Finished(3, "not saved", (1, 2, 3)), "3 images in 1 second, not saved, seeds 1, 2, 3"),
+        (Finished(9, "in out", (1, 2), more_seeds=True), "9 images in 1 second, in out, seeds 1, 2 and more"),
         (
-            Finished(2, "out", (42,), existing=3, elsewhere=1, withheld=1, failed=2, skipped_rows=1),
+            Finished(2, "in out", (42,), existing=3, elsewhere=1, withheld=1, failed=2, skipped_rows=1),
             "2 images in 1 second, in out, seed 42, 3 already existed, 1 left to another process, 1 withheld, 2 failed,"
             " 1 row skipped",
         ),
-        (Finished(0, "out", failed=2), "0 images in 1 second, 2 failed"),
-        (Finished(0, "out", existing=6), "all 6 images exist; nothing to generate"),
-        (Finished(0, "out", existing=1), "the image exists; nothing to generate"),
+        (Finished(0, "in out", failed=2), "0 images in 1 second, 2 failed"),
+        (Finished(0, "in out", existing=6), "all 6 images exist; nothing to generate"),
+        (Finished(0, "in out", existing=2), "both images exist; nothing to generate"),
+        (Finished(0, "in out", existing=1), "the image exists; nothing to generate"),
     ],
 )
 def test_the_last_line(printed: Printed, event: Finished, line: str) -> None:

@@ -97,7 +97,7 @@ def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None
         StepDone(0),
         StepDone(1),
         BatchDone(2),
-        Finished(2, str(tmp_path), seeds=(42,)),
+        Finished(2, f"in {tmp_path}", seeds=(42,)),
     ]
     saved = [event for event in events if isinstance(event, Saved)]
     assert events[-4:-1] == saved

@@ -159,7 +159,7 @@ class TestKinds:
         writer.close()
         assert run.saved == ["grid-0000.png"]
         assert np.array_equal(pixels(tmp_path / "grid-0000.png"), before)
-        assert run.events[-1] == Finished(0, str(tmp_path), existing=3)
+        assert run.events[-1] == Finished(0, f"in {tmp_path}", existing=3)
 
 
 class TestOutput:
@@ -167,6 +167,7 @@ class TestOutput:
         run = Setup(tmp_path / "out", n_samples=1, output="-", skip_grid=True)
         (image,) = run.execute()
         (data,) = [event.data for event in run.events if isinstance(event, Output)]
+        assert run.events[-1] == Finished(1, "to standard output", (42,))
         assert data.startswith(b"\x89PNG")
         assert image.path is None
         assert not (tmp_path / "out").exists()
@@ -175,6 +176,7 @@ class TestOutput:
         run = Setup(tmp_path / "out", n_samples=1, output=str(tmp_path / "one.png"))
         (image,) = run.execute()
         assert image.path == tmp_path / "one.png"
+        assert run.events[-1] == Finished(1, f"saved as {image.path}", (42,))
         assert not (tmp_path / "out").exists()
 
     def test_a_file_that_appears_meanwhile_is_not_overwritten(self, tmp_path: Path) -> None:
@@ -187,6 +189,7 @@ class TestOutput:
     def test_with_skip_save_nothing_is_written(self, tmp_path: Path) -> None:
         run = Setup(tmp_path / "out", skip_save=True, skip_grid=True)
         assert [image.path for image in run.execute()] == [None] * 3
+        assert run.events[-1] == Finished(3, "not saved", (42,))
         assert not (tmp_path / "out").exists()
 
     def test_the_grid_has_its_own_record(self, tmp_path: Path) -> None:
