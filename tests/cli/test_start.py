@@ -73,7 +73,7 @@ def test_ctrl_c_in_the_first_second(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sdcli", "txt2img", "--prompt", "a cat"]
     for tenths in range(1, 11):
         process = subprocess.Popen(
-            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            command, cwd=tmp_path, stderr=subprocess.PIPE, bufsize=0,
             # In a background job of a shell, the tests and their children ignore the signal.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
@@ -83,7 +83,7 @@ def test_ctrl_c_in_the_first_second(tmp_path: Path) -> None:
         time.sleep((tenths - 1) / 10)
         process.send_signal(signal.SIGINT)
         words += process.communicate(timeout=60)[1]
-        assert (process.returncode, words) == (130, "sdcli: importing libraries\nsdcli: interrupted\n")
+        assert (process.returncode, words) == (130, b"sdcli: importing libraries\nsdcli: interrupted\n")
 
 
 def test_help_without_a_command_and_nothing_else(refuse: Run) -> None:
