@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from typer.core import TyperArgument, TyperGroup, TyperOption
@@ -16,6 +17,7 @@ class PlainHelp:
         for parameter in parameters:
             if isinstance(parameter, TyperArgument):
                 parameter.display_type_rich = _nothing  # type: ignore[method-assign]
+                parameter.get_usage_pieces = partial(_usage, parameter)  # type: ignore[method-assign]
             elif isinstance(parameter, TyperOption) and parameter.is_flag and parameter.metavar is None:
                 parameter.metavar = ""
         return parameters
@@ -23,6 +25,12 @@ class PlainHelp:
 
 def _nothing(ctx: Any) -> None:
     return None
+
+
+def _usage(argument: TyperArgument, ctx: Any) -> list[str]:
+    """An argument in the usage line, as manuals write it: NAME..., [NAME]."""
+    name = f"{argument.display_name_raw}{'' if argument.nargs == 1 else '...'}"
+    return [name if argument.required else f"[{name}]"]
 
 
 class Group(PlainHelp, TyperGroup):

@@ -40,9 +40,11 @@ def inspect(
 ) -> None:
     """Show how images were generated.
 
-    Reads the metadata of sdcli, AUTOMATIC1111's web UI and its forks, ComfyUI, InvokeAI,
-    SwarmUI, Fooocus, NovelAI, Draw Things, Easy Diffusion, stable-diffusion.cpp and Civitai.
-    Reads the watermark that sdcli's record names from the pixels; nothing else needs them.
+    Reads the metadata of sdcli, AUTOMATIC1111's web UI and its forks, ComfyUI,
+    InvokeAI, SwarmUI, Fooocus, NovelAI, Draw Things, Easy Diffusion,
+    stable-diffusion.cpp and Civitai.
+    Reads the watermark that sdcli's record names from the pixels; nothing else
+    needs them.
 
     Exit code 0: every image says how it was generated; 1: one does not;
     3: one cannot be read.

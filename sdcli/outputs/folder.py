@@ -121,7 +121,7 @@ class OutputFolder:
 
     def has_gallery(self) -> bool:
         """Whether the folder has a gallery."""
-        return any(_GALLERY.fullmatch(entry.name) for entry in os.scandir(self.path))
+        return any(_GALLERY.fullmatch(path.name) for path in self.path.glob("gallery-*"))
 
     def new_gallery(self) -> Path:
         """An empty new `gallery-0000.html`, for a page that grows."""

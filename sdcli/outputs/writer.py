@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError
-from sdcli.events import Finished, Note, Output, Progress, Saved
+from sdcli.events import Finished, Note, Output, Phase, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
 from sdcli.metadata import a1111, record_in, texts
@@ -58,7 +58,7 @@ class Writer:
         model: the name of the model.
         total: the number of images; None if a stream decides.
         device: the device in words, for the journal.
-        progress: receives the events `Saved`, `Output`, `Note` and `Finished`.
+        progress: receives the events `Saved`, `Output`, `Note`, `Phase` and `Finished`.
         journal: whether the output folder gets a journal.
 
     Raises:
@@ -102,6 +102,7 @@ class Writer:
             batches: all jobs of the run.
         """
         if self._claims.has_lines:
+            self._progress(Phase("checking existing images"))
             keys = Keys(self._settings)
             self._missing = sum(self._claims.find(keys.next(job)) is None for jobs in batches for job in jobs)
         return self._missing

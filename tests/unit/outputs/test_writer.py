@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sdcli.errors import ModelError, OutputError, SkippedError, WithheldError
-from sdcli.events import Event, Finished, Note, Output, Saved
+from sdcli.events import Event, Finished, Note, Output, Saved, Started
 from sdcli.images import Batch, FailedImage, GeneratedImage, UnneededImage, WithheldImage
 from sdcli.jobs import Job
 from sdcli.metadata import record_in, texts
@@ -207,6 +207,19 @@ class TestOutput:
         run.execute()
         assert f"the gallery is {tmp_path / 'gallery-0000.html'}" in run.notes
         assert "<p>3 images</p>" in (tmp_path / "gallery-0000.html").read_text("utf-8")
+
+    def test_what_is_missing_is_known_before_it_is_generated(self, tmp_path: Path) -> None:
+        Setup(tmp_path).execute()
+        (tmp_path / "samples/00001.png").unlink()
+        run = Setup(tmp_path, resume=str(tmp_path), gallery=True)
+        assert [image.path for image in run.execute()] == [tmp_path / "samples/00001.png"]
+        (started,) = [event for event in run.events if isinstance(event, Started)]
+        assert (started.images, started.missing) == (3, 1)
+        assert run.events[-1] == Finished(1, f"in {tmp_path}", (42,), existing=2)
+        again = Setup(tmp_path, resume=str(tmp_path), gallery=True)
+        assert again.execute() == []
+        assert [event.missing for event in again.events if isinstance(event, Started)] == [0]
+        assert [path.name for path in tmp_path.glob("gallery*")] == ["gallery-0000.html"]
 
     def test_the_journal_exists_before_the_model_s_checksum_is_computed(self, tmp_path: Path) -> None:
         run = Setup(tmp_path)
