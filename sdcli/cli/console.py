@@ -325,11 +325,11 @@ def plural(number: int, name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in a suitable unit, such as "1 second" or "3 minutes"."""
-    if seconds < 90:
+    """A duration in a suitable unit, such as "1 second" or "2.5 minutes"."""
+    if seconds < 120:
         return plural(max(1, round(seconds)), "second")
     minutes = seconds / 60
-    return plural(round(minutes), "minute") if minutes < 90 else f"{minutes / 60:.1f} hours"
+    return f"{minutes:.{int(minutes < 10)}f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 class StreamError(OutputError):

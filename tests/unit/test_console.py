@@ -106,7 +106,14 @@ def test_the_last_line(printed: Printed, event: Finished, line: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "1 second"), (1.4, "1 second"), (89, "89 seconds"), (120, "2 minutes"), (7200, "2.0 hours")],
+    [
+        (0.2, "1 second"),
+        (1.4, "1 second"),
+        (94, "94 seconds"),
+        (150, "2.5 minutes"),
+        (3600, "60 minutes"),
+        (7200, "2.0 hours"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
