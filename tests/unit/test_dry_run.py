@@ -39,7 +39,7 @@ def test_a_forecast_has_job_name_tokens_and_watermark() -> None:
     assert (first.words.tokens, first.words.limit, first.words.cut) == (5, 77, "")
     assert first.mark is not None
     assert first.mark.method == "robust"
-    assert last.job.noise == NoisePlace(before=((2, 51),), rows=2, row=1)
+    assert last.job.noise == NoisePlace(before=((2, 21),), rows=2, row=1)
     assert not Path("outputs").exists(), "nothing is written"
 
 
