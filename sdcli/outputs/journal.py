@@ -17,7 +17,7 @@ from typing import Any
 from sdcli.errors import InputFileError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, from_home, read_line
-from sdcli.settings import default, options
+from sdcli.settings import Settings, default, names, options
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -217,6 +217,30 @@ def settings_of(folder: Path) -> dict[str, Any]:
         if isinstance(value, str) and value != "-" and os.path.lexists(start / from_home(value)):
             settings[name] = str(start / from_home(value))
     return settings
+
+
+def journaled(settings: Settings) -> dict[str, Any]:
+    """The settings that were given, as the header of a journal has them."""
+    return settings.model_dump(mode="json", include=settings.model_fields_set.intersection(names(journal=True)))
+
+
+def seed_of(settings: Settings) -> int | None:
+    """The seed of the newest run in the output folder that differs from these settings in the seed only.
+
+    Raises:
+        InputFileError: a journal cannot be read.
+    """
+    others = {name: value for name, value in journaled(settings).items() if name != "seed"}
+    for path in reversed(journals(Path(settings.outdir))):
+        try:
+            runs = [line.settings for line in lines(path) if isinstance(line, RunLine)]
+        except OSError as error:
+            raise InputFileError(f"the journal {path} cannot be read", why=f"{error.strerror}.") from error
+        for run in reversed(runs):
+            seed = run.get("seed")
+            if isinstance(seed, int) and {name: value for name, value in run.items() if name != "seed"} == others:
+                return seed
+    return None
 
 
 def _cut_torn_end(file: Any) -> None:

@@ -289,7 +289,7 @@ class TestRows:
             ({"prompt": "x", "H": 64, "--height": 64}, "height is set twice"),
             ({"prompt": "x", "steps": 0}, "--ddim_steps 0 is out of range"),
             ({"prompt": "x", "steps": "many"}, "--ddim_steps 'many' is not valid"),
-            ({"prompt": "x", "seed": -1}, "--seed -1 is out of range"),
+            ({"prompt": "x", "seed": -2}, "--seed -2 is out of range"),
             ({"prompt": "x", "seed": 1.5}, "--seed 1.5 is not valid"),
             ({"prompt": "x", "scale": float("nan")}, "is not a number"),
             ({"prompt": "x", "sampler": "euler"}, "--sampler 'euler' is not valid"),
@@ -327,7 +327,7 @@ class TestRows:
             ("promt", "prompt"),
             ("step", "steps"),
             ("hight", "height"),
-            ("negative", "negative_prompt"),
+            ("negative_promt", "negative_prompt"),
         ):
             error = refused(write(jsonl({"prompt": "x", wrong: 1}), "rows.jsonl"))
             assert error.why == f"Did you mean {near}?"
@@ -353,7 +353,7 @@ class TestRows:
             ('prompt,seed\n"a"b,5\n', "line 2: the row is not CSV"),
             ('prompt,seed\n"a\n\nb,5\n', "line 4: the row is not CSV"),
             ("prompt,seed\n\n\na,x\n", "line 4: --seed 'x' is not valid"),
-            ('prompt,seed\n"a\nb",1\nc,-1\n', "line 4: --seed '-1'"),
+            ('prompt,seed\n"a\nb",1\nc,-2\n', "line 4: --seed '-2'"),
             ("\nprompt,sede\na,1\n", "line 2, the header: an image has no setting sede"),
             ("prompt,prompt\na,1\n", "line 1, the header: a column name is used twice"),
             ("prompt,H,height\na,1,2\n", "line 1, the header: height is set twice"),
@@ -365,7 +365,7 @@ class TestRows:
     def test_files_that_are_not_csv(self, write: Callable[..., str], text: str, phrase: str) -> None:
         path = write(text, "rows.csv")
         error = refused(path)
-        assert error.what.startswith(f"{path}, {phrase}".replace("--seed '-1'", "--seed -1")), error.what
+        assert error.what.startswith(f"{path}, {phrase}".replace("--seed '-2'", "--seed -2")), error.what
 
     def test_a_header_without_rows_is_an_empty_file(self, write: Callable[..., str]) -> None:
         assert refused(write("prompt,seed\n", "rows.csv")).what.endswith("is empty")
@@ -770,7 +770,7 @@ class TestFlagsOfOtherTools:
             ("a1111", "--prompt a --steps x", "--ddim_steps 'x' is not valid"),
             ("a1111", "--prompt a --sampler_name Euler", "--sampler 'Euler' is not valid"),
             ("kohya", "a --am 1", "--am of kohya"),
-            ("kohya", "a --d 1,2", "--seed '1,2' is not valid"),
+            ("kohya", "a --d 1,x", "--seed '1,x' is not valid"),
             ("kohya", "a --s", "--s has no value"),
             ("invoke", '"a" -I x.png', "-I of InvokeAI"),
             ("invoke", "a --hires_fix", "--hires_fix of InvokeAI"),
@@ -826,7 +826,7 @@ class TestSkip:
             ("p.txt", b"one\n\xff\ntwo\n\0\n__none__\n", [2, 4, 5], ["one", "two"]),
             (
                 "p.jsonl",
-                b'{"prompt": "one"}\n\xff\nx\n{"prompt": "two", "seed": -1}\n[]\n{"prompt": "__none__"}\n'
+                b'{"prompt": "one"}\n\xff\nx\n{"prompt": "two", "seed": -2}\n[]\n{"prompt": "__none__"}\n'
                 b'{"prompt": "three"}\n',
                 [2, 3, 4, 5, 6],
                 ["one", "three"],
