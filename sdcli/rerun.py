@@ -28,7 +28,7 @@ from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import RANDOM, Settings, assigned, default, names, options, spellings
+from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assigned, default, names, options, spellings
 from sdcli.stages import safety
 from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
@@ -284,7 +284,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     ]
     try:
         chosen = SAMPLERS[settings.get("sampler", default("sampler"))]
-        chosen.check(settings.get("steps", default("steps")), NoiseSchedule())
+        chosen.check(settings.get("steps", ORIGINAL_STEPS), NoiseSchedule())
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)

@@ -51,6 +51,8 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 )
 """Panels of the help page, in order."""
 
+ORIGINAL_STEPS = 50
+"""Sampling steps of the original script."""
 LARGEST_SIDE = 16_384
 """Pixels. No model generates larger images, and checking them would take memory."""
 MOST_IMAGES = 10**9
@@ -120,6 +122,7 @@ class Option:
         contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
         displaces: settings of weaker sources that it makes meaningless.
         stands_for: the settings that a switch sets.
+        left_out: a value besides the default that keys of jobs leave out: the default of older versions.
         least: the smallest value.
         most: the largest value.
         parameter: its name in the `parameters` text; by default its own name, capitalised.
@@ -145,6 +148,7 @@ class Option:
     contradicts: tuple[str, ...] = ()
     displaces: tuple[str, ...] = ()
     stands_for: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Any = None
     least: float | None = None
     most: float | None = None
     parameter: str | None = None
@@ -180,12 +184,11 @@ class ImageSettings(BaseModel):
         varies=True,
         help="Text that describes what to avoid.",
     )  # fmt: skip
-    steps: int = option(
-        50, "--ddim_steps", "--steps",
+    steps: int | None = option(
+        None, "--ddim_steps", "--steps",
         aliases=("--num-inference-steps", "--inference-steps", "--sampling-steps", "--sample-steps", "--num-steps"),
-        scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
-        most=1_000_000,
-        help="Number of sampling steps, for every sampler.",
+        scope="image", essential=True, panel=SAMPLING, metavar="N", least=1, most=1_000_000, left_out=ORIGINAL_STEPS,
+        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
         "ddim", "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
@@ -193,7 +196,8 @@ class ImageSettings(BaseModel):
         displaces=("plms", "dpm_solver"), help="Sampler.",
     )  # fmt: skip
     scale: float | None = option(
-        None, "--scale", "--guidance-scale", aliases=("--cfg", "--cfg-scale", "--guidance"), scope="image", essential=True, panel=SAMPLING, metavar="X",
+        None, "--scale", "--guidance-scale", aliases=("--cfg", "--cfg-scale", "--guidance"),
+        scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
         "model, 7.5 with any other.",
@@ -224,7 +228,7 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
-        help="autocast: 16 bits where the device is fast at them; full: 32 bits.",
+        help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",
     )  # fmt: skip
 
 
@@ -263,7 +267,8 @@ class Settings(ImageSettings):
         help="Batch size: the prompt N times, or N lines of a file at once.",
     )  # fmt: skip
     n_iter: int = option(
-        2, "--n_iter", "--iterations", aliases=("--batch-count",), scope="run", panel=SIZE, metavar="N", least=1, most=MOST_IMAGES,
+        2, "--n_iter", "--iterations", aliases=("--batch-count",), scope="run",
+        panel=SIZE, metavar="N", least=1, most=MOST_IMAGES,
         always_shown=True,
         help="How often to repeat the prompts, or the whole file. Default: 1 with standard input, "
         "--images-per-prompt, --matrix, several seeds and every format but text, which the original does not have.",
@@ -310,7 +315,8 @@ class Settings(ImageSettings):
         help="Start every batch from the same noise.",
     )  # fmt: skip
     model: str | None = option(
-        None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"), scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
+        None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"),
+        scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
         contradicts=("ckpt", "config", "laion400m"),
         help="Diffusers folder or Hugging Face model id. Default: the builtin model.",
     )  # fmt: skip
@@ -396,7 +402,8 @@ class Settings(ImageSettings):
         help="After an invalid row of --from-file or an image that fails: stop, or skip it.",
     )  # fmt: skip
     format: str = option(
-        "png", "--format", aliases=("--image-format", "--output-format", "--file-format"), scope="file", panel=OUTPUT, choices=tuple(FORMATS),
+        "png", "--format", aliases=("--image-format", "--output-format", "--file-format"),
+        scope="file", panel=OUTPUT, choices=tuple(FORMATS),
         help="File format; jpeg is lossy (quality 95, 4:4:4), webp is lossless.",
     )  # fmt: skip
     skip_save: bool = option(

@@ -1,4 +1,4 @@
-"""What a user may mean by a name that sdcli does not know: a name that is nearly the same, or a flag of another tool."""
+"""What a user may mean by an unknown name: one that is nearly the same, or a flag of another tool."""
 
 from __future__ import annotations
 
