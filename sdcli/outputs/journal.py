@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sdcli.errors import InputFileError
+from sdcli.errors import InputFileError, UsageError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, from_home, read_line
 from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options
@@ -231,16 +231,23 @@ def seed_of(settings: Settings) -> int | None:
     Raises:
         InputFileError: a journal cannot be read.
     """
-    others = {name: value for name, value in journaled(settings).items() if name != "seed"}
     for path in reversed(journals(Path(settings.outdir))):
         try:
             runs = [line.settings for line in lines(path) if isinstance(line, RunLine)]
         except OSError as error:
             raise InputFileError(f"the journal {path} cannot be read", why=f"{error.strerror}.") from error
         for run in reversed(runs):
-            seed = run.get("seed")
-            if isinstance(seed, int) and {name: value for name, value in run.items() if name != "seed"} == others:
-                return seed
+            try:
+                before = Settings.of(**run)
+            except UsageError:  # of another version
+                continue
+            if "seed" in run and all(
+                getattr(before, name) == getattr(settings, name)
+                for name in names(journal=True)
+                # The model decides what is None, and the journal has its decision.
+                if name != "seed" and (getattr(settings, name) is not None or options()[name].scope != "image")
+            ):
+                return before.seed
     return None
 
 

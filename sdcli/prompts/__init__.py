@@ -217,7 +217,9 @@ class Prompts:
                 replaced = set()
                 if "seed" in values:
                     several = assigned("seed", values["seed"])[0] == "seeds"
-                    replaced = {"seeds", "images_per_prompt"} if several else {"seeds"}
+                    replaced = {"seeds"}
+                    if several:
+                        replaced |= {"images_per_prompt", *options()["seeds"].contradicts}
                 of_run = {name: value for name, value in self._run_values.items() if name not in replaced}
                 settings = Settings.of(**(of_run | values)) if values else self.settings
                 row = Row(text, settings, frozenset(values), out)
