@@ -81,6 +81,64 @@ def changes(incomplete: str) -> list[str]:
     return [f"{each}=" for each in found]
 
 
+def _cached(file: str) -> list[str]:
+    """Hub ids of the models in the local cache that have this file."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = {path.parents[2].name for path in Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")}
+    return sorted(folder.removeprefix("models--").replace("--", "/") for folder in folders)
+
+
+class _Search:
+    """Whether folders lead to a file whose name is wanted. Hidden folders and links to folders are not searched."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._left = _LARGEST_SEARCH
+
+    def leads(self, folder: str) -> bool:
+        """Whether the folder, or one below it, has such a file; True if that takes too long."""
+        below = [folder]
+        while below:
+            try:
+                entries = list(os.scandir(below.pop(0)))
+            except OSError:
+                continue
+            self._left -= len(entries)
+            if self._left < 0 or any(self._wanted(entry.name) for entry in entries):
+                return True
+            below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+        return False
+
+
+def _paths(incomplete: str, suffixes: tuple[str, ...], search: _Search | None) -> list[str]:
+    """Folders, and files with one of the suffixes, that begin with what was typed.
+
+    Only folders that lead to what `search` looks for, if it is given. The content of a single folder is listed,
+    because shells end a single answer with a blank. If a name needs quotes, nothing is returned, and the shell
+    completes files itself.
+    """
+    start = incomplete.rpartition("/")[2]
+    before = incomplete.removesuffix(start)
+    try:
+        found = sorted(
+            f"{before}{entry.name}{'/' * entry.is_dir()}"
+            for entry in os.scandir(Path(before).expanduser())
+            if entry.name.startswith(start)
+            and entry.name.startswith(".") == start.startswith(".")
+            and (
+                search is None or search.leads(entry.path) if entry.is_dir() else entry.name.lower().endswith(suffixes)
+            )
+        )
+    except (OSError, RuntimeError):  # the folder or the user does not exist
+        return []
+    if not all(_WITHOUT_QUOTES.fullmatch(path) for path in found):
+        return []
+    if len(found) == 1 and found[0].endswith("/"):
+        return _paths(found[0], suffixes, search) or found
+    return found
+
+
 _TYPED = "sdcli.flags"
 """The key of the typed flags in the context of a command."""
 
