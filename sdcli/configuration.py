@@ -76,6 +76,11 @@ class Configuration:
     settings: Settings
     given: Layer
 
+    @property
+    def random_seed(self) -> bool:
+        """Whether the seed was chosen, because the one that was given is `RANDOM`."""
+        return "seed" in self.given and self.given["seed"].value == RANDOM
+
 
 def load(
     flags: Mapping[str, Any] | None = None,

@@ -723,14 +723,18 @@ def seeds(value: Any) -> Any:
 def as_choice(name: str, value: Any) -> Any:
     """The choice of a setting that a value spells; other values stay unchanged.
 
-    Dashes and underscores are the same, and so are capital and small letters. A format may be named by its suffix.
+    Dashes and underscores are the same, and so are capital and small letters. A format may be named by its suffix, a
+    sampler by its name in other tools.
     """
     choices = options()[name].choices
     if not isinstance(value, str) or not choices:
         return value
     plain = value.replace("-", "_").casefold()
-    other = image_format(f"x.{value.removeprefix('.')}") if name == "format" else None
-    return next((choice for choice in choices if choice.replace("-", "_").casefold() == plain), other or value)
+    if found := next((choice for choice in choices if choice.replace("-", "_").casefold() == plain), None):
+        return found
+    if name == "format":
+        return image_format(f"x.{value.removeprefix('.')}") or value
+    return own_sampler(value) if name == "sampler" else value
 
 
 def own_sampler(name: str) -> str:

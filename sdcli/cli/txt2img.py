@@ -21,7 +21,7 @@ from sdcli.cli.dry_run import show
 from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import Configuration, load, origin, origins_in_errors
 from sdcli.errors import InputFileError, UsageError
-from sdcli.settings import OUTPUT, PROMPT, RANDOM, Settings, flag, flags, lists, options
+from sdcli.settings import OUTPUT, Settings, flag, flags, options
 
 if TYPE_CHECKING:
     from sdcli.models.model import ModelSource
@@ -104,7 +104,7 @@ def _give_prompts(given: dict[str, Any], typed: dict[str, str], console: Console
 
 def _with_seed(configuration: Configuration, given: dict[str, Any], console: Console) -> Configuration:
     """Report a seed that was chosen. To resume a run is to take the one that its journal has."""
-    if "seed" not in configuration.given or configuration.given["seed"].value != RANDOM:
+    if not configuration.random_seed:
         return configuration
     settings = configuration.settings
     if settings.resume is not None and not given.get("resume"):
@@ -176,7 +176,7 @@ def _signature() -> inspect.Signature:
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
     ]
-    words = typer.Argument(metavar="[PROMPT]...", help=_PROMPT_HELP, rich_help_panel=PROMPT, show_default=False)
+    words = typer.Argument(metavar="PROMPT", help=_PROMPT_HELP, show_default=False)
     parameters.append(
         inspect.Parameter("prompts", keyword, default=None, annotation=Annotated[list[str] | None, words])
     )
@@ -187,12 +187,16 @@ def _signature() -> inspect.Signature:
             help=f"{line.help} One of: {', '.join(choices)}." if choices else line.help,
             metavar="NAME" if choices else line.metavar or "",
             rich_help_panel=line.panel,
-            show_default=False if default in (None, "", False) else str(default),
+            show_default=default != "",
             autocompletion=choices_of(choices) if choices else COMPLETERS.get(line.path or ""),
         )
         # Texts: the settings read them, so every source of settings has the same spellings and errors.
-        kind: Any = bool if default is False else list[str] | None if name in lists() and name != "seed" else str | None
-        value = False if default is False else None
+        kind: Any = str | None
+        value = None if default is None else str(default)
+        if default is False:
+            kind, value = bool, False
+        elif name == "prompt":
+            kind, value = list[str], [default]
         parameters.append(inspect.Parameter(name, keyword, default=value, annotation=Annotated[kind, option]))
     for name, help_text in (
         ("dry_run", "Generate nothing; list what would be generated, with --json one line for each image."),

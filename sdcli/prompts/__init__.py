@@ -184,7 +184,7 @@ class Prompts:
             raise InputFileError(
                 f"prompt file {self._file.name} has no valid row", why=f"{first_error.what}.", fix=first_error.fix
             )
-        raise InputFileError(f"prompt file {self._file.name} is empty", fix="Write one prompt on each line.")
+        raise self._file.empty()
 
     def _read(self, file: PromptFile) -> Rows:
         kind = prompt_format(self.settings.from_file, self.settings.prompt_format)

@@ -94,7 +94,7 @@ class PromptFile:
         again: whether there is more than one pass.
 
     Raises:
-        InputFileError: it does not exist, or is not a file.
+        InputFileError: it does not exist, is not a file, or is standard input without content.
     """
 
     def __init__(self, name: str, *, again: bool) -> None:
@@ -102,6 +102,8 @@ class PromptFile:
         self.path = None if name == STDIN else Path(name)
         self.again = again
         self.kept: IO[bytes] | None = None
+        if self.path is None and _is_nothing(sys.stdin):
+            raise self.empty()
         try:
             mode = 0 if self.path is None else self.path.stat().st_mode
             self.is_stream = not stat.S_ISREG(mode)
@@ -113,6 +115,10 @@ class PromptFile:
             raise InputFileError(f"prompt file {name} does not exist", fix="Check the path.") from None
         except OSError as error:
             raise InputFileError(f"prompt file {name} cannot be read", why=f"{error.strerror}.") from error
+
+    def empty(self) -> InputFileError:
+        """The error of a file without rows."""
+        return InputFileError(f"prompt file {self.name} is empty", fix="Write one prompt on each line.")
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
         """Each line's place, and the line in UTF-8 with its line end.
@@ -217,6 +223,18 @@ class PromptFile:
         # Open for as long as the prompts may be read again.
         weakref.finalize(self, kept.close)
         return kept
+
+
+def _is_nothing(stream: IO[str] | None) -> bool:
+    """Whether a stream is the null device or an empty file, which is known before it is read."""
+    if stream is None:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # a stream without a file
+        return False
+    null = stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
+    return null or (stat.S_ISREG(found.st_mode) and found.st_size == 0)
 
 
 def _is_terminal(path: Path) -> bool:
