@@ -457,7 +457,7 @@ class Settings(ImageSettings):
                     settings=(name,),
                 )
         for name, line in options().items():
-            if line.list_of and values.get(name) is not None:
+            if line.list_of and isinstance(values.get(name), (list, tuple)):
                 if not values[name]:
                     raise UsageError(f"{flag(name)} is an empty list", fix="Pass at least one value.", settings=(name,))
                 # Where one is needed, as in the checks before a run.

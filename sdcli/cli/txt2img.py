@@ -88,10 +88,10 @@ def _give_prompts(given: dict[str, Any], typed: dict[str, str], console: Console
     words = given.pop("prompts", None)
     for name in ("prompt", "from_file"):
         if words and name in given:
-            prompt_words.require_alone(words, typed[name], given[name])
+            prompt_words.require_alone(words, typed.get(name, flag(name)), given[name])
     if {"prompt", "from_file"} <= given.keys():
         raise UsageError(
-            f"{typed['prompt']} and {typed['from_file']} contradict each other",
+            f"{' and '.join(typed.get(name, flag(name)) for name in ('prompt', 'from_file'))} contradict each other",
             why="Both say what is generated.",
             fix="Pass one of them, or add the prompt to the file.",
         )
@@ -192,7 +192,7 @@ def _signature() -> inspect.Signature:
         )
         # Texts: the settings read them, so every source of settings has the same spellings and errors.
         kind: Any = str | None
-        value = None if default is None else str(default)
+        value: Any = None if default is None else str(default)
         if default is False:
             kind, value = bool, False
         elif name == "prompt":
