@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from sdcli.pipeline.samplers import Denoiser
 
 
+_FEWEST = 10
+"""Steps for models whose last step ends without noise: with 6, 7 or 9 the builtin model's images are torn."""
+
+
 def check(steps: int, schedule: NoiseSchedule) -> None:
-    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
+    """Refuse what DDIM refuses, models with a zero terminal SNR, and too few steps."""
     if schedule.rescale_betas_zero_snr:
         raise UsageError(
             "--sampler plms does not work with this model",
@@ -26,6 +30,13 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
             settings=("steps", "sampler"),
         )
     ddim.check(steps, schedule)
+    if ends_without_noise(schedule) and steps < _FEWEST:
+        raise UsageError(
+            f"--ddim_steps {steps} is too few for PLMS with this model",
+            why="PLMS extrapolates from the steps before, and its images are torn.",
+            fix=f"Pass {_FEWEST} or more, or --sampler ddim or dpm_solver.",
+            settings=("steps", "sampler"),
+        )
 
 
 def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
