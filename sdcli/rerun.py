@@ -28,8 +28,9 @@ from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import ORIGINAL_STEPS, Settings, as_choice, default, names, options, spellings
+from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assigned, default, names, options, spellings
 from sdcli.stages import safety
+from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
 from sdcli.txt2img import execute
 
@@ -155,6 +156,8 @@ def rerun(
         raise _not_valid(source, error) from error
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
+    if changed.get("seed") == RANDOM:
+        progress(Note(f"seed {again.seed}"))
     spec = run.spec
     each = spec.latent_channels * (again.height // spec.downscale) * (again.width // spec.downscale)
     if (count := _numbers_before(source, again, each)) > _MANY_REPEATED:
@@ -346,10 +349,16 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     for spelling, value in changes.items():
         name = spellings().get(spelling.lstrip("-").replace("-", "_"))
         if name not in changeable:
+            why = elsewhere(spelling) or did_you_mean(near(spelling, changeable))
             raise UsageError(
-                f"--set {spelling} is not a setting of one image", fix=f"These are: {', '.join(changeable)}."
+                f"--set {spelling} is not a setting of one image",
+                why=why,
+                fix="" if why else f"These are: {', '.join(changeable)}.",
             )
-        changed[name] = as_choice(name, value)
+        name, changed_to = assigned(name, value)
+        if options()[name].list_of:
+            raise UsageError(f"--set {spelling}={value} has several values", fix="An image has one: pass one.")
+        changed[name] = changed_to
     if "watermark" in changed:
         changed = {"no_watermark": False} | changed
     return changed

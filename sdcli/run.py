@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Timer
 
 from sdcli import models
-from sdcli.errors import InputFileError, OutputError, UsageError
+from sdcli.errors import InputFileError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models.model import ModelSource
@@ -126,7 +126,7 @@ class Run:
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1
-        self.progress(Note(f"skipped: {error}"))
+        self.progress(Note(f"skipped: {indented(error)}"))
 
 
 def _require_current_folder() -> None:
@@ -148,7 +148,10 @@ def _require_new(path: Path) -> None:
             f"cannot write --output {path}", why=f"{error.strerror}.", fix="Pass another name."
         ) from error
     if exists:
-        raise OutputError(f"--output {path} already exists", fix="Pass a new name: sdcli never overwrites a file.")
+        fix = "Pass a new name: sdcli never overwrites a file."
+        if path.is_dir():
+            fix = "It is a folder: add the name of the file, or pass --outdir instead."
+        raise OutputError(f"--output {path} already exists", fix=fix)
     if not path.absolute().parent.is_dir():
         raise OutputError(
             f"cannot write --output {path}", why=f"The folder {path.parent} does not exist.", fix="Create it."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import signal
 import sys
 from io import TextIOWrapper
@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 from typer.exceptions import TyperException
 
-from sdcli import quiet, signals, start
-from sdcli.cli.completion import Command
+from sdcli import quiet, signals, start, suggestions
+from sdcli.cli.completion import Command, typed_flags
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
 from sdcli.cli.help import Group
@@ -23,12 +23,16 @@ from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
 from sdcli.errors import EXIT_SIGNAL, OutputError
+from sdcli.settings import options
+from sdcli.suggestions import did_you_mean, elsewhere
+from sdcli.terminal import shortened
 from sdcli.version import VERSION
 
 app = typer.Typer(
     name="sdcli",
     cls=Group,
     no_args_is_help=True,
+    suggest_commands=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     # Dashes and underscores are the same, in flags and in their choices.
@@ -109,10 +113,8 @@ def _run(console: Console) -> int:
             raise
         code = EXIT_SIGNAL + signal.SIGPIPE
     except TyperException as error:
-        # `_advice` names the similar flags, so Typer's own list of them is left out.
-        message = error.message if _is_unknown_flag(error) else error.format_message().replace("Value error, ", "")
-        if message:  # none without a command, when Typer prints the help page
-            console.error(message, *_advice(error))
+        if error.message:  # none without a command, when Typer prints the help page
+            console.error(*_explained(error))
         code = error.exit_code
     except Exception as error:
         code = console.failure(error)
@@ -124,18 +126,39 @@ def _is_unknown_flag(error: TyperException) -> bool:
     return type(error).__name__ == "NoSuchOption"
 
 
-def _advice(error: TyperException) -> tuple[str, str]:
-    """Why and what to do for an error of Typer; for a mistyped flag the similar ones."""
+def _explained(error: TyperException) -> tuple[str, str, str]:
+    """What failed, why, and what to do, for an error of Typer. Flags are named as they were typed."""
     context: Any = getattr(error, "ctx", None)
     if context is None:
-        return "", "sdcli --help lists the commands."
+        return error.format_message(), "", "sdcli --help lists the commands."
     fix = f"{context.command_path} --help lists all flags."
-    if not _is_unknown_flag(error):
-        return "", fix
-    typed = str(getattr(error, "option_name", "")).replace("-", "_")
-    names = [name for parameter in context.command.params for name in parameter.opts]
-    plain = {name: name.replace("-", "_") for name in names}
-    completed = [name for name in names if plain[name].startswith(typed)]
-    near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
-    similar = completed or [name for close in near for name in names if plain[name] == close]
-    return (f"Did you mean {' or '.join(similar[:3])}?" if similar else ""), fix
+    typed = typed_flags(context)
+    if _is_unknown_flag(error):
+        name = str(getattr(error, "option_name", ""))
+        return (f"unknown flag {typed.get(name, name)}", *_advice(context, typed.get(name, name), fix))
+    if found := re.fullmatch(r"No such command '(.*)'\.", error.message, re.DOTALL):
+        near = did_you_mean(suggestions.near(found[1], context.command.commands))
+        prompt = "" if near or '"' in found[1] else f' For an image of it: sdcli txt2img "{shortened(found[1])}"'
+        return f"unknown command {shortened(found[1])}", near, f"sdcli --help lists the commands.{prompt}"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and parameter.name in typed:
+        return f"{typed[parameter.name]}: {error.message}", "", fix
+    return error.format_message(), "", fix
+
+
+def _advice(context: Any, flag: str, fix: str) -> tuple[str, str]:
+    """Why a flag is unknown and what to do: what it is called here, the command that has it, or similar flags.
+
+    Args:
+        context: that of the command.
+        flag: the flag, as it was typed.
+        fix: what to do if nothing better is known.
+    """
+    plain = flag[:2] + flag[2:].replace("-", "_")
+    own = [name for parameter in context.command.params for name in parameter.opts if name.startswith("-")]
+    if context.parent is None:
+        every = {name: name.replace("-", "_") for line in options().values() for name in (*line.names, *line.aliases)}
+        if plain[2:] in {name[2:] for name in every.values()}:
+            return f"{flag} is a flag of a command.", f"For example: sdcli txt2img {flag} ..."
+    why = elsewhere(flag) if context.command.name == "txt2img" else ""
+    return why or did_you_mean(suggestions.near(flag, own, most=3) if len(flag) > 2 else ()), fix

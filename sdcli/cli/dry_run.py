@@ -80,7 +80,7 @@ def _summary(run: DryRun) -> list[str]:
     lines = [f"dry run: {images} would be generated with {spec.name}, {settings.sampler}"]
     if run.existing:
         lines[0] += f"; {run.existing} already exist"
-    if not (settings.skip_grid or settings.output):
+    if settings.output is None and settings.has_grid(run.images):
         lines.append(f"then a grid in {settings.outdir}, in pages if it is large")
     if run.weights is None:
         lines.append(f"the weights of {spec.name} are not on this machine: they would be downloaded first")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdcli.cli import completion
 from sdcli.cli.console import RunConsole
 from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import load
@@ -32,7 +33,12 @@ def rerun(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that sdcli generated.")],
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as steps=30; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting to change, such as steps=30; repeatable.",
+            autocompletion=completion.changes,
+        ),
     ] = None,
     outdir: Annotated[str | None, typer.Option(metavar="FOLDER", help="Output folder.")] = None,
     model: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 from sdcli.jobs import Job
 from sdcli.prompts.templates import is_plain
 from sdcli.records import at_home
-from sdcli.settings import Settings, flags, names
+from sdcli.settings import Settings, flags, lists, names
 from sdcli.terminal import printable
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,+-]+")
@@ -82,14 +82,17 @@ def _command(values: Mapping[str, Any]) -> tuple[str, bool]:
     words = ["sdcli", "txt2img"]
     for name, line, default, _ in flags():
         value = values.get(name, default)
+        several = values.get(lists().get(name, "")) or [value]
+        if name == "seed" and len(several) > 1:
+            several = [",".join(map(str, several))]
         # A switch that stands for other settings is not needed beside them.
         if value is None or (line.stands_for and line.stands_for.keys() <= values.keys()):
             continue
-        if value != default or (line.always_shown and name in values):
+        if several != [default] or (line.always_shown and name in values):
             shown = line.names[0]
-            text = printable(str(value))
-            as_is = as_is and text == str(value)
-            words.append(shown if value is True else _with_value(bool(line.path), shown, text))
+            texts = [printable(str(one)) for one in several]
+            as_is = as_is and texts == [*map(str, several)]
+            words += [shown] if value is True else [_with_value(bool(line.path), shown, text) for text in texts]
     return " ".join(words), as_is
 
 

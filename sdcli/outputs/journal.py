@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sdcli.errors import InputFileError
+from sdcli.errors import InputFileError, UsageError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, from_home, read_line
-from sdcli.settings import ORIGINAL_STEPS, default, options
+from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -237,6 +237,37 @@ def settings_of(folder: Path) -> dict[str, Any]:
         if isinstance(value, str) and value != "-" and os.path.lexists(start / from_home(value)):
             settings[name] = str(start / from_home(value))
     return settings
+
+
+def journaled(settings: Settings) -> dict[str, Any]:
+    """The settings that were given, as the header of a journal has them."""
+    return settings.model_dump(mode="json", include=settings.model_fields_set.intersection(names(journal=True)))
+
+
+def seed_of(settings: Settings) -> int | None:
+    """The seed of the newest run in the output folder that differs from these settings in the seed only.
+
+    Raises:
+        InputFileError: a journal cannot be read.
+    """
+    for path in reversed(journals(Path(settings.outdir))):
+        try:
+            runs = [line.settings for line in lines(path) if isinstance(line, RunLine)]
+        except OSError as error:
+            raise InputFileError(f"the journal {path} cannot be read", why=f"{error.strerror}.") from error
+        for run in reversed(runs):
+            try:
+                before = Settings.of(**run)
+            except UsageError:  # of another version
+                continue
+            if "seed" in run and all(
+                getattr(before, name) == getattr(settings, name)
+                for name in names(journal=True)
+                # The model decides what is None, and the journal has its decision.
+                if name != "seed" and (getattr(settings, name) is not None or options()[name].scope != "image")
+            ):
+                return before.seed
+    return None
 
 
 def _cut_torn_end(file: Any) -> None:

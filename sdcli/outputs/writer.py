@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError
+from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError, indented
 from sdcli.events import Finished, Note, Output, Phase, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
@@ -22,7 +22,7 @@ from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.formats import encode, opened
 from sdcli.outputs.gallery import Gallery
 from sdcli.outputs.grid import Grid, Page
-from sdcli.outputs.journal import Journal
+from sdcli.outputs.journal import Journal, journaled
 from sdcli.outputs.names import name_of, require_name
 from sdcli.records import (
     SCHEMA,
@@ -37,7 +37,7 @@ from sdcli.records import (
     recorded_settings,
 )
 from sdcli.registry import FORMATS
-from sdcli.settings import Settings, image_format, names
+from sdcli.settings import Settings, image_format, names, suffixes
 from sdcli.stages import Stages
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Writer:
         self._seeds: dict[int, None] = {}
         per_row = settings.n_rows if settings.n_rows > 0 else settings.n_samples
         at_most = _ENDLESS if total is None else total
-        self._grid = None if self._folder is None or settings.skip_grid else Grid(per_row, at_most)
+        self._grid = None if self._folder is None or not settings.has_grid(total) else Grid(per_row, at_most)
         self._page_key = PageKey()
         self._gallery: Gallery | None = None
         self._model = model
@@ -146,7 +146,7 @@ class Writer:
                     self._note("withheld", job, key, safety=safety)
                 case FailedImage():
                     self._failed += 1
-                    self._progress(Note(f"image {job.index + 1} skipped: {result.error}"))
+                    self._progress(Note(f"image {job.index + 1} skipped: {indented(result.error)}"))
                     self._note("failed", job, key, error=str(result.error))
                 case UnneededImage():
                     self._pass_over(job, key, state)
@@ -319,9 +319,8 @@ def save_as(image: GeneratedImage, path: Path) -> None:
     """
     by_name = image_format(str(path))
     if by_name is None:
-        suffixes = [suffix for known in FORMATS.values() for suffix in known.suffixes]
         raise OutputError(
-            f"{path} has the suffix of no image format", fix=f"Pass a name that ends in {', '.join(suffixes)}."
+            f"{path} has the suffix of no image format", fix=f"Pass a name that ends in {', '.join(suffixes())}."
         )
     data = encode(image.pixels, image.record.values(), a1111.write(image.job), by_name)
     try:
@@ -343,12 +342,11 @@ def _output_folder(settings: Settings, device: str, *, journal: bool) -> OutputF
 
 def _start(settings: Settings, device: str) -> RunLine:
     """The line of this start: what is needed to continue the run, and what it runs on."""
-    given = settings.model_fields_set.intersection(names(journal=True))
     libraries = ("torch", "diffusers", "transformers")
     return RunLine(
         kind="run",
         schema_version=SCHEMA,
-        settings=settings.model_dump(mode="json", include=given),
+        settings=journaled(settings),
         folder=at_home(str(Path.cwd())),
         versions={
             "sdcli": version("sdcli"),

@@ -93,7 +93,7 @@ def test_nothing_on_standard_output_when_refused(refuse: Run, tmp_path: Path) ->
     """Each message has the prefix and says what failed, and no file is written."""
     (tmp_path / "rows.csv").write_text("prompt,sed\na cat,7\n")
     for arguments, code, says in (
-        (("--steps", "0"), 2, "--ddim_steps 0"),
+        (("--steps", "0"), 2, "--steps 0"),
         (("--nonsense",), 2, "--nonsense"),
         (("--resume", "--skip_save"), 2, "--resume and --skip_save contradict"),
         (("--output-name", "{weather}.png"), 2, "--output-name has no {weather}"),
