@@ -13,7 +13,7 @@ if first.IS_COMMAND_LINE:
     start.begin()
 else:
     # Binding the function is what makes `from sdcli import txt2img` give it, and not the module of the same name.
-    from sdcli.txt2img import GeneratedImage, txt2img
+    from sdcli.library import GeneratedImage, iter_txt2img, txt2img
     from sdcli.version import VERSION as __version__
 
-__all__ = ["GeneratedImage", "__version__", "txt2img"]
+__all__ = ["GeneratedImage", "__version__", "iter_txt2img", "txt2img"]

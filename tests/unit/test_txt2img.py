@@ -9,19 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import sdcli
 from sdcli.errors import InputFileError, OutputError, SkippedError, UsageError
 from sdcli.events import BatchDone, BatchStarted, Event, Finished, Note, Phase, Saved, Started, StepDone
 from sdcli.images import GeneratedImage
-from sdcli.metadata import texts
-from sdcli.metadata.record import record_in
 from sdcli.run import Run
 from sdcli.settings import Settings
-from sdcli.txt2img import execute, generate, txt2img
+from sdcli.txt2img import execute, generate
 from tests.unit.pipeline.toy_model import ToySource, ToyUnet, toy_model
 
 TOY: dict[str, Any] = {"device": "cpu", "no_watermark": True, "safety_checker": "off", "steps": 2, "precision": "full"}
@@ -62,61 +58,9 @@ def test_the_package_exports_the_library_call() -> None:
     assert sdcli.GeneratedImage is GeneratedImage
 
 
-def test_a_library_call_saves_nothing_by_default(
-    source: ToySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    images = txt2img("a red apple", n_samples=2, n_iter=1, **TOY)
-    assert [image.job.prompt for image in images] == ["a red apple"] * 2
-    assert [image.path for image in images] == [None, None]
-    for image in images:
-        assert image.pixels.shape == (16, 16, 3) and image.pixels.dtype == np.uint8
-        assert isinstance(image.image, Image.Image) and image.image.size == (16, 16)
-        assert image.record.job == image.job
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_library_call_saves_into_outdir(source: ToySource, tmp_path: Path) -> None:
-    images = txt2img("a red apple", outdir=tmp_path, n_samples=2, n_iter=2, **TOY)
-    assert [image.path for image in images] == [tmp_path / f"samples/0000{number}.png" for number in range(4)]
-    for image in images:
-        assert image.path is not None
-        with Image.open(image.path) as file:
-            assert np.array_equal(np.asarray(file), image.pixels)
-    assert (tmp_path / "grid-0000.png").exists()
-    assert source.loads == 1
-
-
-@pytest.mark.parametrize("name", ["new.png", "new.jpg", "new.webp"])
-def test_a_saved_image_keeps_its_record(source: ToySource, tmp_path: Path, name: str) -> None:
-    (image,) = txt2img("a red apple", n_samples=1, n_iter=1, **TOY)
-    path = image.save(tmp_path / name)
-    assert path == tmp_path / name
-    with Image.open(path) as file:
-        assert file.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name[4:]]
-        assert record_in(texts.read(file)) == image.record
-    with pytest.raises(OutputError, match=f"cannot write to .*{name}"):
-        image.save(path)
-
-
-def test_an_image_is_not_saved_under_a_suffix_of_no_format(source: ToySource, tmp_path: Path) -> None:
-    (image,) = txt2img("a red apple", n_samples=1, n_iter=1, **TOY)
-    with pytest.raises(OutputError, match=r"new\.gif has the suffix of no image format") as caught:
-        image.save(tmp_path / "new.gif")
-    assert ".png, .jpg" in caught.value.fix
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_prints_as_one_line(source: ToySource, tmp_path: Path) -> None:
-    (image,) = txt2img("a red\napple", n_samples=1, n_iter=1, **TOY)
-    assert repr(image) == r"<GeneratedImage 'a red\napple' 16x16 seed=42>"
-    (image,) = txt2img("a red apple", outdir=tmp_path, n_samples=1, n_iter=1, **TOY)
-    assert repr(image) == f"<GeneratedImage 'a red apple' 16x16 seed=42, path='{tmp_path}/samples/00000.png'>"
-
-
 def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None:
     events: list[Event] = []
-    images = txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
+    images = sdcli.txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
     assert [event for event in events if not isinstance(event, Saved)] == [
         Started(2, "m", "cpu, precision full", batches=1),
         Note("the safety checker is off"),
