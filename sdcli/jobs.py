@@ -93,6 +93,13 @@ class Job(ImageSettings):
     """The image's place in the run, from 0."""
     out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+    read_as: str | None = None
+    """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
+
+    @property
+    def encoded(self) -> str:
+        """The text that the text encoder gets."""
+        return self.prompt if self.read_as is None else self.read_as
 
     @field_validator(*names("image"))
     @classmethod
@@ -153,7 +160,12 @@ StepDraws = Callable[[str, int], int]
 
 
 def batches(
-    prompts: Iterable[Prompt], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
+    prompts: Iterable[Prompt],
+    settings: Settings,
+    spec: ModelSpec,
+    model_hash: str,
+    step_draws: StepDraws,
+    read: Callable[[str], str] = str,
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -165,6 +177,7 @@ def batches(
         spec: the model.
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
+        read: what the text encoder gets for a prompt; by default the prompt.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -179,7 +192,9 @@ def batches(
         jobs = []
         for prompt in batch:
             values = {name: getattr(prompt.settings, name) for name in names("image")}
-            values |= {"prompt": prompt.text, "height": height, "width": width}
+            text = read(prompt.text)
+            values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
+            values |= {"height": height, "width": width}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed

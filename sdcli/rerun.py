@@ -139,14 +139,17 @@ def rerun(
     job = _require_job(source)
     changed = changes_by_name(changes or {})
     try:
-        settings = Settings.of(**(settings_of(source, model) | changed | ONE_IMAGE | where))
+        given = settings_of(source, model) | changed | ONE_IMAGE | where
+        # The image exists, whether or not the model knows a word of its prompt.
+        settings = Settings.of(**(given | ({} if "prompt" in changed else {"any_words": True})))
         if settings.offline or constants.is_offline_mode():
             may_download = refuse
         found = _require_model(source, job, settings, force=force, given=model is not None, may_download=may_download)
         own = settings.safety_model == own_safety_model
         if not ("safety_model" in changed or ("safety_checker" in changed and own)):
             _require_checker(settings, found, may_download, own=own)
-        run = Run(settings, progress, found)
+        reads = "prompt" in changed or found.hash() != job.model_hash
+        run = Run(settings, progress, found, reads=reads)
         ((planned,),) = run.batches()
     except UsageError as error:
         # The user's fault, if the user passed one of the settings or the model that they do not fit.
@@ -155,6 +158,9 @@ def rerun(
         raise _not_valid(source, error) from error
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
+    if not reads:
+        # As it was read then, by any version.
+        again = again.model_copy(update={"read_as": job.read_as})
     spec = run.spec
     each = spec.latent_channels * (again.height // spec.downscale) * (again.width // spec.downscale)
     if (count := _numbers_before(source, again, each)) > _MANY_REPEATED:

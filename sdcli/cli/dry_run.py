@@ -47,6 +47,7 @@ def _values(forecast: Forecast) -> dict[str, Any]:
         "tokens": words.tokens,
         "tokens_read": words.limit,
         "words_cut": words.cut or None,
+        "reading": forecast.reading,
         "watermark": None if mark is None else {"text": mark.text, "method": mark.method},
         "job": forecast.job.model_dump(mode="json"),
     }
@@ -55,11 +56,12 @@ def _values(forecast: Forecast) -> dict[str, Any]:
 def _in_words(forecast: Forecast) -> str:
     """The prompt, with its unread end in brackets, and how the image would be generated."""
     job, words = forecast.job, forecast.words
-    prompt = job.prompt
+    prompt = job.encoded
     if words.cut:
         read = prompt.rstrip().removesuffix(words.cut).rstrip()
         prompt = f"{read} [ignored: {words.cut}]"
     facts = [
+        "" if job.read_as is None else f"for {job.prompt!r}",
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",
