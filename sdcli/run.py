@@ -128,8 +128,8 @@ class Run:
             near = vocabulary.nearest(text)
             raise UsageError(
                 f"the model {self.spec.name} knows no word of the prompt {shortened(repr(text), _LONGEST_PROMPT)}",
-                why=f"It knows {len(vocabulary)} things by their names"
-                + (f"; the nearest names: {', '.join(near)}." if near else ", and the backgrounds, but no people."),
+                why=f"It knows {len(vocabulary)} things by their names, and no people"
+                + (f"; the nearest names: {', '.join(near)}." if near else "."),
                 fix="sdcli models words lists them. --any-words generates an arbitrary image; --model MODEL or --ckpt "
                 "FILE uses a model that knows more.",
                 settings=("prompt",),

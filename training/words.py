@@ -184,7 +184,7 @@ def language(
             given[concept.emoji] = [*map(canonical, concept.names), *given.get(concept.emoji, ())]
     roles = {role: listed(some) for role, some in own.get("roles", {}).items()}
     colours = {colour: listed(some) for colour, some in own.get("colours", {}).items()}
-    never = {word for role in ("not_a_thing", "people", "weapon") for word in roles.get(role, ())}
+    never = {word for role in ("other", "people", "weapon") for word in roles.get(role, ())}
     around = {word for some in (*roles.values(), *colours.values()) for word in some}
     entries = [
         entry
@@ -193,7 +193,7 @@ def language(
     ]
     found = words_of(concepts, entries, given, (never, around))
     return {
-        "roles": {role: some for role, some in roles.items() if role != "not_a_thing"},
+        "roles": roles,
         "colours": colours,
         "endings": words["endings"].get(locale, "").split(", ") if locale in words["endings"] else [],
         "irregular": own.get("irregular", {}),

@@ -128,6 +128,15 @@ def _joined(keys: Sequence[str]) -> str:
     return text
 
 
+def _written(tokens: Sequence[Token]) -> str:
+    """Tokens as they are written."""
+    text, end = "", 0
+    for token in tokens:
+        text += f" {token.text}" if text and token.start > end else token.text
+        end = token.end
+    return text
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a model understands of a prompt.
@@ -210,7 +219,7 @@ class _Item:
 
     @property
     def text(self) -> str:
-        return _joined([token.text for token in self.tokens])
+        return _written(self.tokens)
 
     @property
     def key(self) -> str:
@@ -335,6 +344,7 @@ class Vocabulary:
         if least * 2 < sum(token.kind != "stop" for token in tokens) and least != 0.5:
             return english, items
         best = english
+        least = min(least, len(tokens) / 2)
         for language in map(self._language, _languages(tokens)):
             unclear = _unclear(self._items(tokens, [language]))
             if unclear < least:
@@ -377,12 +387,16 @@ class Vocabulary:
 
     def nearest(self, prompt: str, count: int = 3) -> list[str]:
         """Names that are spelled like words of a prompt, the nearest first."""
-        names = self._language(ENGLISH).names
+        english = self._language(ENGLISH)
         near: dict[str, float] = {}
         for token in islice((t for t in tokens_of(prompt[:LONGEST]) if t.kind == "word"), 8):
-            if 3 <= len(token.key) <= _LONGEST_NEAR and token.key not in self._language(ENGLISH).roles:
-                for name in difflib.get_close_matches(token.key, names, n=count, cutoff=0.75):
-                    near[name] = max(near.get(name, 0), difflib.SequenceMatcher(None, token.key, name).ratio())
+            word = token.key
+            if not 3 <= len(word) <= _LONGEST_NEAR or word in english.roles:
+                continue
+            # Few misspell the first letter; comparing with all names takes a tenth of a second.
+            names = [name for name in english.names if name[0] == word[0] and abs(len(name) - len(word)) <= 3]
+            for name in difflib.get_close_matches(word, names, n=count, cutoff=0.8):
+                near[name] = max(near.get(name, 0), difflib.SequenceMatcher(None, word, name).ratio())
         return sorted(near, key=lambda name: -near[name])[:count]
 
     def search(self, text: str = "") -> list[Entry]:
@@ -434,8 +448,9 @@ def _languages(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _unclear(items: Sequence[_Item]) -> float:
-    """How much of a prompt a language does not explain: its unknown tokens; tags count half."""
-    return sum(len(item.tokens) * (1 if item.kind == "" else 0.5 if item.kind == "tag" else 0) for item in items)
+    """How much of a prompt a language does not explain: its unknown tokens; tags, and words that are no things, less."""
+    weights = {"": 1.0, "tag": 0.5}
+    return sum(len(item.tokens) * (0.25 if item.value == "other" else weights.get(item.kind, 0)) for item in items)
 
 
 @dataclass
@@ -562,7 +577,7 @@ class _Parse:
             )
             if other:
                 emoji = other
-                text = f"{near.text} {text}"
+                text = _written(sorted([*near.tokens, *item.tokens], key=lambda token: token.start))
             elif colour != one.colour and not any(colour in canonical(name).split() for name in one.names):
                 self.not_obeyed[near.text] = "colours are known of backgrounds only"
         if emoji in self.objects:
@@ -583,14 +598,17 @@ class _Parse:
         elif role == "number":
             after = self._next(at, 1)
             if after is not None and after.kind == "name":
-                self.not_obeyed[f"{item.text} {after.text}"] = "the model does not count"
+                self.not_obeyed[_written([*item.tokens, *after.tokens])] = "the model does not count"
             else:
                 self.not_obeyed[item.text] = "the model does not count"
         elif role == "manner":
             self.not_obeyed[re.sub(r" (of|von|de|d')$", "", item.text)] = "styles are 3d, flat and outlined"
         elif role in ("beside", "astride"):
-            self.not_obeyed[item.text] = "objects are only next to each other, or one above the other"
-        elif role in ("people", "weapon"):
+            if sum(item.kind == "name" for item in self.items) > 1:
+                self.not_obeyed[item.text] = "objects are only next to each other, or one above the other"
+            else:
+                self.unknown.append(item.text)
+        elif role in ("people", "weapon", "other"):
             self.unknown.append(item.text)
 
     def _add_colour(self, at: int, item: _Item) -> None:
