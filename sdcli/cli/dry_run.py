@@ -56,12 +56,12 @@ def _values(forecast: Forecast) -> dict[str, Any]:
 def _in_words(forecast: Forecast) -> str:
     """The prompt, with its unread end in brackets, and how the image would be generated."""
     job, words = forecast.job, forecast.words
-    prompt = job.encoded
+    prompt = job.prompt
     if words.cut:
         read = prompt.rstrip().removesuffix(words.cut).rstrip()
         prompt = f"{read} [ignored: {words.cut}]"
     facts = [
-        "" if job.read_as is None else f"for {job.prompt!r}",
+        "" if job.read_as is None else f"read as {job.read_as!r}",
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",

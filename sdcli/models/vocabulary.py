@@ -43,10 +43,14 @@ _MODIFIER = "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\u20e3]"
 _TOKEN = re.compile(
     f"(?P<unspaced>[{_UNSPACED}])"
     f"|(?P<emoji>[\U0001f1e6-\U0001f1ff]{{2}}|(?![{_UNSPACED}]){_PICTOGRAM}{_MODIFIER}*(?:\u200d{_PICTOGRAM}{_MODIFIER}*)*)"
-    f"|(?P<word>{_LETTER}{{1,2}}'(?={_LETTER})|(?:(?![{_UNSPACED}]){_LETTER})+(?:'s\\b)?|&)"
+    f"|(?P<word>{_LETTER}{{1,2}}'(?={_LETTER}|$)|(?:(?![{_UNSPACED}]){_LETTER})+(?:'s\\b)?|&)"
     "|(?P<stop>[,.;:!?()\\[\\]\u3001\u3002|/])"
 )
+_HIRAGANA = {kana: kana - 0x60 for kana in range(0x30A1, 0x30F7)}
+"""Katakana to hiragana: many nouns are written in both."""
 _NO_KEY = str.maketrans(dict.fromkeys("\ufe0e\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"))
+
+_NO_SPACE = re.compile(f"[{_UNSPACED}]")
 
 _SCRIPTS = {
     "[\u3400-\u9fff]": ("zh", "ja"),
@@ -112,7 +116,7 @@ def tokens_of(text: str) -> list[Token]:
     return [
         Token(
             match[0],
-            bare(match[0]) if match.lastgroup == "emoji" else match[0].casefold(),
+            bare(match[0]) if match.lastgroup == "emoji" else match[0].casefold().translate(_HIRAGANA),
             match.lastgroup or "",
             *match.span(),
         )
@@ -123,8 +127,8 @@ def tokens_of(text: str) -> list[Token]:
 def _joined(keys: Sequence[str]) -> str:
     text = ""
     for key in keys:
-        unspaced = text and re.fullmatch(f"[{_UNSPACED}]", text[-1]) and re.fullmatch(f"[{_UNSPACED}]", key)
-        text += key if unspaced or not text else f" {key}"
+        no_space = not text or text[-1] == "'" or (_NO_SPACE.match(text[-1]) and _NO_SPACE.match(key))
+        text += key if no_space else f" {key}"
     return text
 
 
@@ -157,6 +161,10 @@ class Reading:
 
     def notes(self) -> list[str]:
         """What the user should know, a line for each kind."""
+        if not self.text.strip():
+            return ["the prompt is empty: the image is arbitrary"]
+        if not self.known:
+            return [f"{', '.join(self.unknown)}: not known to the model, the image is arbitrary"]
         lines = [f"{word}: drawn as {name}" for word, name in self.taken]
         lines += [f"{word}: not obeyed, because {reason}" for word, reason in self.not_obeyed]
         if self.unknown:
@@ -448,7 +456,7 @@ def _languages(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _unclear(items: Sequence[_Item]) -> float:
-    """How much of a prompt a language does not explain: its unknown tokens; tags, and words that are no things, less."""
+    """How much of a prompt a language does not explain: its unknown tokens; tags and verbs count less."""
     weights = {"": 1.0, "tag": 0.5}
     return sum(len(item.tokens) * (0.25 if item.value == "other" else weights.get(item.kind, 0)) for item in items)
 
