@@ -12,9 +12,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -95,6 +97,14 @@ class Job(ImageSettings):
     """The file name in `samples/` that a row of the prompt file sets."""
     read_as: str | None = None
     """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; without `read_as`, which earlier versions refuse, if it is None."""
+        values: dict[str, Any] = handler(self)
+        if values.get("read_as", "") is None:
+            del values["read_as"]
+        return values
 
     @property
     def encoded(self) -> str:
