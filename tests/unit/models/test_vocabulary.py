@@ -97,7 +97,9 @@ def test_plurals_scripts_and_spellings_of_emoji_are_found(vocabulary: Vocabulary
 
 
 def test_what_is_not_obeyed_is_said(vocabulary: Vocabulary) -> None:
-    assert vocabulary.read("a blue apple").notes() == ["blue: not obeyed, because colours are known of backgrounds only"]
+    assert vocabulary.read("a blue apple").notes() == [
+        "blue: not obeyed, because colours are known of backgrounds only"
+    ]
     assert vocabulary.read("three cats").notes() == [
         "cats: drawn as cat",
         "three cats: not obeyed, because the model does not count",
