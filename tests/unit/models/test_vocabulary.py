@@ -15,9 +15,9 @@ from sdcli.models import shipped
 from sdcli.models.vocabulary import Reading, Vocabulary, bare, canonical
 
 PROMPTS = Path(__file__).parents[2] / "data/prompts-of-newcomers.tsv"
-"""What people type first, in eleven languages and emoji: what the text encoder gets for it, what is ignored, and whether
-the answer is right. "drawn": all of it is drawn; "noted": what is ignored is said; "refused": nothing of it is known;
-"wrong": something else is drawn than a person would expect."""
+"""What people type first, in eleven languages and emoji: what the text encoder gets for it, what is ignored, and
+whether the answer is right. "drawn": all of it is drawn; "noted": what is ignored is said; "refused": nothing of it is
+known; "wrong": something else is drawn than a person would expect."""
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_folder_without_words_has_no_vocabulary_and_a_damaged_one_is_an_error(
     (tmp_path / "words/en.json").write_text("{")
     damaged = Vocabulary.find(tmp_path)
     assert damaged is not None
-    with pytest.raises(ModelError, match="en.json cannot be read"):
+    with pytest.raises(ModelError, match=r"en\.json cannot be read"):
         damaged.read("a cat")
 
 
