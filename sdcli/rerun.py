@@ -20,8 +20,10 @@ from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
 from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
-from sdcli.models import hashes
+from sdcli.models import hashes, shipped
 from sdcli.models.model import ModelSource
+from sdcli.models.sources import builtin
+from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
 from sdcli.prompts.templates import is_plain
@@ -207,6 +209,15 @@ def _numbers_before(source: Source, job: Job, each: int) -> int:
     return count
 
 
+def _read_now(job: Job) -> tuple[bool, bool]:
+    """Whether the builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
+    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model == builtin.NAME else None
+    if vocabulary is None:
+        return True, job.read_as is None
+    reading = vocabulary.read(job.prompt)
+    return reading.known, reading.text == job.encoded
+
+
 def _not_valid(source: Source, error: UsageError) -> InputFileError:
     return InputFileError(
         f"no command of this version generates {source.path}",
@@ -238,7 +249,9 @@ def command(source: Source) -> str:
         if source.job is not None:
             # The model is not known yet. Most have 4 channels, an eighth of the image's size.
             _numbers_before(source, source.job, source.job.height * source.job.width // 16)
-            return command_line(source.job, Settings.of(**settings_of(source)), source.path)
+            known, reads_same = _read_now(source.job)
+            settings = Settings.of(**(settings_of(source) | ({} if known else {"any_words": True})))
+            return command_line(source.job, settings, source.path, reads_same=reads_same)
         if "prompt" in found.settings:
             return command_of(nearest(found)[0])
     except UsageError as error:
