@@ -115,7 +115,8 @@ def words_of(
     concepts: Sequence[Concept],
     entries: Iterable[Mapping[str, Any]],
     names: Mapping[str, Sequence[str]],
-    dropped: tuple[Collection[str], Collection[str]],
+    never: Collection[str],
+    around: Collection[str],
 ) -> dict[str, tuple[list[str], list[str]]]:
     """Names and tags of each concept in one language, by its emoji. A word belongs to the concept that it names best.
 
@@ -123,7 +124,8 @@ def words_of(
         concepts: the concepts.
         entries: the emoji of emojibase in this language, with its variants.
         names: further names by the emoji of the concept.
-        dropped: words that name no concept, and words that name one only if it is a name.
+        never: words that name no concept.
+        around: words around names, which are no tags.
     """
     by_hexcode: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
@@ -138,7 +140,9 @@ def words_of(
     def claim(word: str, concept: Concept, rank: int, place: int) -> None:
         # The most common concept among those with the same tag.
         order = (rank, place, -concept.weight)
-        if word and word not in dropped[rank > STAND_IN] and (word not in best or order < best[word][0]):
+        if not word or word in never or (rank > STAND_IN and word in around):
+            return
+        if word not in best or order < best[word][0]:
             best[word] = order, concept.emoji
 
     for concept in concepts:
@@ -191,7 +195,7 @@ def language(
         for name in (locale, *(variant for variant, of in VARIANTS.items() if of == locale))
         for entry in json.loads((data / name / "data.json").read_text("utf-8"))
     ]
-    found = words_of(concepts, entries, given, (never, around))
+    found = words_of(concepts, entries, given, never, around)
     return {
         "roles": roles,
         "colours": colours,
