@@ -23,7 +23,10 @@ app = typer.Typer(no_args_is_help=True, help="Show what models know.")
 @app.command(cls=Command)
 def words(
     search: Annotated[
-        str, typer.Argument(metavar="[SEARCH]", help="Part of a word in any language, or an emoji.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SEARCH", help="A word in any language, its beginning, or an emoji.", show_default=False
+        ),
     ] = "",
     json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print one line of JSON for each thing on standard output.")

@@ -348,8 +348,10 @@ class Vocabulary:
         english = self._language(ENGLISH)
         items = self._items(tokens, [english])
         least = _unclear(items)
-        # A few unknown words among English ones are unknown English words, and not words of another language.
-        if least * 2 < sum(token.kind != "stop" for token in tokens) and least != 0.5:
+        words = sum(token.kind != "stop" for token in tokens)
+        # A few unknown words among English ones are unknown English words, and not words of another language. A single
+        # word may be a tag in English and a name in another language, such as "chat".
+        if least * 2 < words and not (words == 1 and any(item.kind == "tag" for item in items)):
             return english, items
         best = english
         least = min(least, len(tokens) / 2)
@@ -425,19 +427,32 @@ class Vocabulary:
             language = self._language(path.stem)
             for words, worse in ((language.names, 0), (language.tags, 1)):
                 for word, emoji in words.items():
-                    if wanted in word:
-                        place = 0 if word == wanted else 2 if wanted in word.split() else 4
+                    if wanted in word and (place := _place(wanted, word, english=path.stem == ENGLISH)) is not None:
                         add(emoji, place + worse, word)
         for emoji, concept in self._concepts.items():
             for tag in concept.tags:
-                if wanted in tag:
-                    add(emoji, 2 if wanted in tag.split() else 5, tag)
+                if wanted in tag and (place := _place(wanted, tag, english=True)) is not None:
+                    add(emoji, place + 1, tag)
         order = sorted(ranks, key=lambda emoji: (ranks[emoji][0], self._concepts[emoji].names[0]))
         return [self._entry(emoji, ranks[emoji][1]) for emoji in order]
 
     def _entry(self, emoji: str, found: Iterable[str]) -> Entry:
         first, *others = self._concepts[emoji].names
         return Entry(emoji, first, tuple(others), tuple(found))
+
+
+def _place(wanted: str, word: str, *, english: bool) -> int | None:
+    """How well a word or phrase matches a search, the best first; None if it does not."""
+    if word == wanted:
+        return 0
+    if wanted in word.split():
+        return 2
+    if _NO_SPACE.match(wanted):
+        return 4
+    # Words of so many languages begin with the same few letters.
+    if (english or len(wanted) > 3) and any(part.startswith(wanted) for part in word.split()):
+        return 4 if english else 6
+    return None
 
 
 def _read(path: Path) -> Any:
