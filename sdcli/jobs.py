@@ -83,6 +83,7 @@ class Job(ImageSettings):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
+    steps: int
     height: int
     width: int
     scale: float
@@ -130,7 +131,12 @@ def key(job: Job, settings: Settings) -> str:
     defaults = {name: default(name) for name in names("image", "file")} | {"noise": NoisePlace().model_dump()}
     values: dict[str, Any] = job.model_dump(exclude={"index"})
     values |= {name: getattr(settings, name) for name in names("file")}
-    content = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
+    old = {name: options()[name].left_out for name in names("image", "file")}
+    content = {
+        name: value
+        for name, value in values.items()
+        if value is not None and value not in (defaults.get(name), old.get(name))
+    }
     return sha256(json.dumps({"schema": KEY_SCHEMA, **content}, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,6 +158,13 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
     for name, own in (("height", spec.default_height), ("width", spec.default_width)):
         given = getattr(settings, name)
         side = own if given is None else given
+        if spec.only_default_size and side != own:
+            raise UsageError(
+                f"{flag(name)} {side} is not a size that the model {spec.name} can generate",
+                why=f"It was trained on images of {spec.default_width} x {spec.default_height} pixels only.",
+                fix=f"Leave out {flag(name)}, or pass another model with --model or --ckpt.",
+                settings=(name,),
+            )
         if side % spec.size_multiple:
             lower = side // spec.size_multiple * spec.size_multiple
             nearest = [str(n) for n in (lower, lower + spec.size_multiple) if n]
@@ -163,6 +176,11 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
             )
         sides.append(side)
     return sides[0], sides[1]
+
+
+def steps_of(settings: ImageSettings, spec: ModelSpec) -> int:
+    """The number of sampling steps: the setting, or the model's own number."""
+    return spec.default_steps if settings.steps is None else settings.steps
 
 
 StepDraws = Callable[[str, int], int]
@@ -195,6 +213,7 @@ def batches(
     for batch in _grouped(prompts, settings.n_samples):
         first = batch[0].settings
         height, width = size(first, spec)
+        steps = steps_of(first, spec)
         stream = streams.setdefault((height, width), _Stream(settings.rng, fixed_rows))
         before = tuple(stream.before)
         rows = sum(prompt.seed is None for prompt in batch)
@@ -212,6 +231,7 @@ def batches(
                 row += 1
             else:
                 values["seed"] = prompt.seed
+            values["steps"] = steps
             if values["scale"] is None:
                 values["scale"] = spec.default_scale
             jobs.append(
@@ -219,7 +239,7 @@ def batches(
             )
         yield jobs
         if rows:
-            stream.count(rows, step_draws(first.sampler, first.steps) + (0 if fixed_rows else 1))
+            stream.count(rows, step_draws(first.sampler, steps) + (0 if fixed_rows else 1))
 
 
 class _Stream:

@@ -30,7 +30,7 @@ from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import Settings, as_choice, default, names, options, spellings
+from sdcli.settings import ORIGINAL_STEPS, Settings, as_choice, default, names, options, spellings
 from sdcli.stages import safety
 from sdcli.terminal import shortened
 from sdcli.txt2img import execute
@@ -300,7 +300,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     ]
     try:
         chosen = SAMPLERS[settings.get("sampler", default("sampler"))]
-        chosen.check(settings.get("steps", default("steps")), NoiseSchedule())
+        chosen.check(settings.get("steps", ORIGINAL_STEPS), NoiseSchedule())
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)

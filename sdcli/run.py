@@ -11,7 +11,7 @@ from pathlib import Path
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError
 from sdcli.events import Note, Progress, ignore
-from sdcli.jobs import Job, batches, size
+from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models.model import ModelSource
 from sdcli.models.vocabulary import Reading, Vocabulary
 from sdcli.outputs import formats, names
@@ -55,12 +55,14 @@ class Run:
         reads: bool = True,
     ) -> None:
         _require_current_folder()
-        self.settings = settings
         self.progress = progress
         self.skipped = 0
         """Rows skipped so far."""
         self.source: ModelSource = source or models.find_for(settings)
         self.spec = self.source.spec
+        # In the journal, too: another version may have another default.
+        settings = settings.model_copy(update={"steps": steps_of(settings, self.spec)})
+        self.settings = settings
         if settings.output_name is not None:
             names.check_pattern(settings.output_name, settings.format)
         if settings.output not in (None, "-"):
@@ -171,7 +173,7 @@ class Run:
     def _require(self, settings: Settings) -> list[str]:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
-        SAMPLERS[settings.sampler].check(settings.steps, self.spec.schedule)
+        SAMPLERS[settings.sampler].check(steps_of(settings, self.spec), self.spec.schedule)
         return self.stages.check(height, width)
 
     def _skip(self, error: InputFileError) -> None:

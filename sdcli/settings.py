@@ -47,6 +47,8 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 )
 """Panels of the help page, in order."""
 
+ORIGINAL_STEPS = 50
+"""Sampling steps of the original script."""
 LARGEST_SIDE = 16_384
 """Pixels. No model generates larger images, and checking them would take memory."""
 MOST_IMAGES = 10**9
@@ -110,6 +112,7 @@ class Option:
         contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
         displaces: settings of weaker sources that it makes meaningless.
         stands_for: the settings that a switch sets.
+        left_out: a value besides the default that keys of jobs leave out: the default of older versions.
         least: the smallest value.
         most: the largest value.
         parameter: its name in the `parameters` text; by default its own name, capitalised.
@@ -133,6 +136,7 @@ class Option:
     contradicts: tuple[str, ...] = ()
     displaces: tuple[str, ...] = ()
     stands_for: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Any = None
     least: float | None = None
     most: float | None = None
     parameter: str | None = None
@@ -167,10 +171,10 @@ class ImageSettings(BaseModel):
         "", "--negative-prompt", scope="image", panel=PROMPT, metavar="TEXT", varies=True,
         help="Text that describes what to avoid.",
     )  # fmt: skip
-    steps: int = option(
-        50, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
-        most=1_000_000,
-        help="Number of sampling steps, for every sampler.",
+    steps: int | None = option(
+        None, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
+        most=1_000_000, left_out=ORIGINAL_STEPS,
+        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
         "ddim", "--sampler", scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS),
@@ -206,7 +210,7 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
-        help="autocast: 16 bits where the device is fast at them; full: 32 bits.",
+        help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from sdcli.errors import InputFileError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, from_home, read_line
-from sdcli.settings import default, options
+from sdcli.settings import ORIGINAL_STEPS, default, options
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -199,7 +199,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
             f"this version of sdcli cannot resume the run in {folder}",
             why=f"Its journal has the unknown setting {min(unknown)!r}.",
         )
-    settings = {name: value for name, value in settings.items() if options()[name].journal}
+    # Journals of version 0.1.0 leave out the default of that version.
+    settings = {"steps": ORIGINAL_STEPS} | {name: value for name, value in settings.items() if options()[name].journal}
     if not Path(os.path.realpath(folder / SAMPLES)).is_relative_to(os.path.realpath(folder)):
         raise InputFileError(
             f"{folder / SAMPLES} is a link to another folder",

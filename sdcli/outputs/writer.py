@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdcli.errors import SkippedError, UsageError, WithheldError
+from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError
 from sdcli.events import Loading, Note, Output, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
@@ -37,7 +37,7 @@ from sdcli.records import (
     recorded_settings,
 )
 from sdcli.registry import FORMATS
-from sdcli.settings import Settings, names
+from sdcli.settings import Settings, image_format, names
 from sdcli.stages import Stages
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Writer:
         finished, fields = self._stages.finish(pixels, f"image {job.index + 1}")
         record = image.record.model_copy(update={"settings": recorded_settings(self._settings), **fields})
         self._withheld += record.withheld
-        saved = replace(image, pixels=finished, record=record)
+        saved = replace(image, pixels=finished, record=record, writer=save_as)
         saved = replace(saved, path=self._write(saved, key))
         if self._gallery:
             self._gallery.add(finished, job, record, saved.path)
@@ -270,6 +270,25 @@ class Writer:
         journaled = {name: value for name, value in values.items() if name in ("page", *fields)}
         path = self._folder.save_grid(data, key, self._before(key), **journaled)
         self._progress(Saved(path, values))
+
+
+def save_as(image: GeneratedImage, path: Path) -> None:
+    """Save a finished image with its record as a new file.
+
+    Raises:
+        OutputError: the suffix is that of no format, the file exists, or it cannot be written.
+    """
+    by_name = image_format(str(path))
+    if by_name is None:
+        suffixes = [suffix for known in FORMATS.values() for suffix in known.suffixes]
+        raise OutputError(
+            f"{path} has the suffix of no image format", fix=f"Pass a name that ends in {', '.join(suffixes)}."
+        )
+    data = encode(image.pixels, image.record.values(), a1111.write(image.job), by_name)
+    try:
+        write_new(path, data)
+    except OSError as error:
+        raise cannot_write(path, error, "save(path)") from error
 
 
 def _output_folder(settings: Settings, device: str, *, journal: bool) -> OutputFolder | None:

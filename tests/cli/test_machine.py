@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.runs import SMALL
-
 if TYPE_CHECKING:
     from tests.cli.conftest import Run, Sdcli
 
-ONE = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "1", *SMALL)
+ONE = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "1")
 NO_HOME = """
 import os, pwd
 def unknown(*_):

@@ -347,7 +347,7 @@ class TestRecord:
         ("values", "place"),
         [
             ({"job": 7}, "job"),
-            ({"job": {"prompt": "a cat"}}, "job.scale"),
+            ({"job": {"prompt": "a cat"}}, "job.steps"),
             ({"job": {**OLD_RECORD["job"], "lora": "x"}}, "job.lora"),
             ({"safety": {"scores": {"a": "b"}}}, "safety.scores.a"),
             ({"grid": 7}, "grid"),

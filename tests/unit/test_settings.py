@@ -19,7 +19,6 @@ ORIGINAL = {
     "--outdir": "outputs/txt2img-samples",
     "--skip_grid": False,
     "--skip_save": False,
-    "--ddim_steps": 50,
     "--plms": False,
     "--dpm_solver": False,
     "--laion400m": False,
@@ -36,13 +35,13 @@ ORIGINAL = {
     "--seed": 42,
     "--precision": "autocast",
 }
-"""Flags of `scripts/txt2img.py` and their defaults. Its --H and --W are 512, its --scale is 7.5: see `test_jobs.py`."""
+"""Flags of `scripts/txt2img.py` with their defaults; 50 steps, 512 x 512 pixels and scale 7.5 are in `test_jobs.py`."""
 
 
 def test_every_flag_of_the_original_exists_with_its_default() -> None:
     defaults = {line.names[0]: default for _, line, default, _ in flags()}
     assert {name: defaults[name] for name in ORIGINAL} == ORIGINAL
-    assert {"--H", "--W", "--scale"} <= defaults.keys()
+    assert {"--ddim_steps", "--H", "--W", "--scale"} <= defaults.keys()
 
 
 class TestTable:

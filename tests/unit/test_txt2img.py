@@ -15,6 +15,8 @@ import sdcli
 from sdcli.errors import InputFileError, OutputError, SkippedError, UsageError
 from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Saved, Started, StepDone
 from sdcli.images import GeneratedImage
+from sdcli.metadata import texts
+from sdcli.metadata.record import record_in
 from sdcli.run import Run
 from sdcli.settings import Settings
 from sdcli.txt2img import execute, generate, txt2img
@@ -81,6 +83,33 @@ def test_a_library_call_saves_into_outdir(source: ToySource, tmp_path: Path) -> 
             assert np.array_equal(np.asarray(file), image.pixels)
     assert (tmp_path / "grid-0000.png").exists()
     assert source.loads == 1
+
+
+@pytest.mark.parametrize("name", ["new.png", "new.jpg", "new.webp"])
+def test_a_saved_image_keeps_its_record(source: ToySource, tmp_path: Path, name: str) -> None:
+    (image,) = txt2img("a red apple", n_samples=1, n_iter=1, **TOY)
+    path = image.save(tmp_path / name)
+    assert path == tmp_path / name
+    with Image.open(path) as file:
+        assert file.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name[4:]]
+        assert record_in(texts.read(file)) == image.record
+    with pytest.raises(OutputError, match=f"cannot write to .*{name}"):
+        image.save(path)
+
+
+def test_an_image_is_not_saved_under_a_suffix_of_no_format(source: ToySource, tmp_path: Path) -> None:
+    (image,) = txt2img("a red apple", n_samples=1, n_iter=1, **TOY)
+    with pytest.raises(OutputError, match=r"new\.gif has the suffix of no image format") as caught:
+        image.save(tmp_path / "new.gif")
+    assert ".png, .jpg" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_prints_as_one_line(source: ToySource, tmp_path: Path) -> None:
+    (image,) = txt2img("a red\napple", n_samples=1, n_iter=1, **TOY)
+    assert repr(image) == r"<GeneratedImage 'a red\napple' 16x16 seed=42>"
+    (image,) = txt2img("a red apple", outdir=tmp_path, n_samples=1, n_iter=1, **TOY)
+    assert repr(image) == f"<GeneratedImage 'a red apple' 16x16 seed=42, path='{tmp_path}/samples/00000.png'>"
 
 
 def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None:

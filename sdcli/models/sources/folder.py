@@ -18,7 +18,7 @@ from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile,
 from sdcli.models.model import Model, ModelRequest, PartCallback
 from sdcli.models.vocabulary import Vocabulary
 from sdcli.models.weight_files import WeightFiles
-from sdcli.settings import LARGEST_SIDE
+from sdcli.settings import LARGEST_SIDE, ORIGINAL_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,9 @@ class FolderModel:
             size_multiple=vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
             default_height=height * vae.downscale,
             default_width=width * vae.downscale,
+            only_default_size=builtin,
             default_scale=2.0 if builtin else 7.5,
+            default_steps=20 if builtin else ORIGINAL_STEPS,
             schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
             watermark_method="robust" if builtin else "dwtDct",
             has_safety_checker=_has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None,

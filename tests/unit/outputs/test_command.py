@@ -25,7 +25,8 @@ from sdcli.terminal import printable
 
 SPEC = ModelSpec(
     name="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
-    default_height=64, default_width=64, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="robust",
+    default_height=64, default_width=64, default_scale=7.5, default_steps=50, schedule=NoiseSchedule(),
+    watermark_method="robust",
 )  # fmt: skip
 SHAPE = (4, 8, 8)
 

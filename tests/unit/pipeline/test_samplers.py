@@ -168,6 +168,28 @@ def test_plms_refuses_a_zero_terminal_snr() -> None:
         SAMPLERS["plms"].check(20, V1.model_copy(update={"rescale_betas_zero_snr": True}))
 
 
+def test_plms_refuses_few_steps_of_a_model_that_ends_without_noise() -> None:
+    SAMPLERS["plms"].check(9, V1.model_copy(update={"num_train_timesteps": 1008}))
+    SAMPLERS["plms"].check(10, TRAILING)
+    with pytest.raises(UsageError, match="--ddim_steps 9 is too few for PLMS") as caught:
+        SAMPLERS["plms"].check(9, TRAILING)
+    assert "10 or more, or --sampler ddim" in caught.value.fix
+
+
+def test_plms_ends_with_the_estimate_of_the_noise_free_latents() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise: Any = GivenNoise(torch.randn(1, 1, 2, 2, generator=generator))
+
+    def imperfect(latents: torch.Tensor, _: float) -> torch.Tensor:
+        return latents + torch.randn(latents.shape, generator=generator)
+
+    *_, last = SAMPLERS["plms"].sample(imperfect, noise, 20, TRAILING, 0.0)
+    assert torch.equal(last.latents, last.denoised)
+    # The original's schedule ends next to zero, and its last step is as the others.
+    *_, last = SAMPLERS["plms"].sample(imperfect, noise, 20, V1, 0.0)
+    assert not torch.equal(last.latents, last.denoised)
+
+
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 @given(steps=st.integers(1, 1000))
 def test_other_spacings_stay_in_range_for_any_number_of_steps(spacing: str, steps: int) -> None:
