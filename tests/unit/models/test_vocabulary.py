@@ -17,7 +17,7 @@ from sdcli.models.vocabulary import Reading, Vocabulary, bare, canonical
 PROMPTS = Path(__file__).parents[2] / "data/prompts-of-newcomers.tsv"
 """What people type first, in eleven languages and emoji: what the text encoder gets for it, what is ignored, and
 whether the answer is right. "drawn": all of it is drawn; "noted": what is ignored is said; "refused": nothing of it is
-known; "wrong": something else is drawn than a person would expect."""
+known; "wrong": something else is drawn than a person would expect, or it is not to be recognised."""
 
 
 @pytest.fixture(scope="module")
