@@ -260,6 +260,12 @@ class _Language:
             content["irregular"],
         )
 
+    @cached_property
+    def starts(self) -> frozenset[str]:
+        """The first words of phrases."""
+        phrases = (*self.names, *self.tags, *self.roles, *self.colours)
+        return frozenset(phrase[: phrase.index(" ")] for phrase in phrases if " " in phrase)
+
     def find(self, phrase: str) -> tuple[Kind, str, str] | None:
         """The kind of a phrase, its value, and the colour that it may also be."""
         if role := self.roles.get(phrase):
@@ -354,7 +360,9 @@ class Vocabulary:
         if least * 2 < words and not (words == 1 and any(item.kind == "tag" for item in items)):
             return english, items
         best = english
-        least = min(least, len(tokens) / 2)
+        if all(token.key.isascii() for token in tokens):
+            # Names of people and places, and made-up words, often resemble a word of some language.
+            least = min(least, words / 2)
         for language in map(self._language, _languages(tokens)):
             unclear = _unclear(self._items(tokens, [language]))
             if unclear < least:
@@ -386,11 +394,12 @@ class Vocabulary:
             until += 1
         for end in range(until, at, -1):
             phrase = _joined([token.key for token in tokens[at:end]])
-            for language in languages:
+            able = [one for one in languages if end == at + 1 or first.kind == "unspaced" or first.key in one.starts]
+            for language in able:
                 if found := language.find(phrase):
                     kind, value, colour = found
                     return _Item(tokens[at:end], kind, value, colour, own=language.code == ENGLISH)
-            for language in languages:
+            for language in able:
                 if tokens[end - 1].kind == "word" and (found := language.inflected(phrase)):
                     return _Item(tokens[at:end], *found)
         return _Item([first], "")
