@@ -78,6 +78,8 @@ class DryRun:
         """Images so far, and those of them that already exist."""
         self.seconds: float | None = 0.0
         """Time of the images that are missing; None if this model has never run on this machine."""
+        self.loading = 0.0
+        """Time until the first of them is begun, for libraries and model; 0 if it is not known, or none is missing."""
         self.largest: Estimate | None = None
         """The estimate of the batch that needs the most memory."""
         self._estimates: dict[tuple[int, int, int, str, int], Estimate] = {}
@@ -139,6 +141,8 @@ class DryRun:
             self.existing += existing
             if existing == len(batch):
                 continue
+            if self.largest is None:
+                self.loading = estimates.loading(batch[0], self.settings.device)
             estimate = self._estimate(batch[0], len(batch))
             if self.seconds is not None:
                 self.seconds = None if estimate.seconds is None else self.seconds + estimate.seconds * len(batch)

@@ -22,7 +22,7 @@ from pydantic import (
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import Prompt
+from sdcli.prompts import Prompt, fit_together
 from sdcli.settings import ImageSettings, Settings, default, flag, names, options
 
 KEY_SCHEMA = 2
@@ -277,7 +277,4 @@ def _grouped(prompts: Iterable[Prompt], at_most: int) -> Iterator[list[Prompt]]:
 
 
 def _fit_together(one: Prompt, other: Prompt) -> bool:
-    return one.iteration == other.iteration and (
-        one.settings is other.settings
-        or all(getattr(one.settings, name) == getattr(other.settings, name) for name in names("image", varies=False))
-    )
+    return one.iteration == other.iteration and fit_together(one.settings, other.settings)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from threading import Timer
 
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError
-from sdcli.events import Note, Progress, ignore
+from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models.model import ModelSource
 from sdcli.models.vocabulary import Reading, Vocabulary
@@ -23,6 +24,8 @@ from sdcli.settings import Settings
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
+HASHING_AFTER = 1.0
+"""Seconds after which it is said that the model is hashed; the hash of an earlier run takes none."""
 _PATH_MAX = 4096
 """Bytes of a path on Linux, with the zero byte at its end."""
 _LONGEST_PROMPT = 80
@@ -81,19 +84,35 @@ class Run:
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
         self.total = self._prompts.count()
         """Number of images; None for a stream of prompts."""
+        self.counts = self._prompts.counts
+        """How the number comes about; None for a stream."""
         if self._has_templates and self.total is not None and settings.on_error == "stop":
             for _ in islice(self._known_prompts(Prompts(settings)), _MOST_CHOICES):
                 pass
 
-    def batches(self) -> Iterator[list[Job]]:
-        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash."""
-        prompts = self._known_prompts(self._prompts)
+    def batches(self, *, report: bool = True) -> Iterator[list[Job]]:
+        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash.
+
+        Args:
+            report: whether skipped rows are counted and noted.
+        """
+        prompts = self._known_prompts(self._prompts.each(report=report), report=report)
         yield from batches(prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read)
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the model's weights."""
-        return self.source.hash()
+        """SHA-256 of the model's weights, which are downloaded if they are not on this machine."""
+        here = self.source.here()
+        if not here:
+            self.progress(Phase("downloading model"))
+        late = Timer(HASHING_AFTER, self.progress, [Phase("hashing model")])
+        late.daemon = True
+        if here:
+            late.start()
+        try:
+            return self.source.hash()
+        finally:
+            late.cancel()
 
     def _step_draws(self, sampler: str, steps: int) -> int:
         draws: int = SAMPLERS[sampler].draws(steps, self.spec.schedule)
@@ -143,7 +162,7 @@ class Run:
                 self.progress(Note("further words are drawn as others or ignored; see --dry-run" if full else note))
         return reading
 
-    def _known_prompts(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    def _known_prompts(self, prompts: Iterable[Prompt], *, report: bool = True) -> Iterator[Prompt]:
         """The prompts of which the model knows a word. The choices of templates are made now, and not in `_check`."""
         for prompt in prompts:
             try:
@@ -154,7 +173,8 @@ class Run:
                 of_file = InputFileError(f"image {prompt.index + 1}: {error.what}", why=error.why, fix=error.fix)
                 if self.settings.on_error == "stop":
                     raise of_file from error
-                self._skip(of_file)
+                if report:
+                    self._skip(of_file)
             else:
                 yield prompt
 

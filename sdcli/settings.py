@@ -107,6 +107,7 @@ class Option:
         recorded: whether a record keeps its value beside the job. By default, if its scope is "file".
         rerun: whether `sdcli rerun --set` may change it. By default, if its scope is "image" or "file".
         journal: whether the header of a journal keeps its value, so that `--resume OUTDIR` restores it.
+        of_grid: whether the record of a grid keeps its value.
         always_shown: whether a command names it even at its default.
         essential: whether an image of another tool cannot be generated again without it.
         contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
@@ -131,6 +132,7 @@ class Option:
     recorded: bool = False
     rerun: bool = False
     journal: bool = True
+    of_grid: bool = True
     always_shown: bool = False
     essential: bool = False
     contradicts: tuple[str, ...] = ()
@@ -388,6 +390,15 @@ class Settings(ImageSettings):
     gallery: bool = option(
         False, "--gallery", scope="output", panel=OUTPUT, contradicts=("output",),
         help="Also write a web page of the run, OUTDIR/gallery-0000.html.",
+    )  # fmt: skip
+
+    show: bool = option(
+        False, "--show", scope="output", panel=OUTPUT, journal=False, of_grid=False,
+        help="Also show the images in the terminal.",
+    )  # fmt: skip
+    open: bool = option(
+        False, "--open", scope="output", panel=OUTPUT, journal=False, of_grid=False,
+        help="At the end, open the grid or the only image in the system's viewer.",
     )  # fmt: skip
 
     @classmethod

@@ -82,7 +82,10 @@ def execute(
         progress=progress,
         journal=journal,
     )
-    progress(Started(run.total, run.spec.name, executor.description))
+    whole = batches is None
+    missing = writer.missing(run.batches(report=False)) if whole and run.total is not None else None
+    how, count = (run.counts.in_words(), run.counts.batches) if whole and run.counts else ("", None)
+    progress(Started(run.total, run.spec.name, executor.description, how, count, missing))
     for note in [*run.notes, *notes]:
         progress(Note(note))
 

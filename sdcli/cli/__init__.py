@@ -13,11 +13,12 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 from typer.exceptions import TyperException
 
-from sdcli import quiet, signals
+from sdcli import quiet, signals, start
 from sdcli.cli import models
 from sdcli.cli.completion import Command
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
+from sdcli.cli.help import Group
 from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
@@ -27,6 +28,7 @@ from sdcli.version import VERSION
 
 app = typer.Typer(
     name="sdcli",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -64,6 +66,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented exit code."""
+    signals.exit_at_once()
     if sys.stderr is None:  # closed: messages must not go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()
@@ -81,7 +84,7 @@ def main() -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:
         code = EXIT_SIGNAL + signal.SIGPIPE
-    sys.exit(code)
+    start.leave(code)
 
 
 def _never_fail_to_encode(output: TextIO) -> None:
@@ -95,13 +98,13 @@ def _run(console: Console) -> int:
     quiet.silence()
     try:
         try:
-            signals.raise_stopped()
             code = app(prog_name="sdcli", standalone_mode=False)
         finally:
             signals.exit_at_once()
         sys.stdout.flush()
     except signals.Stopped as stopped:
         code = EXIT_SIGNAL + stopped.number
+        console.error(signals.MESSAGES[signal.Signals(stopped.number)], fix=stopped.advice)
     except (BrokenPipeError, SystemExit) as left:
         # Typer exits when the reader of standard output closes it, with a code that has another meaning here.
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
@@ -110,22 +113,12 @@ def _run(console: Console) -> int:
     except TyperException as error:
         # `_advice` names the similar flags, so Typer's own list of them is left out.
         message = error.message if _is_unknown_flag(error) else error.format_message().replace("Value error, ", "")
-        console.error(message, *_advice(error))
+        if message:  # none without a command, when Typer prints the help page
+            console.error(message, *_advice(error))
         code = error.exit_code
     except Exception as error:
         code = console.failure(error)
-    if code in _STOPPED:
-        resume = "; the same command with --resume generates the rest" if "txt2img" in sys.argv[1:2] else ""
-        console.error(_STOPPED[code], fix=f"Saved images are kept{resume}.")
     return int(code or 0)
-
-
-_STOPPED = {
-    EXIT_SIGNAL + signal.SIGINT: "interrupted",
-    EXIT_SIGNAL + signal.SIGTERM: "stopped by SIGTERM",
-    EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal was closed",
-}
-"""Messages for exit codes that stand for a signal."""
 
 
 def _is_unknown_flag(error: TyperException) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from sdcli.cli.help import PlainHelp
+
 _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 
 
@@ -81,7 +83,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
     return found
 
 
-class Command(TyperCommand):
+class Command(PlainHelp, TyperCommand):
     """A command whose flags are completed with dashes and with underscores.
 
     A flag in `may_be_alone` without a value has the empty one.

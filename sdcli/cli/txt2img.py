@@ -62,10 +62,18 @@ def txt2img(
             show(configuration.settings, as_json=json, quiet=quiet)
             return
         _require_room_for_output(configuration.settings, as_json=json)
-        from sdcli.txt2img import generate
+        settings = configuration.settings
+        console = RunConsole(
+            quiet=quiet,
+            as_json=json,
+            resumable=settings.output is None and not settings.skip_save,
+            show=settings.show,
+            open_last=settings.open,
+        )
+        with console:
+            from sdcli.txt2img import generate
 
-        with RunConsole(quiet=quiet, as_json=json) as console:
-            for _ in generate(configuration.settings, console, model):
+            for _ in generate(settings, console, model):
                 pass
 
 

@@ -99,7 +99,14 @@ class Ledger:
         self.folder = folder
         self._lines: dict[str, Line] = {}
         self._read: dict[Path, int] = {}
+        self._hashes: dict[Path, tuple[int, int, str]] = {}
+        """Size, modification time and hash of files, so that each is read once."""
         self.refresh()
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether there is a line of any image."""
+        return bool(self._lines)
 
     def refresh(self) -> None:
         """Read what was written since the last time.
@@ -130,7 +137,7 @@ class Ledger:
         if line is None or line.kind == "withheld":
             return line
         path = self._inside(line.file)
-        return line if path is not None and line.sha256 is not None and _hash_of(path) == line.sha256 else None
+        return line if path is not None and line.sha256 is not None and self._hash_of(path) == line.sha256 else None
 
     def name(self, key: Key) -> str | None:
         """The file name that a job has in the journals, relative to the folder, whether or not the file exists.
@@ -139,6 +146,18 @@ class Ledger:
         """
         line = self._line(key)
         return line.file if line and self._inside(line.file) else None
+
+    def _hash_of(self, path: Path) -> str | None:
+        try:
+            with open_regular(path) as file:
+                state = os.fstat(file.fileno())
+                size, modified, digest = self._hashes.get(path, (-1, -1, ""))
+                if (size, modified) != (state.st_size, state.st_mtime_ns):
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    self._hashes[path] = (state.st_size, state.st_mtime_ns, digest)
+                return digest
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            return None
 
     def _inside(self, file: str | None) -> Path | None:
         """The path of a file, without links; None if it is neither in the folder nor in `samples/`, maybe a link."""
@@ -232,11 +251,3 @@ def _cut_torn_end(file: Any) -> None:
             break
         end = start
     file.truncate(end)
-
-
-def _hash_of(path: Path) -> str | None:
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        return None

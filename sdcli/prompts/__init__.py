@@ -12,7 +12,7 @@ from sdcli.prompts.flags import written_for
 from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
 from sdcli.registry import Table
-from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, options, prompt_format
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, names, options, prompt_format
 
 _READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
@@ -55,6 +55,60 @@ class Prompt:
     out: str | None = None
 
 
+class Counts:
+    """How many prompts, images and batches the passes of a run have, and how the number of images comes about.
+
+    Args:
+        at_most: the most images in a batch.
+        iterations: the number of passes.
+    """
+
+    def __init__(self, at_most: int, iterations: int) -> None:
+        self.iterations = iterations
+        self.prompts = 0
+        self._images = self._batches = self._room = 0
+        self._each: set[int] = set()
+        self._settings: Settings | None = None
+        self._at_most = at_most
+
+    def add(self, settings: Settings, images: int) -> None:
+        """Count the images of the next row of a pass."""
+        self.prompts += 1
+        self._images += images
+        if len(self._each) < 2:
+            self._each.add(images)
+        if self._settings is None or not fit_together(self._settings, settings):
+            self._room = 0
+        self._settings = settings
+        if images > self._room:
+            further = -(-(images - self._room) // self._at_most)
+            self._batches += further
+            self._room += further * self._at_most
+        self._room -= images
+
+    @property
+    def images(self) -> int:
+        """Images of the run."""
+        return self._images * self.iterations
+
+    @property
+    def batches(self) -> int:
+        """Batches of the run."""
+        return self._batches * self.iterations
+
+    def in_words(self) -> str:
+        """How the number of images comes about, such as "3 prompts x 2 iterations"; "" if it is a plain number."""
+        each = next(iter(self._each), 0) if len(self._each) < 2 else 1
+        factors = ((self.prompts, "prompts"), (each, "images"), (self.iterations, "iterations"))
+        shown = [f"{number} {name}" for number, name in factors if number > 1]
+        return " x ".join(shown) if len(self._each) < 2 and len(shown) > 1 else ""
+
+
+def fit_together(one: Settings, other: Settings) -> bool:
+    """Whether images with these settings can be in one batch."""
+    return one is other or all(getattr(one, name) == getattr(other, name) for name in names("image", varies=False))
+
+
 class Prompts:
     """The prompts of a run.
 
@@ -79,6 +133,8 @@ class Prompts:
         self._wildcards = Wildcards(Path(settings.wildcards))
         self._file = None if settings.from_file is None else PromptFile(settings.from_file, again=settings.n_iter > 1)
         switches = {name for name, line in options().items() if line.stands_for}
+        self.counts: Counts | None = None
+        """As `count` found them; None for a stream."""
         self._run_values = {name: getattr(settings, name) for name in settings.model_fields_set - switches}
 
     def count(self) -> int | None:
@@ -90,8 +146,10 @@ class Prompts:
         """
         if self._file is not None and self._file.is_stream:
             return None
-        count = sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
-        if count > MOST_IMAGES:
+        self.counts = Counts(self.settings.n_samples, self.settings.n_iter)
+        for row in self._rows(report=False):
+            self.counts.add(row.settings, self._images(row)[0])
+        if (count := self.counts.images) > MOST_IMAGES:
             raise UsageError(
                 f"the run has {count:,} images, and the limit is {MOST_IMAGES:,}",
                 fix="Pass smaller numbers, or split the file.",
@@ -100,7 +158,13 @@ class Prompts:
         return count
 
     def __iter__(self) -> Iterator[Prompt]:
+        return self.each()
+
+    def each(self, *, report: bool = True) -> Iterator[Prompt]:
         """Every prompt in order; a stream is read as it arrives.
+
+        Args:
+            report: whether invalid rows and notes are reported.
 
         Raises:
             InputFileError: as `count`.
@@ -108,7 +172,7 @@ class Prompts:
         run = self.settings
         index = 0
         for iteration in range(run.n_iter):
-            for row in self._rows(report=iteration == 0):
+            for row in self._rows(report=report and iteration == 0):
                 count, texts = self._images(row)
                 for number, text in enumerate(texts):
                     seed = None

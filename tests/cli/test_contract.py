@@ -50,10 +50,10 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
     assert all((tmp_path / path).is_file() for path in run.paths)
     assert not CONTROL.search(run.stderr), "bars or colours, or those of the prompt"
     report = run.stderr.splitlines()
-    assert report[0].startswith("sdcli: generating 4 images with builtin on cpu")
-    assert "builtin on cpu" in report[0]
+    assert report[0].startswith("sdcli: generating 2 images x 2 iterations = 4 images with builtin on cpu")
+    assert re.fullmatch(r"sdcli: 4 images in \d+ seconds, in a folder, seed 42", report[-1])
     assert all(line.startswith("sdcli: ") for line in report)
-    assert [line for line in report if re.search(r"image [1-4] of 4, step \d+ of 10", line)]
+    assert [line for line in report if re.fullmatch(r"sdcli: batch [12] of 2: 2 images, step \d+ of 10", line)]
     assert sum("longer than the model reads" in line for line in report) == 1, "once, not for each image"
     assert len(report) < 20, "a line for each step"
 
@@ -254,7 +254,7 @@ def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     assert "92 of 77 tokens" in printed.stderr
     assert "3 images" in printed.stderr
     assert "memory: about" in printed.stderr
-    assert "loading" not in printed.stderr
+    assert "loading model" not in printed.stderr
 
     listed = run(*flags, "--json", "--quiet")
     assert (listed.returncode, listed.stderr) == (0, "")

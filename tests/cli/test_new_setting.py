@@ -235,7 +235,7 @@ class TestCommandLine:
 
     def test_an_older_run_is_resumed_without_generating(self, session: Session) -> None:
         resumed = session.results["resume"]
-        assert "1 of 1 images already existed" in resumed.stderr
+        assert "the image exists; nothing to generate" in resumed.stderr
         assert resumed.stdout == ""
         assert [path.name for path in (session.folder / "old/samples").iterdir()] == ["00000.png"]
         (forecast,) = session.json("other_value")

@@ -70,7 +70,6 @@ class HubModel:
         return None
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
-        progress("weights from the hub")
         return self._downloaded.load(device, progress)
 
 

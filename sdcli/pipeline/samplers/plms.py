@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 _FEWEST = 10
-"""Steps for models whose last step ends without noise: with 6, 7 or 9 the builtin model's images are torn."""
+"""Steps for models whose last step ends without noise. With 6, 7 or 9 steps of PLMS the builtin model's images are
+torn, so fewer than 10 are those of DDIM."""
 
 
 def check(steps: int, schedule: NoiseSchedule) -> None:
-    """Refuse what DDIM refuses, models with a zero terminal SNR, and too few steps."""
+    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
     if schedule.rescale_betas_zero_snr:
         raise UsageError(
             "--sampler plms does not work with this model",
@@ -30,17 +31,12 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
             settings=("steps", "sampler"),
         )
     ddim.check(steps, schedule)
-    if ends_without_noise(schedule) and steps < _FEWEST:
-        raise UsageError(
-            f"--ddim_steps {steps} is too few for PLMS with this model",
-            why="PLMS extrapolates from the steps before, and its images are torn.",
-            fix=f"Pass {_FEWEST} or more, or --sampler ddim or dpm_solver.",
-            settings=("steps", "sampler"),
-        )
 
 
 def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
+    if _is_ddim(steps, schedule):
+        return ddim.sample(denoiser, noise, steps, schedule, eta)
     from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
     from sdcli.pipeline.samplers import scheduler_steps
@@ -75,9 +71,26 @@ def ends_without_noise(schedule: NoiseSchedule) -> bool:
     return schedule.set_alpha_to_one and schedule.timestep_spacing != "leading"
 
 
+def _is_ddim(steps: int, schedule: NoiseSchedule) -> bool:
+    return ends_without_noise(schedule) and steps < _FEWEST
+
+
 def evaluations(steps: int, schedule: NoiseSchedule) -> int:
-    """One evaluation for each timestep, and one more in the first step. The original draws noise in each."""
+    """One evaluation for each timestep, and one more in the first step."""
+    return len(timesteps(steps, schedule)) + (not _is_ddim(steps, schedule))
+
+
+def draws(steps: int, schedule: NoiseSchedule) -> int:
+    """The original draws noise in each evaluation."""
     return len(timesteps(steps, schedule)) + 1
 
 
-SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True, aliases=("pndm",))
+def why(steps: int, schedule: NoiseSchedule) -> str:
+    """Why the model is evaluated more often than there are steps."""
+    own = "PLMS evaluates it twice in its first step"
+    if _is_ddim(steps, schedule):
+        own = f"fewer than {_FEWEST} of PLMS would tear this model's images, so they are those of DDIM"
+    return "; ".join(filter(None, [ddim.why(steps, schedule), own]))
+
+
+SAMPLER = Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, refuses_eta=True, aliases=("pndm",))
