@@ -18,7 +18,7 @@ from sdcli.terminal import json_line, one_line, printable, shortened
 
 if TYPE_CHECKING:
     from sdcli import rerun
-    from sdcli.records import SafetyRecord, WatermarkRecord
+    from sdcli.records import ImageRecord, SafetyRecord, WatermarkRecord
 
 _LONGEST, _LONGEST_MARK = 400, 80
 """Characters of another tool's value, and of a watermark, in the table; the JSON contains all of it."""
