@@ -12,9 +12,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -94,6 +96,21 @@ class Job(ImageSettings):
     """The image's place in the run, from 0."""
     out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+    read_as: str | None = None
+    """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; without `read_as`, which earlier versions refuse, if it is None."""
+        values: dict[str, Any] = handler(self)
+        if values.get("read_as", "") is None:
+            del values["read_as"]
+        return values
+
+    @property
+    def encoded(self) -> str:
+        """The text that the text encoder gets."""
+        return self.prompt if self.read_as is None else self.read_as
 
     @field_validator(*names("image"))
     @classmethod
@@ -171,7 +188,12 @@ StepDraws = Callable[[str, int], int]
 
 
 def batches(
-    prompts: Iterable[Prompt], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
+    prompts: Iterable[Prompt],
+    settings: Settings,
+    spec: ModelSpec,
+    model_hash: str,
+    step_draws: StepDraws,
+    read: Callable[[str], str] = str,
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -183,6 +205,7 @@ def batches(
         spec: the model.
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
+        read: what the text encoder gets for a prompt; by default the prompt.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -198,7 +221,9 @@ def batches(
         jobs = []
         for prompt in batch:
             values = {name: getattr(prompt.settings, name) for name in names("image")}
-            values |= {"prompt": prompt.text, "height": height, "width": width}
+            text = read(prompt.text)
+            values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
+            values |= {"height": height, "width": width}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed

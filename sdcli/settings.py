@@ -252,6 +252,10 @@ class Settings(ImageSettings):
         help="Format of --from-file; auto: by its suffix, otherwise text; a1111, kohya, invoke: text with the flags "
         "of that tool.",
     )  # fmt: skip
+    any_words: bool = option(
+        False, "--any-words", scope="run", panel=PROMPT,
+        help="Also generate prompts of which the builtin model knows no word.",
+    )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
         help="Generate every combination of {a|b} and __NAME__ instead of one chosen by the seed.",

@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from sdcli import quiet, signals, start, suggestions
+from sdcli.cli import models
 from sdcli.cli.completion import Command, typed_flags
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
@@ -46,6 +47,7 @@ app.command("watermark", cls=Command)(watermark)
 app.command("inspect", cls=Command)(inspect)
 app.command("rerun", cls=Command)(rerun)
 app.command("config", cls=Command)(config)
+app.add_typer(models.app, name="models")
 
 
 def _print_version(given: bool) -> None:

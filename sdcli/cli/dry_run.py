@@ -47,6 +47,7 @@ def _values(forecast: Forecast) -> dict[str, Any]:
         "tokens": words.tokens,
         "tokens_read": words.limit,
         "words_cut": words.cut or None,
+        "reading": forecast.reading,
         "watermark": None if mark is None else {"text": mark.text, "method": mark.method},
         "job": forecast.job.model_dump(mode="json"),
     }
@@ -60,6 +61,7 @@ def _in_words(forecast: Forecast) -> str:
         read = prompt.rstrip().removesuffix(words.cut).rstrip()
         prompt = f"{read} [ignored: {words.cut}]"
     facts = [
+        "" if job.read_as is None else f"read as {job.read_as!r}",
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",

@@ -18,7 +18,7 @@ from sdcli.terminal import json_line, one_line, printable, shortened
 
 if TYPE_CHECKING:
     from sdcli import rerun
-    from sdcli.records import SafetyRecord, WatermarkRecord
+    from sdcli.records import ImageRecord, SafetyRecord, WatermarkRecord
 
 _LONGEST, _LONGEST_MARK = 400, 80
 """Characters of another tool's value, and of a watermark, in the table; the JSON contains all of it."""
@@ -167,6 +167,8 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if settings.get(name):
             yield label, settings[name]
+    if isinstance(record, ImageRecord):
+        yield from _reading(record)
     if isinstance(record, ImageRecord) and record.words_cut:
         yield "Ignored", f"{record.words_cut} (longer than the model reads)"
     yield from _sampling(source)
@@ -191,6 +193,18 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
         yield "Note", note
     if found.unknown:
         yield "Unknown", ", ".join(name.replace("_", " ") for name in found.unknown)
+
+
+def _reading(record: ImageRecord) -> Iterator[tuple[str, str]]:
+    """How the model's vocabulary read the prompt."""
+    if record.job is not None and record.job.read_as is not None:
+        yield "Read as", record.job.read_as
+    for word, name in record.reading.taken.items():
+        yield "Drawn as", f"{word}: {name}"
+    if record.reading.unknown:
+        yield "Not known", ", ".join(record.reading.unknown)
+    if record.reading.not_obeyed:
+        yield "Not obeyed", ", ".join(record.reading.not_obeyed)
 
 
 def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ class LocalExecutor:
         self._remember(jobs[0], len(jobs), seconds)
         effort = {"seconds": round(seconds / len(jobs), 3), "batch": rows}
         return [
-            GeneratedImage(job, image, ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, **facts), effort)
+            GeneratedImage(job, image, ImageRecord.new(**self._words(job, cut), job=job, **facts), effort)
             for job, image in zip(jobs, pixels, strict=True)
         ]
 
@@ -143,13 +143,23 @@ class LocalExecutor:
         """The end of each prompt that the text encoder does not read; each is reported once."""
         from sdcli.models.tokenizer import measure
 
-        texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
+        texts = list(dict.fromkeys(text for job in jobs for text in (job.encoded, job.negative_prompt)))
         cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))
                 self._progress(Note(f"the prompt is longer than the model reads; ignored: {unread}"))
         return cut
+
+    def _words(self, job: Job, cut: Mapping[str, str]) -> dict[str, Any]:
+        """The fields of the record about the words of a prompt."""
+        words: dict[str, Any] = {"words_cut": cut[job.encoded] or None}
+        if vocabulary := self._source.vocabulary():
+            reading = vocabulary.read(job.prompt)
+            # A job of a record may have been read by another version.
+            if reading.text == job.encoded and (values := reading.values()):
+                words["reading"] = values
+        return words
 
     def _within_memory(self, model: Model, jobs: Sequence[Job]) -> tuple[list[NDArray[Any]], dict[str, Any], int]:
         """The images, the fields of their records, and the most that were generated at once.

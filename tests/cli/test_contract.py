@@ -245,7 +245,7 @@ def test_a_command_without_flags(refuse: Run, tmp_path: Path, command: str) -> N
 
 
 def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text(f"a red apple\na {{red|blue}} fish\n{'word ' * 90}\n")
+    (tmp_path / "prompts.txt").write_text(f"a red apple\na {{red|blue}} fish\n{'cat ' * 90}\n")
     flags = ("txt2img", "--from-file", "prompts.txt", "--n_iter", "1", "--dry-run", "--outdir", "out")
     printed = run(*flags)
     assert printed.returncode == 0, printed.stderr

@@ -129,11 +129,11 @@ def test_matrix_generates_every_combination(sdcli: Sdcli, tmp_path: Path) -> Non
     missing = sdcli("--prompt", "a __thingz__", "--outdir", "out", code=3)
     assert "Did you mean __things__?" in missing.stderr
     # With --compat, as in the original, these characters have no meaning.
-    plain = sdcli("--prompt", "a __things__ {x|y}", "--compat", "--outdir", "compat", "--skip_grid", "--n_samples", "1",
-                  "--n_iter", "1")  # fmt: skip
+    plain = sdcli("--prompt", "a cat, __things__ {x|y}", "--compat", "--outdir", "compat", "--skip_grid",
+                  "--n_samples", "1", "--n_iter", "1")  # fmt: skip
     assert len(plain.paths) == 1
     (job,) = (line["job"] for line in lines(tmp_path / "compat") if line["kind"] == "picture")
-    assert job["prompt"] == "a __things__ {x|y}"
+    assert job["prompt"] == "a cat, __things__ {x|y}"
 
 
 @pytest.mark.slow

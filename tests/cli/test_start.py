@@ -28,7 +28,7 @@ def test_the_console_script(tmp_path: Path) -> None:
 
 def test_python_m_and_libraries_that_print_nothing(run_python: Run) -> None:
     """A prompt longer than the model reads, at which transformers prints a warning unless main() turns that off."""
-    prompt = "word " * 90
+    prompt = "cat " * 90
     ended = run_python(
         "txt2img", "--prompt", prompt, "--dry-run", "--json", "--quiet", "--n_samples", "1", "--n_iter", "1"
     )

@@ -68,7 +68,7 @@ class TestTable:
 
     def test_a_job_has_the_settings_of_an_image_and_its_place(self) -> None:
         assert set(ImageSettings.model_fields) == set(names("image"))
-        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out"}
+        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out", "read_as"}
 
     def test_only_settings_of_a_job_differ_within_a_batch(self) -> None:
         assert set(names(varies=True)) == {"prompt", "negative_prompt", "seed"}

@@ -66,6 +66,9 @@ class HubModel:
     def tokenizer(self) -> Any:
         return self.folder.tokenizer()
 
+    def vocabulary(self) -> None:
+        return None
+
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         return self._downloaded.load(device, progress)
 
