@@ -34,4 +34,4 @@ def _usage(argument: TyperArgument, ctx: Any) -> list[str]:
 
 
 class Group(PlainHelp, TyperGroup):
-    """The command `sdcli` itself."""
+    """A command of commands, such as `sdcli` itself."""

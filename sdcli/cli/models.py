@@ -10,6 +10,7 @@ import typer
 
 from sdcli.cli.completion import Command
 from sdcli.cli.console import Console
+from sdcli.cli.help import Group
 from sdcli.cli.options import Debug, Quiet
 from sdcli.errors import EXIT_NO, ModelNotFound
 from sdcli.terminal import json_line, one_line
@@ -17,7 +18,7 @@ from sdcli.terminal import json_line, one_line
 if TYPE_CHECKING:
     from sdcli.models.vocabulary import Entry
 
-app = typer.Typer(no_args_is_help=True, help="Show what models know.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Show what models know.")
 
 
 @app.command(cls=Command)
