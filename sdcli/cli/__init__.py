@@ -64,7 +64,7 @@ def _root(
 ) -> None:
     """Generate images from text, in a shell.
 
-    Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] lists the flags of a command.
+    Try [cyan]sdcli txt2img "a red apple"[/]; [cyan]sdcli COMMAND --help[/] lists the flags of a command.
     """
 
 
