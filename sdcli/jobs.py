@@ -12,15 +12,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import Prompt
+from sdcli.prompts import Prompt, fit_together
 from sdcli.settings import ImageSettings, Settings, default, flag, names, options
 
 KEY_SCHEMA = 2
@@ -94,6 +96,21 @@ class Job(ImageSettings):
     """The image's place in the run, from 0."""
     out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+    read_as: str | None = None
+    """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; without `read_as`, which earlier versions refuse, if it is None."""
+        values: dict[str, Any] = handler(self)
+        if values.get("read_as", "") is None:
+            del values["read_as"]
+        return values
+
+    @property
+    def encoded(self) -> str:
+        """The text that the text encoder gets."""
+        return self.prompt if self.read_as is None else self.read_as
 
     @field_validator(*names("image"))
     @classmethod
@@ -166,12 +183,17 @@ def steps_of(settings: ImageSettings, spec: ModelSpec) -> int:
     return spec.default_steps if settings.steps is None else settings.steps
 
 
-StepDraws = Callable[[str, int], int]
-"""Number of draws that a sampler makes in so many steps, after the initial noise."""
+StepDraws = Callable[[Job], int]
+"""Number of draws that a job's sampler makes after the initial noise."""
 
 
 def batches(
-    prompts: Iterable[Prompt], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
+    prompts: Iterable[Prompt],
+    settings: Settings,
+    spec: ModelSpec,
+    model_hash: str,
+    step_draws: StepDraws,
+    read: Callable[[str], str] = str,
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -183,6 +205,7 @@ def batches(
         spec: the model.
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
+        read: what the text encoder gets for a prompt; by default the prompt.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -198,7 +221,9 @@ def batches(
         jobs = []
         for prompt in batch:
             values = {name: getattr(prompt.settings, name) for name in names("image")}
-            values |= {"prompt": prompt.text, "height": height, "width": width}
+            text = read(prompt.text)
+            values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
+            values |= {"height": height, "width": width}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed
@@ -214,7 +239,7 @@ def batches(
             )
         yield jobs
         if rows:
-            stream.count(rows, step_draws(first.sampler, steps) + (0 if fixed_rows else 1))
+            stream.count(rows, step_draws(jobs[0]) + (0 if fixed_rows else 1))
 
 
 class _Stream:
@@ -252,7 +277,4 @@ def _grouped(prompts: Iterable[Prompt], at_most: int) -> Iterator[list[Prompt]]:
 
 
 def _fit_together(one: Prompt, other: Prompt) -> bool:
-    return one.iteration == other.iteration and (
-        one.settings is other.settings
-        or all(getattr(one.settings, name) == getattr(other.settings, name) for name in names("image", varies=False))
-    )
+    return one.iteration == other.iteration and fit_together(one.settings, other.settings)

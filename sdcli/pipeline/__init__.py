@@ -38,12 +38,14 @@ def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None])
     from sdcli.pipeline.decode import decode
     from sdcli.pipeline.guidance import GuidedDenoiser
     from sdcli.pipeline.noise import BatchNoise, latent_shape
+    from sdcli.pipeline.samplers import Plan
 
     first = jobs[0]
     with torch.inference_mode():
         conditioning = encode(model, jobs)
         noise = BatchNoise(jobs, latent_shape(first, model.spec), model.device)
-        denoiser = GuidedDenoiser(model.unet, conditioning, first.scale)
-        for step in SAMPLERS[first.sampler].sample(denoiser, noise, first.steps, model.spec.schedule, first.eta):
+        denoiser = GuidedDenoiser(model.unet, conditioning, first.scale, first.guidance_rescale)
+        plan = Plan.of(first, first.steps)
+        for step in SAMPLERS[first.sampler].sample(denoiser, noise, plan, model.spec.schedule):
             on_step(step)
         return decode(model, step.latents), step.latents

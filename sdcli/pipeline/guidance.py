@@ -18,11 +18,14 @@ class GuidedDenoiser:
         unet: diffusers' `UNet2DConditionModel`.
         conditioning: that of the batch.
         scale: guidance scale.
+        rescale: share of the guided prediction that gets the standard deviation of the prediction with the prompt, 0 to
+            1 (Lin et al., "Common diffusion noise schedules and sample steps are flawed", 2023).
     """
 
-    def __init__(self, unet: Any, conditioning: Conditioning, scale: float) -> None:
+    def __init__(self, unet: Any, conditioning: Conditioning, scale: float, rescale: float = 0.0) -> None:
         self.unet = unet
         self.scale = scale
+        self.rescale = rescale
         self._arguments = conditioning.unet_arguments(guided=scale != 1.0)
 
     def __call__(self, latents: torch.Tensor, time: float) -> torch.Tensor:
@@ -46,4 +49,9 @@ class GuidedDenoiser:
             torch.cat([latents] * 2), torch.cat([times] * 2), return_dict=False, **self._arguments
         )[0]
         negative, prompt = both.float().chunk(2)
-        return negative + self.scale * (prompt - negative)
+        guided = negative + self.scale * (prompt - negative)
+        if not self.rescale:
+            return guided
+        dimensions = tuple(range(1, guided.ndim))
+        ratio = prompt.std(dim=dimensions, keepdim=True) / guided.std(dim=dimensions, keepdim=True)
+        return self.rescale * (guided * ratio) + (1 - self.rescale) * guided

@@ -122,7 +122,12 @@ def test_resume_generates_what_is_missing(sdcli: Sdcli, tmp_path: Path) -> None:
     # Nothing is left to do.
     again = sdcli(*command, before=NO_MODEL)
     assert again.stdout == ""
-    assert "3 of 3 images" in again.stderr
+    assert again.stderr.splitlines()[-1] == "sdcli: all 3 images exist; nothing to generate"
+    assert "generating" not in again.stderr
+    # A gallery is written if there is none.
+    for _ in range(2):
+        sdcli(*command, "--gallery", before=NO_MODEL)
+        assert [path.name for path in out.glob("gallery*")] == ["gallery-0000.html"]
     assert [line["kind"] for line in lines(out)] == ["run", "picture", "picture", "picture", "grid"]
 
     # From another folder, with the settings of the journal alone; its last line is cut off.

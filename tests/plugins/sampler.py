@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
-from sdcli.pipeline.samplers import Sampler, Step
+from sdcli.pipeline.samplers import Plan, Sampler, Step
 from sdcli.pipeline.schedules import scheduler_arguments
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from sdcli.pipeline.samplers import Denoiser
 
 
-def check(steps: int, schedule: NoiseSchedule) -> None:
+def check(plan: Plan, schedule: NoiseSchedule) -> None:
     """Refuse more steps than the model has timesteps."""
-    if steps > schedule.num_train_timesteps:
+    if plan.steps > schedule.num_train_timesteps:
         raise UsageError(
-            f"--ddim_steps {steps} is more than the model's {schedule.num_train_timesteps} timesteps",
+            f"--ddim_steps {plan.steps} is more than the model's {schedule.num_train_timesteps} timesteps",
             fix=f"Pass at most {schedule.num_train_timesteps}.",
             settings=("steps",),
         )
 
 
-def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
+def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
     from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
@@ -36,7 +36,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
     from sdcli.pipeline.samplers.scheduler_steps import Evaluation
 
     scheduler = EulerDiscreteScheduler(**scheduler_arguments(schedule), timestep_spacing="linspace")
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(plan.steps)
     alpha_bars = (1 / (scheduler.sigmas[:-1] ** 2 + 1)).tolist()
     times = scheduler.timesteps.tolist()
     evaluations = [Evaluation(time, time, alpha_bar) for time, alpha_bar in zip(times, alpha_bars, strict=True)]
@@ -46,8 +46,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
 SAMPLER = Sampler(
     "Dummy Euler",
     check,
-    evaluations=lambda steps, schedule: steps,
-    draws=lambda steps, schedule: 0,
+    evaluations=lambda plan, schedule: plan.steps,
+    draws=lambda plan, schedule: 0,
     sample=sample,
-    refuses_eta=True,
 )

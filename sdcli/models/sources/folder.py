@@ -16,6 +16,7 @@ from sdcli.models import checkpoint_file, families, hashes, json_files, schedule
 from sdcli.models.families import Family
 from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
+from sdcli.models.vocabulary import Vocabulary
 from sdcli.models.weight_files import WeightFiles
 from sdcli.settings import LARGEST_SIDE, ORIGINAL_STEPS
 
@@ -133,6 +134,13 @@ class FolderModel:
         fields = json_files.read(self.path / self.parts["text encoder"].part / CONFIG)
         length = self.family.max_length(fields)
         return tokenizer.load(self.family, self.path / "tokenizer", length, vocabulary=fields.get("vocab_size"))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        return Vocabulary.find(self.path)
+
+    def vocabulary(self) -> Vocabulary | None:
+        return self._vocabulary
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         import diffusers

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sdcli.model_spec import NoiseSchedule
+from sdcli.settings import ImageSettings, sigmas_of
 
 if TYPE_CHECKING:
     import torch
 
     from sdcli.pipeline.noise import BatchNoise
-    from sdcli.settings import ImageSettings
 
     Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
     """Latents and a timestep to a prediction of the latents' shape, see `GuidedDenoiser`."""
@@ -39,10 +39,10 @@ class Plan:
     eta: float = 0.0
 
     @classmethod
-    def of(cls, settings: ImageSettings) -> Plan:
-        """The plan of an image, whose number of steps is set."""
-        assert settings.steps is not None
-        return cls(settings.steps, settings.schedule, settings.sigmas or (), settings.eta)
+    def of(cls, settings: ImageSettings, steps: int) -> Plan:
+        """The plan of an image with so many steps, unless its sigmas say how many."""
+        sigmas = sigmas_of(settings)
+        return cls(len(sigmas) or steps, settings.schedule, sigmas, settings.eta)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Sampler:
         draws: draws of noise that it makes after the initial noise. Those that the original makes count, too, even where
             nothing uses them: they move the run's stream of random numbers.
         sample: the generator.
+        why: why the number of evaluations is not the number of steps, in words; "" if it is.
         schedules: the values of `--schedule` that it takes, besides auto.
         takes_sigmas: whether it takes `--sigmas`.
         takes_eta: whether it takes an eta other than 0.
@@ -103,6 +104,7 @@ class Sampler:
     evaluations: Callable[[Plan, NoiseSchedule], int]
     draws: Callable[[Plan, NoiseSchedule], int]
     sample: Sample
+    why: Callable[[Plan, NoiseSchedule], str] = lambda plan, schedule: ""
     schedules: tuple[str, ...] = ()
     takes_sigmas: bool = False
     takes_eta: bool = False

@@ -66,12 +66,19 @@ def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
     return len(timesteps(plan.steps, spaced(schedule, plan)))
 
 
+def why(plan: Plan, schedule: NoiseSchedule) -> str:
+    """Why there are more timesteps than steps. PLMS shares this reason."""
+    count, total = evaluations(plan, schedule), schedule.num_train_timesteps
+    return "" if count == plan.steps else f"{total} timesteps in strides of {total // plan.steps} are {count}"
+
+
 SAMPLER = Sampler(
     "DDIM",
     check,
     evaluations,
     draws=evaluations,
     sample=sample,
+    why=why,
     schedules=SPACINGS,
     takes_eta=True,
     aliases=("ddim_uniform", "ddimscheduler"),

@@ -13,5 +13,7 @@ def _draws(plan: Plan, steps: int) -> int:
 
 
 DDPM = sampler(
-    "DDPM", Scheduler("scheduling_ddpm:DDPMScheduler", draws=_draws, spacing="leading", zero_snr=True), schedules=SPACINGS
+    "DDPM",
+    Scheduler("scheduling_ddpm:DDPMScheduler", draws=_draws, spacing="leading", zero_snr=True),
+    schedules=SPACINGS,
 )

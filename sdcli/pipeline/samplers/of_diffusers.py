@@ -86,8 +86,8 @@ def sampler(
         scheduler: the scheduler.
         aliases: see `Sampler`.
         schedules: see `Sampler`.
-        takes_sigmas: whether the scheduler reads its noise levels from an array `sigmas` with one entry for each step and
-            one for the end, so that any others can take their place. Then it has the schedules `BY_SIGMAS`, too.
+        takes_sigmas: whether the scheduler reads its noise levels from an array `sigmas` with one entry for each step
+            and one for the end, so that any others can take their place. Then it has the schedules `BY_SIGMAS`, too.
         takes_eta: see `Sampler`.
     """
     if takes_sigmas:
@@ -104,9 +104,7 @@ def sampler(
             scheduler.prepare(made, noise)
         options = {"eta": plan.eta} if takes_eta else {}
         evaluations = scheduler_steps.evaluations_of(made)
-        return scheduler_steps.sample(
-            made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options
-        )
+        return scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
 
     def count(counted: Count) -> Callable[[Plan, NoiseSchedule], int]:
         def counter(plan: Plan, schedule: NoiseSchedule) -> int:

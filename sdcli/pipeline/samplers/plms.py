@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 _FEWEST = 10
-"""Steps for models whose last step ends without noise: with 6, 7 or 9 the builtin model's images are torn."""
+"""Steps for models whose last step ends without noise. With 6, 7 or 9 steps of PLMS the builtin model's images are
+torn, so fewer than 10 are those of DDIM."""
 
 
 def check(plan: Plan, schedule: NoiseSchedule) -> None:
-    """Refuse what DDIM refuses, models with a zero terminal SNR, and too few steps."""
+    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
     if schedule.rescale_betas_zero_snr:
         raise UsageError(
             "--sampler plms does not work with this model",
@@ -30,17 +31,12 @@ def check(plan: Plan, schedule: NoiseSchedule) -> None:
             settings=("steps", "sampler"),
         )
     ddim.check(plan, schedule)
-    if ends_without_noise(spaced(schedule, plan)) and plan.steps < _FEWEST:
-        raise UsageError(
-            f"--ddim_steps {plan.steps} is too few for PLMS with this model",
-            why="PLMS extrapolates from the steps before, and its images are torn.",
-            fix=f"Pass {_FEWEST} or more, or --sampler ddim or dpm_solver.",
-            settings=("steps", "sampler"),
-        )
 
 
 def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSchedule) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
+    if _is_ddim(plan, schedule):
+        return ddim.sample(denoiser, noise, plan, schedule)
     from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
     from sdcli.pipeline.samplers import scheduler_steps
@@ -76,17 +72,35 @@ def ends_without_noise(schedule: NoiseSchedule) -> bool:
     return schedule.set_alpha_to_one and schedule.timestep_spacing != "leading"
 
 
+def _is_ddim(plan: Plan, schedule: NoiseSchedule) -> bool:
+    return ends_without_noise(spaced(schedule, plan)) and plan.steps < _FEWEST
+
+
 def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
-    """One evaluation for each timestep, and one more in the first step. The original draws noise in each."""
+    """One evaluation for each timestep, and one more in the first step."""
+    return ddim.evaluations(plan, schedule) + (not _is_ddim(plan, schedule))
+
+
+def draws(plan: Plan, schedule: NoiseSchedule) -> int:
+    """The original draws noise in each evaluation."""
     return ddim.evaluations(plan, schedule) + 1
+
+
+def why(plan: Plan, schedule: NoiseSchedule) -> str:
+    """Why the model is evaluated more often than there are steps."""
+    own = "PLMS evaluates it twice in its first step"
+    if _is_ddim(plan, schedule):
+        own = f"fewer than {_FEWEST} of PLMS would tear this model's images, so they are those of DDIM"
+    return "; ".join(filter(None, [ddim.why(plan, schedule), own]))
 
 
 SAMPLER = Sampler(
     "PLMS",
     check,
     evaluations,
-    draws=evaluations,
+    draws=draws,
     sample=sample,
+    why=why,
     schedules=SPACINGS,
     aliases=("pndm", "k_plms", "pndmscheduler"),
 )

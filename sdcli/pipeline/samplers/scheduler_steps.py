@@ -48,9 +48,7 @@ def evaluations_of(scheduler: Any) -> list[Evaluation]:
             levels[index] = float(between[index - 1])
         elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
             levels[index] = math.sqrt(levels[index - 1] * levels[index])
-    return [
-        Evaluation(float(time), time, 1 / (level * level + 1)) for time, level in zip(times, levels, strict=True)
-    ]
+    return [Evaluation(float(time), time, 1 / (level * level + 1)) for time, level in zip(times, levels, strict=True)]
 
 
 def sample(

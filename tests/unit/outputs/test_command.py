@@ -60,6 +60,15 @@ def test_defaults_are_left_out() -> None:
     )
 
 
+def test_several_prompts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of a grid."""
+    settings = Settings.of(prompt=["a cat", "-a dog"], seed=[1, 7], sampler="plms")
+    line = command_of(settings.model_dump())
+    assert line == "sdcli txt2img --prompt 'a cat' --prompt='-a dog' --n_iter 1 --sampler plms --seed 1,7"
+    again = parsed(line, monkeypatch)
+    assert (again.prompts, again.seeds) == (settings.prompts, settings.seeds)
+
+
 def test_every_other_setting_is_named() -> None:
     line = command_line(job(sampler="plms", scale=3.0, steps=20, negative_prompt="a dog", rng="cpu", precision="full"))
     assert line == (

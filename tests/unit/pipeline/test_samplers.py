@@ -168,12 +168,19 @@ def test_plms_refuses_a_zero_terminal_snr() -> None:
         SAMPLERS["plms"].check(20, V1.model_copy(update={"rescale_betas_zero_snr": True}))
 
 
-def test_plms_refuses_few_steps_of_a_model_that_ends_without_noise() -> None:
-    SAMPLERS["plms"].check(9, V1.model_copy(update={"num_train_timesteps": 1008}))
-    SAMPLERS["plms"].check(10, TRAILING)
-    with pytest.raises(UsageError, match="--ddim_steps 9 is too few for PLMS") as caught:
-        SAMPLERS["plms"].check(9, TRAILING)
-    assert "10 or more, or --sampler ddim" in caught.value.fix
+def test_few_steps_of_plms_are_those_of_ddim_for_a_model_that_ends_without_noise() -> None:
+    noise: Any = GivenNoise(torch.full((1, 1, 2, 2), 2.0))
+
+    def result(name: str, steps: int, schedule: NoiseSchedule) -> torch.Tensor:
+        *_, last = SAMPLERS[name].sample(lambda latents, time: latents * time / 1000, noise, steps, schedule, 0.0)
+        return last.latents
+
+    assert torch.equal(result("plms", 9, TRAILING), result("ddim", 9, TRAILING))
+    assert not torch.equal(result("plms", 10, TRAILING), result("ddim", 10, TRAILING))
+    assert not torch.equal(result("plms", 8, V1), result("ddim", 8, V1))
+    assert "those of DDIM" in SAMPLERS["plms"].why(9, TRAILING)
+    # The stream of random numbers of old runs stays as it was.
+    assert SAMPLERS["plms"].draws(8, TRAILING) == 9
 
 
 def test_plms_ends_with_the_estimate_of_the_noise_free_latents() -> None:

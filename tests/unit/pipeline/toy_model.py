@@ -121,3 +121,6 @@ class ToySource:
 
     def tokenizer(self) -> Any:
         return self.model.tokenizer
+
+    def vocabulary(self) -> None:
+        return None
