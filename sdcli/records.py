@@ -61,6 +61,8 @@ class SafetyRecord(_Part):
     scores: dict[str, float] = {}
     source: str = ""
     """Where the weights of the checker come from."""
+    threshold: float | None = None
+    """The score from which the checker flags an image; older versions did not record it."""
     done: Literal["replace", "blur", "skip", "keep"] | None = None
     """The value of `--on-unsafe`, if the image is flagged."""
 
@@ -323,7 +325,10 @@ def _old_key(job: Job, settings: Settings) -> str | None:
         return None
     if any(getattr(settings, name) != default(name) for name in newer_file):
         return None
-    file_settings = json.dumps({name: getattr(settings, name) for name in _SCHEMA_1_FILE_SETTINGS})
+    values = {name: getattr(settings, name) for name in _SCHEMA_1_FILE_SETTINGS}
+    # Schema 1 had one threshold for all models.
+    values["nsfw_threshold"] = 0.5 if settings.nsfw_threshold is None else settings.nsfw_threshold
+    file_settings = json.dumps(values)
     old = _Schema1Job.model_validate(job.model_dump(include=set(_Schema1Job.model_fields)))
     return _digest(file_settings + old.model_dump_json())
 

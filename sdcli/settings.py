@@ -316,9 +316,9 @@ class Settings(ImageSettings):
         "CompVis/stable-diffusion-safety-checker", "--safety-model", scope="file", panel=STAGES, metavar="MODEL",
         path="safety model", help="Model for --safety-checker clip if the model's own folder has none.",
     )  # fmt: skip
-    nsfw_threshold: float = option(
-        0.5, "--nsfw-threshold", scope="file", panel=STAGES, metavar="X",
-        help="Score from which --safety-checker opennsfw flags an image, 0 to 1.",
+    nsfw_threshold: float | None = option(
+        None, "--nsfw-threshold", scope="file", panel=STAGES, metavar="X",
+        help="Score from which --safety-checker opennsfw flags an image, 0 to 1; default: the model's own, or 0.5.",
     )  # fmt: skip
     on_unsafe: OnUnsafe = option(
         "replace", "--on-unsafe", scope="file", panel=STAGES,
