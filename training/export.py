@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 from arguments import HERE, new_parser
-from dataset import load_checkpoint, read_icons
+from dataset import CELL, load_checkpoint, read_icons
 from icons import BACKGROUNDS, Icon
-from model import TEXT_WIDTH, Vocabulary, new_pipeline
+from model import TEXT_WIDTH, Vocabulary, cell_of, new_pipeline
 from PIL import Image
 from scenes import every_word
 from sources import LABELS, STYLES
 from train_text import load_text_encoder
 from train_unet import load_averaged
-from train_vae import load_vae
+from train_vae import load_vae, vae_folder
 
 SHEETS = {
     "singles": "Single objects",
@@ -87,13 +87,20 @@ def write_sheets(evaluation: Path, folder: Path) -> None:
 
 
 def model_card(
-    work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float, before: str
+    work: Path,
+    icons: Sequence[Icon],
+    vocabulary: Vocabulary,
+    sizes: Mapping[str, int],
+    cell: int,
+    megabytes: float,
+    before: str,
 ) -> str:
     """Fills in the template `model_card.md`."""
     evaluation = work / "evaluation" / "figures.json"
     unet = load_checkpoint(work / "unet")
-    logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "imagined", "text")}
-    vae, imagined, text = (json.loads(lines[-1]) for lines in logs.values())
+    folders = (vae_folder(work), work / "imagined", work / "text")
+    logs = [(folder / "log.jsonl").read_text("utf-8").splitlines() for folder in folders]
+    vae, imagined, text = (json.loads(lines[-1]) for lines in logs)
     return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
         megabytes=f"{megabytes:.1f}",
         unet_millions=f"{sizes['unet'] / 1e6:.1f}",
@@ -102,8 +109,8 @@ def model_card(
         width=TEXT_WIDTH,
         tokens=f"{len(vocabulary.tokenizer):,}",
         trained_tokens=f"{len(vocabulary):,}",
-        size=unet["size"],
-        latent=unet["size"] // 8,
+        size=unet["size"] // CELL * cell,
+        latent=unet["size"] // CELL,
         concepts=len({icon.label for icon in icons}),
         drawings=f"{len(icons):,}",
         styles=", ".join(f'"{style}"' for style in STYLES),
@@ -154,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         write_sheets(options.work / "evaluation", folder / "sheets")
-        card = model_card(options.work, icons, vocabulary, sizes, megabytes, options.before)
+        cell = cell_of(pipeline.vae)
+        card = model_card(options.work, icons, vocabulary, sizes, cell, megabytes, options.before)
         (folder / "README.md").write_text(card, "utf-8")
         # Each file is replaced atomically, so that readers never see an incomplete file.
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -242,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         session.log(psnr=decoder, psnr_round_trip=round_trip)
 
     parts = {"vae": vae, "optimizer": optimizer, "ema": ema}
-    session = Session(folder, Budget.of(options), parts, device, save_seconds=180, on_save=measure)
+    save_seconds = 180 * (cell // CELL) ** 2  # measuring takes as much longer
+    session = Session(folder, Budget.of(options), parts, device, save_seconds=save_seconds, on_save=measure)
     for step, done in session:
         random = np.random.default_rng([options.seed, step])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
