@@ -309,7 +309,9 @@ def load_exported(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CL
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, local_files_only=True)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    return unet.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False), tokenizer
+    for part in (unet, text_encoder):
+        part.requires_grad_(False).eval()
+    return unet, text_encoder, tokenizer
 
 
 def new_pipeline(

@@ -143,6 +143,27 @@ def doubled(vae: AutoencoderTiny) -> AutoencoderTiny:
     return double
 
 
+def decode_double(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
+    """What a VAE of twice the size decodes to, but for the outermost pixels, in less time and memory.
+
+    The last two convolutions are computed as one at half the size, whose channels are the four pixels of each.
+    """
+    layers = list(cast("nn.Sequential", vae.decoder.layers))
+    features = torch.tanh(latents / 3) * 3
+    for layer in layers[:-3]:
+        features = layer(features)
+    wide, final = layers[-2:]
+    # Both as one convolution of 5 x 5 on the enlarged features: (3, 64, 5, 5).
+    kernel = functional.conv2d(wide.weight.transpose(0, 1), final.weight.flip(2, 3), padding=2).transpose(0, 1)
+    # Of the taps -2 to 2, the first pixel of a pair has (-2, -1), (0, 1), (2) in the pixels -1, 0, 1 of the features,
+    # and the second one (-2), (-1, 0), (1, 2).
+    both = kernel.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
+                              [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
+    four = torch.einsum("pai,qbj,ocij->opqcab", both, both, kernel).flatten(0, 2)
+    pixels = functional.conv2d(features, four, final.bias.repeat_interleave(4), padding=1)
+    return functional.pixel_shuffle(pixels, 2).mul(2).sub(1)
+
+
 def _split(offset: int) -> tuple[int, int]:
     """An offset of -2 to 2 pixels as the sum of two of -1 to 1."""
     shift = max(-1, min(1, offset))
@@ -266,10 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         target = torch.stack(target_list).to(device, memory_format=torch.channels_last)
 
         with autocast(options):
-            loss = image_loss(vae.decode(noisy).sample.float(), target)
+            # At the end with the true edges of images.
+            fast = options.double and done <= WHOLE_FROM
+            decoded = decode_double(vae, noisy) if fast else vae.decode(noisy).sample
+            loss = image_loss(decoded.float(), target)
             if step % ENCODER_EVERY == 0:
                 own = vae.encode(target).latents
-                loss = loss + image_loss(vae.decode(own).sample.float(), target)
+                if not options.double:
+                    loss = loss + image_loss(vae.decode(own).sample.float(), target)
                 loss = loss + functional.mse_loss(own.float(), codes.to(device))
         optimise(optimizer, loss, learning_rate(options.lr, step, done, warmup=20, floor=0.01))
         ema.step(vae.parameters())

@@ -52,7 +52,7 @@ from train_text import (
     write_decoders,
 )
 from train_unet import MIN_SELF_DENOISED, SELF_DENOISED, Batch, PositionLoss, self_denoised, start_from
-from train_vae import deepened, doubled
+from train_vae import decode_double, deepened, doubled
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
@@ -495,6 +495,11 @@ def test_a_vae_of_twice_the_size_starts_as_the_enlarged_one() -> None:
         assert torch.allclose(double.encode(enlarged).latents, latents, atol=1e-5)
         decoded = vae.decode(latents).sample.repeat_interleave(2, -1).repeat_interleave(2, -2)
         assert torch.allclose(double.decode(latents).sample, decoded, atol=1e-5)
+        for weight in double.decoder.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+        inside = (..., slice(1, -1), slice(1, -1))
+        fast, slow = decode_double(double, latents), double.decode(latents).sample
+        assert torch.allclose(fast[inside], slow[inside], atol=1e-4)
 
 
 @pytest.mark.parametrize("start", STARTS)
