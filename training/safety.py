@@ -2,10 +2,10 @@
 
     python training/safety.py --start sdcli/models/builtin
 
-Generates an image of each drawing's concept and style with each of `SEEDS`, the most doubtful first, and scores
-them. Writes `safety/latents-*.safetensors`, `safety/scores.jsonl` (one image per line) and `safety/scores.txt` (a
-histogram). After an interruption, the same command continues with the first missing file. For another VAE the images
-are decoded and scored again from the same latents.
+Generates, with the noise of sdcli, an image of each drawing's concept and style with each of `SEEDS`, the most doubtful
+drawings first, and scores them. Writes `safety/latents-*.safetensors`, `safety/scores.jsonl` (one image per line) and
+`safety/scores.txt` (a histogram). After an interruption, the same command continues with the first missing file. For
+another VAE the images are decoded and scored again from the same latents.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scenes import with_article
 from sheet import GUIDANCE_SCALE
 from torch import Tensor
 
+from sdcli.pipeline.noise import cuda_randn
 from sdcli.stages.safety import SafetyChecker, find_checker
 
 SEEDS = (42, 43)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         some = wanted[start : start + BATCH]
         file = folder / f"latents-{number:04}.safetensors"
         if not file.exists():
-            noise = [torch.randn(1, 4, edge, edge, generator=torch.Generator().manual_seed(seed)) for _, seed in some]
+            noise = [torch.from_numpy(cuda_randn(4 * edge**2, seed, 0)).view(1, 4, edge, edge) for _, seed in some]
             with torch.inference_mode():
                 states = states_of([prompt_of(icons[index]) for index, _ in some], tokenizer, text_encoder)
             scheduler = new_scheduler()
