@@ -71,6 +71,15 @@ class SafetyRecord(_Part):
         """Whether the image was not saved as it was generated."""
         return self.done in ("replace", "blur", "skip")
 
+    @property
+    def why(self) -> str:
+        """The checker, the highest score and its limit, in two digits, or in four if both would look the same."""
+        score, limit = max(self.scores.values(), default=None), self.threshold
+        if score is None or limit is None:
+            return self.checker if score is None else f"{self.checker} {score:.2f}"
+        digits = 4 if f"{score:.2f}" == f"{limit:.2f}" else 2
+        return f"{self.checker} {score:.{digits}f}, limit {limit:.{digits}f}"
+
 
 class WatermarkRecord(_Part):
     """The watermark of an image, as it was read back: `wrong_bits` of `bits` differ from the text."""

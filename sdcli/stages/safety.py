@@ -560,17 +560,8 @@ class SafetyStage:
         )
         if not verdict.flagged:
             return Outcome(image, record)
-        note = f"looks unsafe ({_in_words(verdict)}) and was {_DONE[action]}; see --on-unsafe"
+        note = f"looks unsafe ({record.why}) and was {_DONE[action]}; see --on-unsafe"
         return Outcome(withhold(image, action), record, note)
-
-
-def _in_words(verdict: SafetyVerdict) -> str:
-    """The checker, the highest score and its limit, in two digits, or in four if both would look the same."""
-    score, limit = max(verdict.scores.values(), default=None), verdict.threshold
-    if score is None or limit is None:
-        return verdict.checker if score is None else f"{verdict.checker} {score:.2f}"
-    digits = 4 if f"{score:.2f}" == f"{limit:.2f}" else 2
-    return f"{verdict.checker} {score:.{digits}f}, limit {limit:.{digits}f}"
 
 
 stage = SafetyStage
