@@ -131,6 +131,9 @@ def model_card(
             for name, text in SHEETS.items()
             if (work / "evaluation" / f"{name}.png").exists()
         ),
+        safety=scores.read_text("utf-8").strip()
+        if (scores := work / "safety" / "scores.txt").exists()
+        else "Not measured.",
         words=textwrap.fill(f"{known_words(icons)}.", 120),
     )
 
