@@ -170,7 +170,9 @@ def test_training_goes_from_packages_to_an_image(
     assert json.loads((work / "latent_stats.json").read_text())["mean"] == [0] * 4
     run(redraw, *size, *cpu, "--start", out, "--steps", 1, "--batch", 4)
     run(train_vae, *size, *cpu, "--double", "--start", out, "--steps", 1, "--batch", 4)
-    assert (work / "vae-double" / "config.json").exists()
+    run(export, "--vae-only", "--out", out)
+    config = json.loads((out / "vae" / "config.json").read_text())
+    assert config["num_decoder_blocks"] == [6, 3, 4, 2, 0] and "_name_or_path" not in config
     assert "30 of 30 images" in run(safety, "--start", out, "--vae", out)
     rows = [json.loads(line) for line in (work / "safety" / "scores.jsonl").read_text().splitlines()]
     assert len({(row["key"], row["seed"]) for row in rows}) == 30
