@@ -113,6 +113,7 @@ def model_card(
         trained_tokens=f"{len(vocabulary):,}",
         size=unet["size"] // CELL * cell,
         latent=unet["size"] // CELL,
+        cell=cell,
         concepts=len({icon.label for icon in icons}),
         drawings=f"{len(icons):,}",
         styles=", ".join(f'"{style}"' for style in STYLES),
