@@ -24,6 +24,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from icons import BACKGROUNDS, Icon
 from model import TEXT_WIDTH, Vocabulary, cell_of, new_pipeline
 from PIL import Image
+from safety import SEEDS
 from scenes import every_word
 from sources import LABELS, STYLES
 from train_text import load_text_encoder
@@ -77,6 +78,12 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         f"{seeds['difference']:.1f} of 255 on average, by {seeds['least']:.1f} at least. The VAE reconstructs "
         f"{vae['drawings']} validation drawings with a PSNR of {vae['round_trip_db']:.1f} dB.", 120
     )  # fmt: skip
+
+
+def safety_scores(scores: Path) -> str:
+    """The histogram of `safety.py`, with a sentence before it."""
+    seeds = " and ".join(map(str, SEEDS))
+    return f"Scores of every object in every style, with the seeds {seeds}:\n\n{scores.read_text('utf-8').strip()}"
 
 
 def write_sheets(evaluation: Path, folder: Path) -> None:
@@ -134,7 +141,7 @@ def model_card(
             for name, text in SHEETS.items()
             if (work / "evaluation" / f"{name}.png").exists()
         ),
-        safety=safety.read_text("utf-8").strip() if safety.exists() else "Not measured.",
+        safety=safety_scores(safety) if safety.exists() else "",
         words=textwrap.fill(f"{known_words(icons)}.", 120),
     )
 

@@ -149,11 +149,12 @@ def decode_double(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
 
     The last two convolutions are computed as one at half the size, whose channels are the four pixels of each.
     """
-    layers = list(cast("nn.Sequential", vae.decoder.layers))
+    layers = list(cast("Iterable[nn.Conv2d]", vae.decoder.layers))
     features = torch.tanh(latents / 3) * 3
     for layer in layers[:-3]:
         features = layer(features)
     wide, final = layers[-2:]
+    bias = cast("Tensor", final.bias)
     # Both as one convolution of 5 x 5 on the enlarged features: (3, 64, 5, 5).
     kernel = functional.conv2d(wide.weight.transpose(0, 1), final.weight.flip(2, 3), padding=2).transpose(0, 1)
     # Of the taps -2 to 2, the first pixel of a pair has (-2, -1), (0, 1), (2) in the pixels -1, 0, 1 of the features,
@@ -161,7 +162,7 @@ def decode_double(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
     both = kernel.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
                               [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
     four = torch.einsum("pai,qbj,ocij->opqcab", both, both, kernel).flatten(0, 2)
-    pixels = functional.conv2d(features, four, final.bias.repeat_interleave(4), padding=1)
+    pixels = functional.conv2d(features, four, bias.repeat_interleave(4), padding=1)
     return functional.pixel_shuffle(pixels, 2).mul(2).sub(1)
 
 
