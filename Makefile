@@ -11,7 +11,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pyt
 .PHONY: demo test check fuzz lint docs setup clean
 
 demo: setup
-	$(BIN)/sdcli txt2img --prompt "a red apple" --n_samples 4 --n_iter 1 --outdir outputs/demo
+	$(BIN)/sdcli txt2img "a red apple" -n 4 --n_samples 4 --outdir outputs/demo
 
 test: setup
 	$(PYTEST) -m "not gpu and not full_size"

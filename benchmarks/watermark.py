@@ -47,7 +47,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--grounds", type=int, nargs="+", default=[0, 240, 245, 248, 255])
     given = parser.parse_args()
+    if not given.icons.is_dir():
+        parser.error(f"{given.icons} is not a folder")
     paths = sorted(path for path in given.icons.iterdir() if path.suffix in {".png", ".webp"})
+    if not paths:
+        parser.error(f"the folder {given.icons} contains no PNG or WebP images")
     chosen = random.Random(0).sample(paths, min(given.count, len(paths)))
 
     print("| size | background | method | found | wrong bits (worst) | PSNR, dB (worst) | found after JPEG 90 |")

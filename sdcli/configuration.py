@@ -7,7 +7,6 @@ in which a script runs does not change its images.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -27,7 +26,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, as_choice, flag, flags, in_use, options, spellings
+from sdcli.settings import RANDOM, Settings, assigned, flag, flags, in_use, invalid, lists, options, spellings
+from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
 
 PREFIX = "SDCLI_"
@@ -76,6 +76,11 @@ class Configuration:
     settings: Settings
     given: Layer
 
+    @property
+    def random_seed(self) -> bool:
+        """Whether the seed was chosen, because the one that was given is `RANDOM`."""
+        return "seed" in self.given and self.given["seed"].value == RANDOM
+
 
 def load(
     flags: Mapping[str, Any] | None = None,
@@ -83,6 +88,7 @@ def load(
     config_file: str | None = None,
     environment: Mapping[str, str] | None = None,
     recorded: Mapping[str, Any] | None = None,
+    typed: Mapping[str, str] | None = None,
 ) -> Configuration:
     """Load the settings. Sources, weakest first: defaults, the user's file, `config_file`, the environment, flags.
 
@@ -91,6 +97,8 @@ def load(
         config_file: another file; by default the one that the environment names.
         environment: variables; by default those of this process.
         recorded: the settings of an earlier run, which replace files and environment.
+        typed: the flags as they were typed, by the names of the settings, for errors. That of `prompts` stands for
+            prompts without a flag: then each prompt has one image, unless a source says another number.
 
     Raises:
         InputFileError: a file does not exist or is not TOML. The user's file may be missing.
@@ -108,9 +116,24 @@ def load(
             {} if config_file is None else read_file(Path(config_file), "config file"),
             read_environment(environment),
         ]
-    given = merge(*layers, {name: Given(value, Origin("flag", flag(name))) for name, value in (flags or {}).items()})
+    typed = typed or {}
+    by_flags = {}
+    for name, value in (flags or {}).items():
+        set_, its_value = assigned(name, value)
+        by_flags[set_] = Given(its_value, Origin("flag", typed.get(name, flag(name))))
+    layers.append(by_flags)
+    if "prompts" in typed:
+        layers.insert(0, _one_image_each(layers))
+    given = merge(*layers)
     with origins_in_errors(given):
         return Configuration(Settings.of(**{name: one.value for name, one in given.items()}), given)
+
+
+def _one_image_each(layers: Iterable[Layer]) -> Layer:
+    """The number of images of prompts without a flag, beneath these layers."""
+    given = {name for layer in layers for name in layer}
+    numbers = ("n_samples", "n_iter") if given & {"n_samples", "n_iter"} else ("images_per_prompt",)
+    return {} if "images_per_prompt" in given else {name: Given(1, Origin("default")) for name in numbers}
 
 
 def user_file() -> Path:
@@ -218,29 +241,31 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
         if name in keys:
             raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Remove one of them.")
         keys[name] = key
+        name, value = assigned(name, value)
         given[name] = Given(_parsed(name, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
     return given
 
 
 def _nearest(key: str) -> str:
-    """The settings with a similar name, as a question."""
-    variable = key.upper().startswith(PREFIX)
-    known = {spelling.lower(): spelling for spelling in _spellings() if spelling.startswith(PREFIX) == variable}
-    if len(key) > _LONGEST:
-        return ""
-    near = difflib.get_close_matches(key.replace("-", "_").lower(), known, n=2)
-    return f"Did you mean {' or '.join(known[spelling] for spelling in near)}?" if near else ""
+    """What another tool's setting is called here, or the settings with a similar name, as a question."""
+    if not key.upper().startswith(PREFIX):
+        return elsewhere(key) or did_you_mean(near(key, spellings()))
+    name = key[len(PREFIX) :]
+    return elsewhere(name) or did_you_mean(f"{PREFIX}{each.upper()}" for each in near(name, spellings()))
 
 
 def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
     """The value in the setting's type."""
-    value = as_choice(name, value)
+    if value == RANDOM and name == "seed":
+        return value
     kind: Any = Settings.model_fields[name].annotation
     adapter = TypeAdapter(kind)
     try:
-        parsed = adapter.validate_python(value, strict=True) if strict else adapter.validate_strings(value)
-    except ValidationError as error:
-        raise UsageError(f"{what} is not valid", why=f"{error.errors()[0]['msg']}.") from None
+        as_is = strict or name in lists().values()
+        parsed = adapter.validate_python(value, strict=True) if as_is else adapter.validate_strings(value)
+    except ValidationError:
+        error = invalid(name, value)
+        raise UsageError(f"{what} is not valid", why=error.why, fix=error.fix) from None
     if options()[name].path and "\0" in (parsed or ""):
         raise UsageError(f"{what} is not valid", why="A path cannot contain a zero byte.")
     return parsed
@@ -333,14 +358,23 @@ def origin(name: str, given: Layer) -> Origin:
 
 @contextmanager
 def origins_in_errors(given: Layer) -> Iterator[None]:
-    """Add to an error that names flags the file, line or variable that set them."""
+    """Name the flags in an error as they were typed, and add the file, line or variable that set the others."""
     try:
         yield
     except SdcliError as error:
+        flags_given = ((flag(name), one.origin.name) for name, one in given.items() if one.origin.kind == "flag")
+        typed = {first: name for first, name in flags_given if name.startswith("-")}
+        for part in ("what", "why", "fix"):
+            setattr(error, part, _as_typed(getattr(error, part), typed))
         origins = ((flag(name), origin(name, given)) for name in error.settings)
         sources = [f"{shown} is set by {place}." for shown, place in origins if place.kind not in ("default", "flag")]
         error.why = " ".join([error.why, *sources]).strip()
         raise
+
+
+def _as_typed(text: str, typed: Mapping[str, str]) -> str:
+    """A message with each flag as it was typed."""
+    return re.sub(r"(?<![\w-])--?[A-Za-z][\w-]*", lambda found: typed.get(found[0], found[0]), text)
 
 
 def toml(value: Any) -> str:

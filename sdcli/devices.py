@@ -17,8 +17,6 @@ class Compute:
 
     device: torch.device
     autocast_dtype: torch.dtype | None
-    note: str = ""
-    """Why the precision differs from the setting; empty if it does not."""
 
     @property
     def precision(self) -> str:
@@ -26,7 +24,7 @@ class Compute:
         return "full" if self.autocast_dtype is None else f"autocast {self.autocast_dtype}".replace("torch.", "")
 
     def __str__(self) -> str:
-        return f"{self.device}, precision {self.precision}" + (f" ({self.note})" if self.note else "")
+        return f"{self.device}, precision {self.precision}"
 
     def context(self) -> AbstractContextManager[object]:
         """Returns the context manager for the text encoder, UNet and VAE. The weights stay in float32."""
@@ -44,8 +42,8 @@ def choose(name: DeviceName, precision: Precision) -> Compute:
 
     Args:
         name: a device, or "auto" for the first available one of cuda, mps and cpu.
-        precision: "full", or "autocast": float16 on a GPU, as in the original script; bfloat16 on a CPU with
-            instructions for it; full precision on other CPUs.
+        precision: "full", or "autocast": float16 on a GPU, as in the original script; full precision on a CPU. There
+            autocast to bfloat16 is slower than full precision, and its images differ from one CPU to another.
 
     Raises:
         DeviceError: the device is not available.
@@ -60,21 +58,7 @@ def choose(name: DeviceName, precision: Precision) -> Compute:
             fix=f"Omit --device, or choose one of: {', '.join(usable)}.",
         )
     device = torch.device(kind)
-    if precision == "full":
-        return Compute(device, None)
-    if kind != "cpu":
-        return Compute(device, torch.float16)
-    if _cpu_has_bfloat16():
-        return Compute(device, torch.bfloat16)
-    return Compute(device, None, "this CPU has no fast bfloat16")
-
-
-def _cpu_has_bfloat16() -> bool:
-    """True if the CPU has instructions for bfloat16; without them, autocast is slower than full precision."""
-    return any(
-        bool(getattr(torch.cpu, probe, lambda: False)())
-        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    return Compute(device, None if precision == "full" or kind == "cpu" else torch.float16)
 
 
 def empty_cache(device: torch.device) -> None:

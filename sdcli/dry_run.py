@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sdcli import estimates
 from sdcli.estimates import Estimate
@@ -37,6 +38,7 @@ class Forecast:
         exists: with --resume, whether it already exists.
         words: how the text encoder reads its prompt.
         mark: its watermark; None with --no-watermark.
+        reading: how the model's vocabulary reads its prompt, as in the record.
     """
 
     job: Job
@@ -44,6 +46,7 @@ class Forecast:
     exists: bool
     words: PromptLength
     mark: Mark | None
+    reading: dict[str, Any]
 
 
 class DryRun:
@@ -75,6 +78,8 @@ class DryRun:
         """Images so far, and those of them that already exist."""
         self.seconds: float | None = 0.0
         """Time of the images that are missing; None if this model has never run on this machine."""
+        self.loading = 0.0
+        """Time until the first of them is begun, for libraries and model; 0 if it is not known, or none is missing."""
         self.largest: Estimate | None = None
         """The estimate of the batch that needs the most memory."""
         self._estimates: dict[tuple[int, int, int, str, int], Estimate] = {}
@@ -91,10 +96,14 @@ class DryRun:
             jobs = [job for batch in together for job in batch]
             lines = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
             self._add_up(together, lines)
-            read = measure(tokenizer, [job.prompt for job in jobs])
+            read = measure(tokenizer, [job.encoded for job in jobs])
             for job, line, length in zip(jobs, lines, read, strict=True):
                 file = file_of(job) if line is None else outdir / line.file if line.file else None
-                yield Forecast(job, file, line is not None, length, self._mark(job))
+                yield Forecast(job, file, line is not None, length, self._mark(job), self._reading(job))
+
+    def _reading(self, job: Job) -> dict[str, Any]:
+        vocabulary = self.run.vocabulary
+        return {} if vocabulary is None else vocabulary.read(job.prompt).values()
 
     def _mark(self, job: Job) -> Mark | None:
         for stage in self.run.stages:
@@ -132,6 +141,8 @@ class DryRun:
             self.existing += existing
             if existing == len(batch):
                 continue
+            if self.largest is None:
+                self.loading = estimates.loading(batch[0], self.settings.device)
             estimate = self._estimate(batch[0], len(batch))
             if self.seconds is not None:
                 self.seconds = None if estimate.seconds is None else self.seconds + estimate.seconds * len(batch)

@@ -49,6 +49,11 @@ class SdcliError(Exception):
         return "\n".join(line for line in (self.what, self.why, self.fix) if line)
 
 
+def indented(error: Exception) -> str:
+    """The message of an error for a note: what follows its first line is indented, as in a message of its own."""
+    return str(error).replace("\n", "\n  ")
+
+
 class UsageError(SdcliError):
     """A setting that is not valid, or settings that contradict each other, from any source."""
 

@@ -21,6 +21,8 @@ _known = Cache(
     tuple[Annotated[float, Field(gt=0)], Annotated[int, Field(ge=0)]],
 )
 """Seconds for each image and step, and bytes of memory, by model, precision, device and size."""
+_known_loading = Cache("loading", r"\S+ \S+", Annotated[float, Field(ge=0)])
+"""Seconds from the start of a run to its first batch, by model and device."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,23 @@ def remember(job: Job, device: str, rows: int, seconds: float) -> None:
     """
     place = f"{job.model_hash[:16]} {job.precision} {device}"
     _known[f"{place} {job.height}x{job.width}x{rows}"] = [seconds / rows / job.steps, _peak(device)]
+
+
+def remember_loading(job: Job, device: str, seconds: float) -> None:
+    """Remember how long it takes to import the libraries and to load the model of a job."""
+    _known_loading[f"{job.model_hash[:16]} {device}"] = round(seconds, 3)
+
+
+def loading(job: Job, device: str) -> float:
+    """Seconds until the first batch; 0 if this model has never run on this machine.
+
+    Args:
+        job: a job of the run.
+        device: the device's name; "auto" for any on which the model has run.
+    """
+    places = (key.split(" ") for key in _known_loading.all())
+    found = [its for model, its in places if model == job.model_hash[:16] and device in ("auto", its)]
+    return float(_known_loading[f"{job.model_hash[:16]} {found[-1]}"]) if found else 0.0
 
 
 def estimate(job: Job, device: str, rows: int, weights: int | None) -> Estimate:

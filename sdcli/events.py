@@ -10,26 +10,47 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Started:
-    """The run is valid. `images` is None if a stream decides how many there are."""
+    """The run is valid.
+
+    Attributes:
+        images: the number of images; None if a stream decides.
+        model: the name of the model.
+        device: the device in words.
+        how: how the number comes about, such as "3 prompts x 2 iterations"; "" if there is nothing to say.
+        batches: the number of batches; None if a stream decides.
+        missing: with --resume, the number of images that do not exist yet; None if it is not known.
+    """
 
     images: int | None
     model: str
     device: str
+    how: str = ""
+    batches: int | None = None
+    missing: int | None = None
 
 
 @dataclass(frozen=True)
-class Loading:
-    """A part of the model starts to load, or its checksum to be computed."""
+class Phase:
+    """What takes time begins, such as "importing libraries" or "loading model"."""
 
-    part: str
+    name: str
 
 
 @dataclass(frozen=True)
 class BatchStarted:
-    """A batch starts. It takes `evaluations` evaluations of the model."""
+    """A batch starts, or a part of one if memory is short.
+
+    Attributes:
+        images: the number of images.
+        evaluations: how often the model is evaluated.
+        number: of the batch in the run, from 1.
+        why: why `evaluations` is not the number of steps; "" if it is.
+    """
 
     images: int
     evaluations: int
+    number: int = 1
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,34 @@ class Note:
     text: str
 
 
-Event = Started | Loading | BatchStarted | StepDone | BatchDone | Saved | Output | Note
+@dataclass(frozen=True)
+class Finished:
+    """The run is finished.
+
+    Attributes:
+        images: images that were generated.
+        place: where they are, in words, such as "in outputs/txt2img-samples".
+        seeds: their seeds, each once, the first few.
+        more_seeds: whether there are more.
+        existing: images that existed before, with --resume.
+        elsewhere: images that were left to another process.
+        withheld: unsafe images of which nothing was saved.
+        failed: images that could not be generated, with --on-error skip.
+        skipped_rows: invalid rows of the prompt file, with --on-error skip.
+    """
+
+    images: int
+    place: str = ""
+    seeds: tuple[int, ...] = ()
+    more_seeds: bool = False
+    existing: int = 0
+    elsewhere: int = 0
+    withheld: int = 0
+    failed: int = 0
+    skipped_rows: int = 0
+
+
+Event = Started | Phase | BatchStarted | StepDone | BatchDone | Saved | Output | Note | Finished
 Progress = Callable[[Event], None]
 """Called with every event, in order."""
 

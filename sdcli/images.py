@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ class Batch:
     needed: Sequence[bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GeneratedImage:
     """A generated image.
 
@@ -42,6 +42,7 @@ class GeneratedImage:
         record: what its file says of it.
         effort: what generating it took, for the journal: seconds, images in its batch.
         path: where it is saved, if it is.
+        writer: saves the image with its record as a file; None before the run has finished the image.
     """
 
     job: Job
@@ -49,13 +50,37 @@ class GeneratedImage:
     record: ImageRecord
     effort: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    writer: Callable[[GeneratedImage, Path], None] | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        where = f", path={str(self.path)!r}" if self.path else ""
+        return f"<GeneratedImage {self.job.prompt!r} {width}x{height} seed={self.job.seed}{where}>"
 
     @property
     def image(self) -> Image:
-        """The saved pixels as a Pillow image."""
+        """The saved pixels as a Pillow image. It has no metadata; `save` writes them."""
         from PIL import Image
 
         return Image.fromarray(self.pixels)
+
+    def save(self, path: str | Path) -> Path:
+        """Save the image with its record as a new file.
+
+        Args:
+            path: the file; its suffix names the format.
+
+        Returns:
+            The path.
+
+        Raises:
+            sdcli.errors.OutputError: the suffix is that of no format, the file exists, or it cannot be written.
+        """
+        if self.writer is None:
+            raise ValueError("the image is not finished: its run has not returned it")
+        path = Path(path)
+        self.writer(self, path)
+        return path
 
 
 @dataclass(frozen=True)

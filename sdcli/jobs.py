@@ -12,15 +12,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.prompts import Prompt
+from sdcli.prompts import Prompt, fit_together
 from sdcli.settings import ImageSettings, Settings, default, flag, names, options
 
 KEY_SCHEMA = 2
@@ -81,6 +83,7 @@ class Job(ImageSettings):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
+    steps: int
     height: int
     width: int
     scale: float
@@ -93,6 +96,21 @@ class Job(ImageSettings):
     """The image's place in the run, from 0."""
     out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+    read_as: str | None = None
+    """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; without `read_as`, which earlier versions refuse, if it is None."""
+        values: dict[str, Any] = handler(self)
+        if values.get("read_as", "") is None:
+            del values["read_as"]
+        return values
+
+    @property
+    def encoded(self) -> str:
+        """The text that the text encoder gets."""
+        return self.prompt if self.read_as is None else self.read_as
 
     @field_validator(*names("image"))
     @classmethod
@@ -113,7 +131,12 @@ def key(job: Job, settings: Settings) -> str:
     defaults = {name: default(name) for name in names("image", "file")} | {"noise": NoisePlace().model_dump()}
     values: dict[str, Any] = job.model_dump(exclude={"index"})
     values |= {name: getattr(settings, name) for name in names("file")}
-    content = {name: value for name, value in values.items() if value is not None and value != defaults.get(name)}
+    old = {name: options()[name].left_out for name in names("image", "file")}
+    content = {
+        name: value
+        for name, value in values.items()
+        if value is not None and value not in (defaults.get(name), old.get(name))
+    }
     return sha256(json.dumps({"schema": KEY_SCHEMA, **content}, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,6 +158,13 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
     for name, own in (("height", spec.default_height), ("width", spec.default_width)):
         given = getattr(settings, name)
         side = own if given is None else given
+        if spec.only_default_size and side != own:
+            raise UsageError(
+                f"{flag(name)} {side} is not a size that the model {spec.name} can generate",
+                why=f"It was trained on images of {spec.default_width} x {spec.default_height} pixels only.",
+                fix=f"Leave out {flag(name)}, or pass another model with --model or --ckpt.",
+                settings=(name,),
+            )
         if side % spec.size_multiple:
             lower = side // spec.size_multiple * spec.size_multiple
             nearest = [str(n) for n in (lower, lower + spec.size_multiple) if n]
@@ -148,12 +178,22 @@ def size(settings: Settings, spec: ModelSpec) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def steps_of(settings: ImageSettings, spec: ModelSpec) -> int:
+    """The number of sampling steps: the setting, or the model's own number."""
+    return spec.default_steps if settings.steps is None else settings.steps
+
+
 StepDraws = Callable[[str, int], int]
 """Number of draws that a sampler makes in so many steps, after the initial noise."""
 
 
 def batches(
-    prompts: Iterable[Prompt], settings: Settings, spec: ModelSpec, model_hash: str, step_draws: StepDraws
+    prompts: Iterable[Prompt],
+    settings: Settings,
+    spec: ModelSpec,
+    model_hash: str,
+    step_draws: StepDraws,
+    read: Callable[[str], str] = str,
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -165,6 +205,7 @@ def batches(
         spec: the model.
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
+        read: what the text encoder gets for a prompt; by default the prompt.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -172,6 +213,7 @@ def batches(
     for batch in _grouped(prompts, settings.n_samples):
         first = batch[0].settings
         height, width = size(first, spec)
+        steps = steps_of(first, spec)
         stream = streams.setdefault((height, width), _Stream(settings.rng, fixed_rows))
         before = tuple(stream.before)
         rows = sum(prompt.seed is None for prompt in batch)
@@ -179,7 +221,9 @@ def batches(
         jobs = []
         for prompt in batch:
             values = {name: getattr(prompt.settings, name) for name in names("image")}
-            values |= {"prompt": prompt.text, "height": height, "width": width}
+            text = read(prompt.text)
+            values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
+            values |= {"height": height, "width": width}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed
@@ -187,6 +231,7 @@ def batches(
                 row += 1
             else:
                 values["seed"] = prompt.seed
+            values["steps"] = steps
             if values["scale"] is None:
                 values["scale"] = spec.default_scale
             jobs.append(
@@ -194,7 +239,7 @@ def batches(
             )
         yield jobs
         if rows:
-            stream.count(rows, step_draws(first.sampler, first.steps) + (0 if fixed_rows else 1))
+            stream.count(rows, step_draws(first.sampler, steps) + (0 if fixed_rows else 1))
 
 
 class _Stream:
@@ -232,7 +277,4 @@ def _grouped(prompts: Iterable[Prompt], at_most: int) -> Iterator[list[Prompt]]:
 
 
 def _fit_together(one: Prompt, other: Prompt) -> bool:
-    return one.iteration == other.iteration and (
-        one.settings is other.settings
-        or all(getattr(one.settings, name) == getattr(other.settings, name) for name in names("image", varies=False))
-    )
+    return one.iteration == other.iteration and fit_together(one.settings, other.settings)

@@ -48,8 +48,12 @@ class ModelSpec(BaseModel):
     """Height and width must be multiples of this (64 for Stable Diffusion v1)."""
     default_height: int
     default_width: int
+    only_default_size: bool = False
+    """Whether the model generates images of its default size only, as the builtin model."""
     default_scale: float
     """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images."""
+    default_steps: int
+    """Sampling steps: 50 as in the original script; fewer for the builtin model, whose images do not change after."""
     schedule: NoiseSchedule
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin model."""

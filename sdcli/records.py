@@ -91,6 +91,14 @@ class WatermarkRecord(_Part):
     bits: int = 0
 
 
+class ReadingRecord(_Part):
+    """How the model's vocabulary read a prompt, see `sdcli.models.vocabulary.Reading`."""
+
+    taken: dict[str, str] = {}
+    unknown: list[str] = []
+    not_obeyed: dict[str, str] = {}
+
+
 _Record = TypeVar("_Record", bound="_FileRecord")
 
 
@@ -116,6 +124,8 @@ class ImageRecord(_FileRecord):
 
     words_cut: str | None = None
     """The end of the prompt that the text encoder did not read."""
+    reading: ReadingRecord = ReadingRecord()
+    """How the model's vocabulary read the prompt; empty if every word is the model's own."""
     settings: RecordedSettings = {}
     """Settings beside the job that are needed to generate the image again, see `recorded_settings`."""
     safety: SafetyRecord | None = None
@@ -328,6 +338,8 @@ _SCHEMA_1_FILE_SETTINGS = (
 
 def _old_key(job: Job, settings: Settings) -> str | None:
     """The key that schema 1 gave the job; None if the job or the run uses a setting that schema 1 did not have."""
+    if job.read_as is not None:
+        return None
     newer_image = set(names("image")) - _Schema1Job.model_fields.keys()
     newer_file = set(names("file")) - set(_SCHEMA_1_FILE_SETTINGS)
     if any(getattr(job, name) != default(name) for name in newer_image):

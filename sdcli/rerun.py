@@ -20,16 +20,19 @@ from sdcli.images import GeneratedImage
 from sdcli.jobs import Job
 from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
-from sdcli.models import hashes
+from sdcli.models import hashes, shipped
 from sdcli.models.model import ModelSource
+from sdcli.models.sources import builtin
+from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
 from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import Settings, as_choice, default, names, options, spellings
+from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assigned, default, names, options, spellings
 from sdcli.stages import safety
+from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
 from sdcli.txt2img import execute
 
@@ -139,14 +142,17 @@ def rerun(
     job = _require_job(source)
     changed = changes_by_name(changes or {})
     try:
-        settings = Settings.of(**(settings_of(source, model) | changed | ONE_IMAGE | where))
+        given = settings_of(source, model) | changed | ONE_IMAGE | where
+        # The image exists, whether or not the model knows a word of its prompt.
+        settings = Settings.of(**(given | ({} if "prompt" in changed else {"any_words": True})))
         if settings.offline or constants.is_offline_mode():
             may_download = refuse
         found = _require_model(source, job, settings, force=force, given=model is not None, may_download=may_download)
         own = settings.safety_model == own_safety_model
         if not ("safety_model" in changed or ("safety_checker" in changed and own)):
             _require_checker(settings, found, may_download, own=own)
-        run = Run(settings, progress, found)
+        reads = "prompt" in changed or found.hash() != job.model_hash
+        run = Run(settings, progress, found, reads=reads)
         ((planned,),) = run.batches()
     except UsageError as error:
         # The user's fault, if the user passed one of the settings or the model that they do not fit.
@@ -155,6 +161,11 @@ def rerun(
         raise _not_valid(source, error) from error
     # Only a whole run leads to this place in the noise, so it comes from the record; the rest follows the settings.
     again = planned.model_copy(update={"noise": job.noise, "index": job.index})
+    if changed.get("seed") == RANDOM:
+        progress(Note(f"seed {again.seed}"))
+    if not reads:
+        # As it was read then, by any version.
+        again = again.model_copy(update={"read_as": job.read_as})
     spec = run.spec
     each = spec.latent_channels * (again.height // spec.downscale) * (again.width // spec.downscale)
     if (count := _numbers_before(source, again, each)) > _MANY_REPEATED:
@@ -201,6 +212,15 @@ def _numbers_before(source: Source, job: Job, each: int) -> int:
     return count
 
 
+def _read_now(job: Job) -> tuple[bool, bool]:
+    """Whether the builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
+    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model == builtin.NAME else None
+    if vocabulary is None:
+        return True, job.read_as is None
+    reading = vocabulary.read(job.prompt)
+    return reading.known, reading.text == job.encoded
+
+
 def _not_valid(source: Source, error: UsageError) -> InputFileError:
     return InputFileError(
         f"no command of this version generates {source.path}",
@@ -232,7 +252,9 @@ def command(source: Source) -> str:
         if source.job is not None:
             # The model is not known yet. Most have 4 channels, an eighth of the image's size.
             _numbers_before(source, source.job, source.job.height * source.job.width // 16)
-            return command_line(source.job, Settings.of(**settings_of(source)), source.path)
+            known, reads_same = _read_now(source.job)
+            settings = Settings.of(**(settings_of(source) | ({} if known else {"any_words": True})))
+            return command_line(source.job, settings, source.path, reads_same=reads_same)
         if "prompt" in found.settings:
             return command_of(nearest(found)[0])
     except UsageError as error:
@@ -281,7 +303,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     ]
     try:
         chosen = SAMPLERS[settings.get("sampler", default("sampler"))]
-        chosen.check(settings.get("steps", default("steps")), NoiseSchedule())
+        chosen.check(settings.get("steps", ORIGINAL_STEPS), NoiseSchedule())
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)
@@ -346,10 +368,16 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     for spelling, value in changes.items():
         name = spellings().get(spelling.lstrip("-").replace("-", "_"))
         if name not in changeable:
+            why = elsewhere(spelling) or did_you_mean(near(spelling, changeable))
             raise UsageError(
-                f"--set {spelling} is not a setting of one image", fix=f"These are: {', '.join(changeable)}."
+                f"--set {spelling} is not a setting of one image",
+                why=why,
+                fix="" if why else f"These are: {', '.join(changeable)}.",
             )
-        changed[name] = as_choice(name, value)
+        name, changed_to = assigned(name, value)
+        if options()[name].list_of:
+            raise UsageError(f"--set {spelling}={value} has several values", fix="An image has one: pass one.")
+        changed[name] = changed_to
     if "watermark" in changed:
         changed = {"no_watermark": False} | changed
     return changed

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from threading import Timer
 
 from sdcli import models
-from sdcli.errors import InputFileError, OutputError, UsageError
-from sdcli.events import Note, Progress, ignore
-from sdcli.jobs import Job, batches, size
+from sdcli.errors import InputFileError, OutputError, UsageError, indented
+from sdcli.events import Note, Phase, Progress, ignore
+from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models.model import ModelSource
+from sdcli.models.vocabulary import Reading, Vocabulary
 from sdcli.outputs import formats, names
 from sdcli.outputs.folder import SAMPLES
-from sdcli.prompts import Prompts, Row
+from sdcli.prompts import Prompt, Prompts, Row
+from sdcli.prompts.templates import is_plain
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings
 from sdcli.stages import StageContext, Stages
+from sdcli.terminal import shortened
 
+HASHING_AFTER = 1.0
+"""Seconds after which it is said that the model is hashed; the hash of an earlier run takes none."""
 _PATH_MAX = 4096
 """Bytes of a path on Linux, with the zero byte at its end."""
+_LONGEST_PROMPT = 80
+_MOST_NOTES = 12
+"""Of a run, about the words of its prompts."""
+_MOST_CHOICES = 10_000
+"""Images of a run with templates whose prompts are read before the model loads."""
 
 
 class Run:
@@ -30,20 +42,30 @@ class Run:
         settings: the settings.
         progress: receives a note for each skipped row.
         source: the model, if it is already found.
+        reads: whether the model's vocabulary reads the prompts.
 
     Raises:
         sdcli.errors.SdcliError: an image cannot be generated or saved. The rows of a stream are only checked as they
             arrive.
     """
 
-    def __init__(self, settings: Settings, progress: Progress = ignore, source: ModelSource | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress = ignore,
+        source: ModelSource | None = None,
+        *,
+        reads: bool = True,
+    ) -> None:
         _require_current_folder()
-        self.settings = settings
         self.progress = progress
         self.skipped = 0
         """Rows skipped so far."""
         self.source: ModelSource = source or models.find_for(settings)
         self.spec = self.source.spec
+        # In the journal, too: another version may have another default.
+        settings = settings.model_copy(update={"steps": steps_of(settings, self.spec)})
+        self.settings = settings
         if settings.output_name is not None:
             names.check_pattern(settings.output_name, settings.format)
         if settings.output not in (None, "-"):
@@ -53,21 +75,44 @@ class Run:
             settings, self.spec, self.source, lambda pixels: formats.as_saved(pixels, settings.format)
         )
         self.stages = Stages(context, progress)
+        self.vocabulary = self.source.vocabulary() if reads else None
+        self._words_noted: set[str] = set()
+        self._has_templates = False
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
         self.total = self._prompts.count()
         """Number of images; None for a stream of prompts."""
+        self.counts = self._prompts.counts
+        """How the number comes about; None for a stream."""
+        if self._has_templates and self.total is not None and settings.on_error == "stop":
+            for _ in islice(self._known_prompts(Prompts(settings)), _MOST_CHOICES):
+                pass
 
-    def batches(self) -> Iterator[list[Job]]:
-        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash."""
-        yield from batches(self._prompts, self.settings, self.spec, self.model_hash, self._step_draws)
+    def batches(self, *, report: bool = True) -> Iterator[list[Job]]:
+        """The jobs in order, in batches. Only once for a stream. The first batch computes the model's hash.
+
+        Args:
+            report: whether skipped rows are counted and noted.
+        """
+        prompts = self._known_prompts(self._prompts.each(report=report), report=report)
+        yield from batches(prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read)
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the model's weights."""
-        return self.source.hash()
+        """SHA-256 of the model's weights, which are downloaded if they are not on this machine."""
+        here = self.source.here()
+        if not here:
+            self.progress(Phase("downloading model"))
+        late = Timer(HASHING_AFTER, self.progress, [Phase("hashing model")])
+        late.daemon = True
+        if here:
+            late.start()
+        try:
+            return self.source.hash()
+        finally:
+            late.cancel()
 
     def _step_draws(self, sampler: str, steps: int) -> int:
         draws: int = SAMPLERS[sampler].draws(steps, self.spec.schedule)
@@ -83,6 +128,55 @@ class Run:
             self._longest = length
             height, width = size(row.settings, self.spec)
             formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
+        if self.vocabulary is not None:
+            if self.settings.compat or is_plain(row.text):
+                self._known(row.text, self.vocabulary)
+            else:
+                self._has_templates = True
+
+    def _read(self, text: str) -> str:
+        """What the text encoder gets for a prompt."""
+        return text if self.vocabulary is None else self._known(text, self.vocabulary).text
+
+    def _known(self, text: str, vocabulary: Vocabulary) -> Reading:
+        """How the model reads a prompt. Notes what differs from the prompt, for the first prompts of the run.
+
+        Raises:
+            UsageError: it knows no word of the prompt, and the run has no --any-words.
+        """
+        reading = vocabulary.read(text)
+        if not reading.known and not self.settings.any_words:
+            near = vocabulary.nearest(text)
+            raise UsageError(
+                f"the model {self.spec.name} knows no word of the prompt {shortened(repr(text), _LONGEST_PROMPT)}",
+                why=f"It knows {len(vocabulary)} things by their names, and no people"
+                + (f"; the nearest names: {', '.join(near)}." if near else "."),
+                fix="sdcli models words lists them. --any-words generates an arbitrary image; --model MODEL or --ckpt "
+                "FILE uses a model that knows more.",
+                settings=("prompt",),
+            )
+        for note in reading.notes():
+            if len(self._words_noted) < _MOST_NOTES and note not in self._words_noted:
+                self._words_noted.add(note)
+                full = len(self._words_noted) == _MOST_NOTES
+                self.progress(Note("further words are drawn as others or ignored; see --dry-run" if full else note))
+        return reading
+
+    def _known_prompts(self, prompts: Iterable[Prompt], *, report: bool = True) -> Iterator[Prompt]:
+        """The prompts of which the model knows a word. The choices of templates are made now, and not in `_check`."""
+        for prompt in prompts:
+            try:
+                self._read(prompt.text)
+            except UsageError as error:
+                if self.settings.from_file is None:
+                    raise
+                of_file = InputFileError(f"image {prompt.index + 1}: {error.what}", why=error.why, fix=error.fix)
+                if self.settings.on_error == "stop":
+                    raise of_file from error
+                if report:
+                    self._skip(of_file)
+            else:
+                yield prompt
 
     def _require_place(self, name: str) -> None:
         """Raise `UsageError` if no file of this name can be in `samples/`."""
@@ -99,12 +193,12 @@ class Run:
     def _require(self, settings: Settings) -> list[str]:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
-        SAMPLERS[settings.sampler].check(settings.steps, self.spec.schedule)
+        SAMPLERS[settings.sampler].check(steps_of(settings, self.spec), self.spec.schedule)
         return self.stages.check(height, width)
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1
-        self.progress(Note(f"skipped: {error}"))
+        self.progress(Note(f"skipped: {indented(error)}"))
 
 
 def _require_current_folder() -> None:
@@ -126,7 +220,10 @@ def _require_new(path: Path) -> None:
             f"cannot write --output {path}", why=f"{error.strerror}.", fix="Pass another name."
         ) from error
     if exists:
-        raise OutputError(f"--output {path} already exists", fix="Pass a new name: sdcli never overwrites a file.")
+        fix = "Pass a new name: sdcli never overwrites a file."
+        if path.is_dir():
+            fix = "It is a folder: add the name of the file, or pass --outdir instead."
+        raise OutputError(f"--output {path} already exists", fix=fix)
     if not path.absolute().parent.is_dir():
         raise OutputError(
             f"cannot write --output {path}", why=f"The folder {path.parent} does not exist.", fix="Create it."

@@ -9,6 +9,8 @@ the gallery, names of output files, completion and the documentation. Flags and 
 from __future__ import annotations
 
 import math
+import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sdcli.errors import UsageError
 from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
+from sdcli.suggestions import did_you_mean, near
+from sdcli.terminal import shortened
 
 Rng = Literal["cuda", "cpu"]
 Precision = Literal["autocast", "full"]
@@ -47,10 +51,16 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 )
 """Panels of the help page, in order."""
 
+ORIGINAL_STEPS = 50
+"""Sampling steps of the original script."""
 LARGEST_SIDE = 16_384
 """Pixels. No model generates larger images, and checking them would take memory."""
 MOST_IMAGES = 10**9
 """Of a run. More would take centuries."""
+RANDOM = "random"
+"""The value of `--seed` that chooses a seed; -1 does the same, as in other tools."""
+MOST_SEEDS = 10_000
+"""Of one value of `--seed`: the journal keeps them all."""
 
 LAION_DEFAULTS = {
     "config": "configs/latent-diffusion/txt2img-1p4B-eval.yaml",
@@ -91,10 +101,12 @@ class Option:
     """The facets of a setting.
 
     Attributes:
-        names: its flags; the original's name comes first.
+        names: its flags; the original's name comes first. Empty for a setting with `list_of`.
         scope: what it belongs to, see `Scope`.
         panel: the panel of the help page that lists it.
         help: one sentence for help pages and documentation.
+        aliases: further flags, those of other tools, which help pages leave out.
+        list_of: the setting that this one holds several values of. A list of values of that setting sets this one.
         metavar: the placeholder of its value on help pages.
         choices: the values it takes; empty if they are not a fixed set.
         path: the kind of path it holds; None if it holds none. Relative paths of what is read start from the folder of
@@ -105,11 +117,13 @@ class Option:
         recorded: whether a record keeps its value beside the job. By default, if its scope is "file".
         rerun: whether `sdcli rerun --set` may change it. By default, if its scope is "image" or "file".
         journal: whether the header of a journal keeps its value, so that `--resume OUTDIR` restores it.
+        of_grid: whether the record of a grid keeps its value.
         always_shown: whether a command names it even at its default.
         essential: whether an image of another tool cannot be generated again without it.
         contradicts: settings that it cannot be combined with. A stronger source of settings drops them.
         displaces: settings of weaker sources that it makes meaningless.
         stands_for: the settings that a switch sets.
+        left_out: a value besides the default that keys of jobs leave out: the default of older versions.
         least: the smallest value.
         most: the largest value.
         parameter: its name in the `parameters` text; by default its own name, capitalised.
@@ -119,6 +133,8 @@ class Option:
     scope: Scope
     panel: str
     help: str
+    aliases: tuple[str, ...] = ()
+    list_of: str | None = None
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     path: PathKind | None = None
@@ -128,11 +144,13 @@ class Option:
     recorded: bool = False
     rerun: bool = False
     journal: bool = True
+    of_grid: bool = True
     always_shown: bool = False
     essential: bool = False
     contradicts: tuple[str, ...] = ()
     displaces: tuple[str, ...] = ()
     stands_for: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Any = None
     least: float | None = None
     most: float | None = None
     parameter: str | None = None
@@ -159,25 +177,29 @@ class ImageSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     prompt: str = option(
-        "a painting of a virus monster playing guitar", "--prompt",
-        scope="image", essential=True, panel=PROMPT, metavar="TEXT", varies=True, displaces=("from_file",),
-        help="Text that describes the image.",
+        "a painting of a virus monster playing guitar", "--prompt", "-p", aliases=("--text",),
+        scope="image", essential=True, panel=PROMPT, metavar="TEXT", varies=True, displaces=("from_file", "prompts"),
+        help="Text that describes the image. Repeatable: --n_samples x --n_iter images of each.",
     )  # fmt: skip
     negative_prompt: str = option(
-        "", "--negative-prompt", scope="image", panel=PROMPT, metavar="TEXT", varies=True,
+        "", "--negative-prompt", aliases=("--negative", "--neg-prompt"), scope="image", panel=PROMPT, metavar="TEXT",
+        varies=True,
         help="Text that describes what to avoid.",
     )  # fmt: skip
-    steps: int = option(
-        50, "--ddim_steps", "--steps", scope="image", essential=True, panel=SAMPLING, metavar="N", least=1,
-        most=1_000_000,
-        help="Number of sampling steps, for every sampler.",
+    steps: int | None = option(
+        None, "--ddim_steps", "--steps",
+        aliases=("--num-inference-steps", "--inference-steps", "--sampling-steps", "--sample-steps", "--num-steps"),
+        scope="image", essential=True, panel=SAMPLING, metavar="N", least=1, most=1_000_000, left_out=ORIGINAL_STEPS,
+        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
-        "ddim", "--sampler", scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS),
+        "ddim", "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
+        scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS),
         displaces=("plms", "dpm_solver"), help="Sampler.",
     )  # fmt: skip
     scale: float | None = option(
-        None, "--scale", "--guidance-scale", scope="image", essential=True, panel=SAMPLING, metavar="X",
+        None, "--scale", "--guidance-scale", aliases=("--cfg", "--cfg-scale", "--guidance"),
+        scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
         "model, 7.5 with any other.",
@@ -187,34 +209,41 @@ class ImageSettings(BaseModel):
         help="Share of new noise in each DDIM step, 0 to 1.",
     )  # fmt: skip
     seed: int = option(
-        42, "--seed", scope="image", essential=True, panel=SAMPLING, metavar="N", varies=True, least=0, most=2**64 - 1,
-        always_shown=True, help="Seed of the random numbers: the same seed gives the same images.",
+        42, "--seed", aliases=("--seeds",), scope="image", essential=True, panel=SAMPLING, metavar="N", varies=True,
+        least=0, most=2**64 - 1, always_shown=True, displaces=("seeds",),
+        help="Seed of the random numbers: the same seed gives the same images. random or -1: a new one, which is "
+        "printed; 1,2,3 or 1-3: one image of each prompt with each seed.",
     )  # fmt: skip
     rng: Rng = option(
         "cuda", "--rng", scope="image", panel=SAMPLING, parameter="RNG",
         help="Random number generator to reproduce: cuda (on any device) or cpu.",
     )  # fmt: skip
     height: int | None = option(
-        None, "--H", "--height", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
+        None, "--H", "--height", aliases=("-H",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
         help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     width: int | None = option(
-        None, "--W", "--width", scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
+        None, "--W", "--width", aliases=("-W",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
         help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
-        help="autocast: 16 bits where the device is fast at them; full: 32 bits.",
+        help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",
     )  # fmt: skip
 
 
 class Settings(ImageSettings):
     """All settings of a run, checked. Frozen; `model_fields_set` names those that were given."""
 
+    prompts: tuple[str, ...] | None = option(
+        None, scope="run", list_of="prompt", panel=PROMPT, metavar="TEXT", contradicts=("from_file",),
+        displaces=("prompt",), help="Several prompts.",
+    )  # fmt: skip
     from_file: str | None = option(
-        None, "--from-file", scope="run", panel=PROMPT, metavar="FILE", path="file",
+        None, "--from-file", aliases=("--prompt-file", "--prompts-file", "--prompts-from-file"), scope="run",
+        panel=PROMPT, metavar="FILE", path="file", contradicts=("prompts",),
         help="File of prompts, one image each: text (a prompt on each line), JSON, JSON Lines, CSV or TSV. - is "
         "standard input.",
     )  # fmt: skip
@@ -222,6 +251,10 @@ class Settings(ImageSettings):
         "auto", "--prompt-format", scope="run", panel=PROMPT, choices=tuple(PROMPT_FORMATS),
         help="Format of --from-file; auto: by its suffix, otherwise text; a1111, kohya, invoke: text with the flags "
         "of that tool.",
+    )  # fmt: skip
+    any_words: bool = option(
+        False, "--any-words", scope="run", panel=PROMPT,
+        help="Also generate prompts of which the builtin model knows no word.",
     )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
@@ -240,13 +273,16 @@ class Settings(ImageSettings):
         help="Batch size: the prompt N times, or N lines of a file at once.",
     )  # fmt: skip
     n_iter: int = option(
-        2, "--n_iter", "--iterations", scope="run", panel=SIZE, metavar="N", least=1, most=MOST_IMAGES,
+        2, "--n_iter", "--iterations", aliases=("--batch-count",), scope="run",
+        panel=SIZE, metavar="N", least=1, most=MOST_IMAGES,
         always_shown=True,
-        help="How often to repeat the prompt, or the whole file. Default: 1 with standard input, --images-per-prompt, "
-        "--matrix and every format but text, which the original does not have.",
+        help="How often to repeat the prompts, or the whole file. Default: 1 with standard input, "
+        "--images-per-prompt, --matrix, several seeds and every format but text, which the original does not have.",
     )  # fmt: skip
     images_per_prompt: int | None = option(
-        None, "--images-per-prompt", scope="run", panel=SIZE, metavar="K", least=1, most=MOST_IMAGES, row=True,
+        None, "--images-per-prompt", "-n", "--count",
+        aliases=("--num-images", "--num-images-per-prompt", "--number-of-images", "--images", "--num-outputs"),
+        scope="run", panel=SIZE, metavar="K", least=1, most=MOST_IMAGES, row=True,
         help="Number of images for each prompt, generated in batches of --n_samples.",
     )  # fmt: skip
     channels: int = option(
@@ -265,17 +301,28 @@ class Settings(ImageSettings):
         False, "--dpm_solver", scope="run", panel=SAMPLING, stands_for={"sampler": "dpm_solver"},
         displaces=("sampler", "plms"), help="The same as --sampler dpm_solver; overrides --plms.",
     )  # fmt: skip
+    seeds: tuple[int, ...] | None = option(
+        None, scope="run", list_of="seed", panel=SAMPLING, metavar="N",
+        contradicts=("seed_mode", "seed_step", "fixed_code"), displaces=("seed", "n_iter", "images_per_prompt"),
+        help="Several seeds.",
+    )  # fmt: skip
     seed_mode: SeedMode = option(
-        "run", "--seed-mode", scope="run", panel=SAMPLING, contradicts=("fixed_code",),
+        "run", "--seed-mode", scope="run", panel=SAMPLING, contradicts=("fixed_code", "seeds"),
         help="run: one stream of random numbers for the whole run, as the original; image: image i has the seed "
         "SEED + i.",
     )  # fmt: skip
+    seed_step: int | None = option(
+        None, "--seed-step", scope="run", panel=SAMPLING, metavar="N", least=0, most=2**64 - 1,
+        contradicts=("fixed_code", "seeds"),
+        help="Another step for --seed-mode image: image i has the seed SEED + i x N. 0: one seed for all.",
+    )  # fmt: skip
     fixed_code: bool = option(
-        False, "--fixed_code", scope="run", panel=SAMPLING, contradicts=("seed_mode",),
+        False, "--fixed_code", scope="run", panel=SAMPLING, contradicts=("seed_mode", "seed_step", "seeds"),
         help="Start every batch from the same noise.",
     )  # fmt: skip
     model: str | None = option(
-        None, "--model", scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
+        None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"),
+        scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
         contradicts=("ckpt", "config", "laion400m"),
         help="Diffusers folder or Hugging Face model id. Default: the builtin model.",
     )  # fmt: skip
@@ -284,8 +331,8 @@ class Settings(ImageSettings):
         help="Branch, tag or commit of a Hugging Face model.",
     )  # fmt: skip
     ckpt: str = option(
-        "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", scope="run", panel=MODEL, metavar="FILE",
-        path="checkpoint", recorded=True, contradicts=("model",),
+        "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", aliases=("--checkpoint", "--ckpt-path", "--ckpt-name"),
+        scope="run", panel=MODEL, metavar="FILE", path="checkpoint", recorded=True, contradicts=("model",),
         help="Original checkpoint, .ckpt or .safetensors; the default file is used if it exists.",
     )  # fmt: skip
     config: str = option(
@@ -334,15 +381,16 @@ class Settings(ImageSettings):
     )  # fmt: skip
     no_watermark: bool = option(False, "--no-watermark", scope="file", panel=STAGES, help="Write no watermark.")
     outdir: str = option(
-        "outputs/txt2img-samples", "--outdir", scope="output", panel=OUTPUT, metavar="FOLDER",
-        path="output folder", journal=False,
+        "outputs/txt2img-samples", "--outdir", aliases=("--output-dir", "--out-dir", "--output-folder"),
+        scope="output", panel=OUTPUT, metavar="FOLDER", path="output folder", journal=False,
         help="Output folder.",
     )  # fmt: skip
     output: str | None = option(
-        None, "--output", "-o", scope="output", panel=OUTPUT, metavar="FILE", path="file",
+        None, "--output", "-o", aliases=("--output-file",), scope="output", panel=OUTPUT, metavar="FILE", path="file",
         contradicts=("resume", "output_name", "gallery", "skip_save"),
-        displaces=("from_file", "matrix", "n_samples", "n_iter", "images_per_prompt", "skip_grid"),
-        help="Generate one image and save it as this file only. - is standard output.",
+        displaces=("prompts", "from_file", "matrix", "n_samples", "n_iter", "images_per_prompt", "seeds", "skip_grid"),
+        help="Generate one image and save it as this file only, in the format of its suffix; without suffix, in "
+        "--format. - is standard output.",
     )  # fmt: skip
     output_name: str | None = option(
         None, "--output-name", scope="output", panel=OUTPUT, metavar="NAME", contradicts=("output",),
@@ -360,14 +408,17 @@ class Settings(ImageSettings):
         help="After an invalid row of --from-file or an image that fails: stop, or skip it.",
     )  # fmt: skip
     format: str = option(
-        "png", "--format", scope="file", panel=OUTPUT, choices=tuple(FORMATS),
+        "png", "--format", aliases=("--image-format", "--output-format", "--file-format"),
+        scope="file", panel=OUTPUT, choices=tuple(FORMATS),
         help="File format; jpeg is lossy (quality 95, 4:4:4), webp is lossless.",
     )  # fmt: skip
     skip_save: bool = option(
         False, "--skip_save", scope="output", panel=OUTPUT, contradicts=("resume", "output"),
         help="Do not save the single images.",
     )  # fmt: skip
-    skip_grid: bool = option(False, "--skip_grid", scope="output", panel=OUTPUT, help="Do not save the grid.")
+    skip_grid: bool = option(
+        False, "--skip_grid", aliases=("--no-grid",), scope="output", panel=OUTPUT, help="Do not save the grid."
+    )
     n_rows: int = option(
         0,
         "--n_rows",
@@ -382,6 +433,15 @@ class Settings(ImageSettings):
         help="Also write a web page of the run, OUTDIR/gallery-0000.html.",
     )  # fmt: skip
 
+    show: bool = option(
+        False, "--show", scope="output", panel=OUTPUT, journal=False, of_grid=False,
+        help="Also show the images in the terminal.",
+    )  # fmt: skip
+    open: bool = option(
+        False, "--open", scope="output", panel=OUTPUT, journal=False, of_grid=False,
+        help="At the end, open the grid or the only image in the system's viewer.",
+    )  # fmt: skip
+
     @classmethod
     def of(cls, **values: Any) -> Settings:
         """Settings by name; those that are not given have their defaults.
@@ -394,17 +454,15 @@ class Settings(ImageSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            shown = flag(name) if name in cls.model_fields else name
-            settings = [name] if name in cls.model_fields else []
-            raise UsageError(
-                f"{shown} {first.get('input')!r} is not valid", why=first["msg"], settings=settings
-            ) from None
+            if name in cls.model_fields:
+                raise invalid(name, first.get("input")) from None
+            raise UsageError(f"{name} {first.get('input')!r} is not valid", why=first["msg"]) from None
 
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Apply switches that stand for other settings, and defaults that depend on other settings."""
-        values = dict(values)
+        values = dict(assigned(name, value) for name, value in values.items())
         for name, value in values.items():
             # Python, and so pydantic, counts booleans as numbers.
             if isinstance(value, bool) and name in options() and not isinstance(default(name), bool):
@@ -413,6 +471,21 @@ class Settings(ImageSettings):
                     why="It is true or false, and the setting is not a switch.",
                     settings=(name,),
                 )
+        for name, line in options().items():
+            if line.list_of and isinstance(values.get(name), (list, tuple)):
+                if not values[name]:
+                    raise UsageError(f"{flag(name)} is an empty list", fix="Pass at least one value.", settings=(name,))
+                # Where one is needed, as in the checks before a run.
+                values[line.list_of] = values[name][0]
+        if values.get("seed") == RANDOM:
+            # 32 bits, which every other tool takes too.
+            values["seed"] = secrets.randbelow(2**32)
+        if values.get("seed_step") is not None and values.setdefault("seed_mode", "image") != "image":
+            raise UsageError(
+                f"--seed-step {values['seed_step']} contradicts --seed-mode {values['seed_mode']}",
+                fix="Pass one of them.",
+                settings=("seed_step", "seed_mode"),
+            )
         _require_no_contradiction(values)
         if values.get("laion400m"):
             values = {**options()["laion400m"].stands_for, **values}
@@ -428,11 +501,18 @@ class Settings(ImageSettings):
         # The default 2 is that of the original, which has none of these kinds of prompts.
         new = values.get("images_per_prompt") is not None or values.get("matrix") or values.get("from_file") == "-"
         read_as = prompt_format(values.get("from_file"), values.get("prompt_format", "auto"))
-        if new or read_as not in ("auto", "text"):
+        if new or values.get("seeds") or read_as not in ("auto", "text"):
             values.setdefault("n_iter", 1)
         if values.get("output") is not None:
             values = {"n_samples": 1, "n_iter": 1, "skip_grid": True, **values}
             by_name = image_format(values["output"])
+            suffix = Path(values["output"]).suffix
+            if suffix and not by_name and "format" not in values:
+                raise UsageError(
+                    f"--output {values['output']} has the suffix {suffix}, which is no format of sdcli",
+                    fix=f"Pass a name that ends in {', '.join(suffixes())}, or no suffix.",
+                    settings=("output",),
+                )
             if by_name and values.setdefault("format", by_name) != by_name:
                 raise UsageError(
                     f"--output {values['output']} contradicts --format {values['format']}",
@@ -459,14 +539,32 @@ class Settings(ImageSettings):
             raise UsageError(
                 "--revision needs a Hugging Face model id", fix="Pass the id with --model.", settings=("revision",)
             )
+        if self.seeds is not None and (self.n_iter > 1 or self.images_per_prompt not in (None, 1)):
+            other = "n_iter" if self.n_iter > 1 else "images_per_prompt"
+            raise UsageError(
+                f"several seeds contradict {flag(other)} {getattr(self, other)}",
+                why="Each prompt has one image with each seed.",
+                fix=f"Leave out {flag(other)}, or pass one seed.",
+                settings=("seeds", other),
+            )
+        several = any(len(getattr(self, name) or ()) > 1 for name, line in options().items() if line.list_of)
         one_image = self.n_samples == self.n_iter == 1 and self.images_per_prompt in (None, 1) and self.skip_grid
+        one_image = one_image and not several
         if self.output is not None and not (one_image and self.from_file is None and not self.matrix):
             raise UsageError(
                 f"--output {self.output} takes one image, and this run generates more",
                 fix="Pass --outdir FOLDER instead, or --n_samples 1 --n_iter 1.",
-                settings=("output", "n_samples", "n_iter", "images_per_prompt", "from_file", "matrix", "skip_grid"),
+                settings=("output", *options()["output"].displaces),
             )
         return self
+
+    def has_grid(self, images: int | None) -> bool:
+        """Whether a run of so many images, None if that is not known, writes a grid.
+
+        A grid of one image is the original's way; a list of prompts, which the original does not have, has none.
+        """
+        needless = images == 1 and self.prompts is not None and not self.skip_save
+        return not (self.skip_grid or needless)
 
     @property
     def checkpoint(self) -> str | None:
@@ -504,7 +602,10 @@ def _require_no_contradiction(values: Mapping[str, Any]) -> None:
 
 def _check_value(name: str, line: Option, value: Any) -> None:
     """Raise `UsageError` if a value is not one of the choices, not in the range, not text, or no path."""
-    if isinstance(value, str):
+    if isinstance(value, tuple):
+        for each in value:
+            _check_value(name, options()[str(line.list_of)], each)
+    elif isinstance(value, str):
         if line.path and ("\0" in value or not (value or line.may_be_empty)):
             raise UsageError(
                 f"{flag(name)} {value!r} is not a path",
@@ -512,11 +613,7 @@ def _check_value(name: str, line: Option, value: Any) -> None:
                 settings=(name,),
             )
         if line.choices and value not in line.choices:
-            raise UsageError(
-                f"{flag(name)} {value!r} is not valid",
-                fix=f"Pass one of: {', '.join(line.choices)}.",
-                settings=(name,),
-            )
+            raise invalid(name, value)
         if not is_text(value):
             raise UsageError(
                 f"{flag(name)} {value!r} is not text",
@@ -538,6 +635,23 @@ def _check_value(name: str, line: Option, value: Any) -> None:
             )
             shown = value if abs(value) < 10**30 else f"{str(value)[:10]}..."
             raise UsageError(f"{flag(name)} {shown} is out of range", fix=f"Pass a number {limit}.", settings=(name,))
+
+
+_EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def invalid(name: str, value: Any) -> UsageError:
+    """The error of a value that is not one of the choices, or has another type than the setting."""
+    shown = shortened(repr(value), 100)
+    if name in ("seed", "seeds"):
+        fix = f"Pass a number from 0 to 2^64 - 1, up to {MOST_SEEDS:,} of them such as 1,2,3 or 1-3, or random."
+    elif choices := options()[name].choices:
+        fix = f"Pass one of: {', '.join(choices)}."
+    else:
+        kinds = re.findall(r"\w+", str(Settings.model_fields[name].annotation))
+        fix = f"Pass {next((_EXPECTED[kind] for kind in kinds if kind in _EXPECTED), 'another value')}."
+    why = did_you_mean(near(str(value), options()[name].choices))
+    return UsageError(f"{flag(name)} {shown} is not valid", why=why, fix=fix, settings=(name,))
 
 
 def is_text(value: str) -> bool:
@@ -580,16 +694,62 @@ def default(name: str) -> Any:
 
 
 def flag(name: str) -> str:
-    """The first flag of a setting: the original's, if it has one."""
-    return options()[name].names[0]
+    """The first flag of a setting: the original's, if it has one. A list of values has that of each value."""
+    line = options()[name]
+    return flag(line.list_of) if line.list_of else line.names[0]
+
+
+@cache
+def lists() -> dict[str, str]:
+    """The setting for several values by the setting for one."""
+    return {line.list_of: name for name, line in options().items() if line.list_of}
+
+
+def assigned(name: str, value: Any) -> tuple[str, Any]:
+    """The setting that a value sets, and the value: several values set the setting for lists.
+
+    Choices and seeds may be spelled in several ways. A value that is not valid stays as it is.
+    """
+    if name == "seed":
+        value = seeds(value)
+    if name in lists() and isinstance(value, (list, tuple)):
+        return lists()[name], tuple(value)
+    return (name, as_choice(name, value)) if name in options() else (name, value)
+
+
+_SEED_LIST = re.compile(r"\s*\d{1,20}\s*(-\s*\d{1,20}\s*)?(,\s*\d{1,20}\s*(-\s*\d{1,20}\s*)?)*", re.ASCII)
+
+
+def seeds(value: Any) -> Any:
+    """The seeds that `1,2,3` or `1-3` stand for; `RANDOM` for random and -1. Any other value stays as it is."""
+    if isinstance(value, str):
+        value = value.strip()
+        if value.casefold() == RANDOM or value == "-1":
+            return RANDOM
+        if not value.isdecimal() and _SEED_LIST.fullmatch(value):
+            parts = [[int(end) for end in part.split("-")] for part in value.split(",")]
+            ranges = [range(part[0], part[-1] + 1) for part in parts]
+            if all(ranges) and sum(part[-1] - part[0] + 1 for part in parts) <= MOST_SEEDS:
+                return [seed for each in ranges for seed in each]
+        return value
+    return RANDOM if value == -1 and not isinstance(value, bool) else value
 
 
 def as_choice(name: str, value: Any) -> Any:
-    """The choice of a setting that a value spells; dashes and underscores are the same. Other values stay unchanged."""
-    if not isinstance(value, str):
+    """The choice of a setting that a value spells; other values stay unchanged.
+
+    Dashes and underscores are the same, and so are capital and small letters. A format may be named by its suffix, a
+    sampler by its name in other tools.
+    """
+    choices = options()[name].choices
+    if not isinstance(value, str) or not choices:
         return value
-    plain = value.replace("-", "_")
-    return next((choice for choice in options()[name].choices if choice.replace("-", "_") == plain), value)
+    plain = value.replace("-", "_").casefold()
+    if found := next((choice for choice in choices if choice.replace("-", "_").casefold() == plain), None):
+        return found
+    if name == "format":
+        return image_format(f"x.{value.removeprefix('.')}") or value
+    return own_sampler(value) if name == "sampler" else value
 
 
 def own_sampler(name: str) -> str:
@@ -605,19 +765,26 @@ def in_use(name: str, values: Mapping[str, Any]) -> bool:
 
 
 def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:
-    """Every setting in the order of the help page: its name, facets, default and choices."""
+    """Every setting with a flag in the order of the help page: its name, facets, default and choices."""
     for name, line in options().items():
-        yield name, line, default(name), line.choices
+        if line.names:
+            yield name, line, default(name), line.choices
 
 
 @cache
 def spellings() -> dict[str, str]:
     """The name of a setting by each spelling: its name and its flags, with underscores for dashes."""
     return {
-        spelling.lstrip("-").replace("-", "_"): name
+        spelling.lstrip("-").replace("-", "_"): line.list_of or name
         for name, line in options().items()
-        for spelling in (name, *line.names)
+        for spelling in (name, *line.names, *line.aliases)
     }
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of the formats that are written."""
+    return tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
 
 def image_format(file: str) -> str | None:

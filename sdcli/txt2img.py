@@ -1,10 +1,8 @@
-"""From settings to saved images: the whole way, and the library's entry point."""
+"""From settings to saved images: the whole way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
 from sdcli.events import Note, Progress, Started, ignore
 from sdcli.executors import Executor
@@ -15,26 +13,6 @@ from sdcli.outputs.writer import Writer
 from sdcli.registry import EXECUTORS
 from sdcli.run import Run
 from sdcli.settings import Settings
-
-__all__ = ["GeneratedImage", "generate", "txt2img"]
-
-
-def txt2img(
-    prompt: str, *, outdir: str | Path | None = None, progress: Progress = ignore, **settings: Any
-) -> list[GeneratedImage]:
-    """Generate images of a prompt, as `sdcli txt2img` does. Configuration files and the environment are not read.
-
-    Args:
-        prompt: text that describes the image.
-        outdir: where to save images and grid; by default nothing is saved.
-        progress: receives the events of the run.
-        settings: any of `sdcli.settings.Settings`, by name: steps, sampler, scale, seed, height, width, n_samples...
-
-    Raises:
-        sdcli.errors.SdcliError: each says what failed, why, and what to do.
-    """
-    where = {"skip_save": True, "skip_grid": True} if outdir is None else {"outdir": str(outdir)}
-    return list(generate(Settings.of(prompt=prompt, **(where | settings)), progress))
 
 
 def generate(
@@ -82,7 +60,10 @@ def execute(
         progress=progress,
         journal=journal,
     )
-    progress(Started(run.total, run.spec.name, executor.description))
+    whole = batches is None
+    missing = writer.missing(run.batches(report=False)) if whole and run.total is not None else None
+    how, count = (run.counts.in_words(), run.counts.batches) if whole and run.counts else ("", None)
+    progress(Started(run.total, run.spec.name, executor.description, how, count, missing))
     for note in [*run.notes, *notes]:
         progress(Note(note))
 

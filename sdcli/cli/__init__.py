@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import signal
 import sys
 from io import TextIOWrapper
@@ -13,20 +13,27 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 from typer.exceptions import TyperException
 
-from sdcli import quiet, signals
-from sdcli.cli.completion import Command
+from sdcli import quiet, signals, start, suggestions
+from sdcli.cli import models
+from sdcli.cli.completion import Command, typed_flags
 from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
+from sdcli.cli.help import Group
 from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
 from sdcli.errors import EXIT_SIGNAL, OutputError
+from sdcli.settings import options
+from sdcli.suggestions import did_you_mean, elsewhere
+from sdcli.terminal import shortened
 from sdcli.version import VERSION
 
 app = typer.Typer(
     name="sdcli",
+    cls=Group,
     no_args_is_help=True,
+    suggest_commands=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     # Dashes and underscores are the same, in flags and in their choices.
@@ -40,6 +47,7 @@ app.command("watermark", cls=Command)(watermark)
 app.command("inspect", cls=Command)(inspect)
 app.command("rerun", cls=Command)(rerun)
 app.command("config", cls=Command)(config)
+app.add_typer(models.app, name="models")
 
 
 def _print_version(given: bool) -> None:
@@ -56,12 +64,13 @@ def _root(
 ) -> None:
     """Generate images from text, in a shell.
 
-    Try [cyan]sdcli txt2img --prompt "a red apple"[/]; [cyan]sdcli COMMAND --help[/] lists the flags of a command.
+    Try [cyan]sdcli txt2img "a red apple"[/]; [cyan]sdcli COMMAND --help[/] lists the flags of a command.
     """
 
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented exit code."""
+    signals.exit_at_once()
     if sys.stderr is None:  # closed: messages must not go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # open until the end
     console = Console()
@@ -79,7 +88,7 @@ def main() -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:
         code = EXIT_SIGNAL + signal.SIGPIPE
-    sys.exit(code)
+    start.leave(code)
 
 
 def _never_fail_to_encode(output: TextIO) -> None:
@@ -93,37 +102,25 @@ def _run(console: Console) -> int:
     quiet.silence()
     try:
         try:
-            signals.raise_stopped()
             code = app(prog_name="sdcli", standalone_mode=False)
         finally:
             signals.exit_at_once()
         sys.stdout.flush()
     except signals.Stopped as stopped:
         code = EXIT_SIGNAL + stopped.number
+        console.error(signals.MESSAGES[signal.Signals(stopped.number)], fix=stopped.advice)
     except (BrokenPipeError, SystemExit) as left:
         # Typer exits when the reader of standard output closes it, with a code that has another meaning here.
         if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
             raise
         code = EXIT_SIGNAL + signal.SIGPIPE
     except TyperException as error:
-        # `_advice` names the similar flags, so Typer's own list of them is left out.
-        message = error.message if _is_unknown_flag(error) else error.format_message().replace("Value error, ", "")
-        console.error(message, *_advice(error))
+        if error.message:  # none without a command, when Typer prints the help page
+            console.error(*_explained(error))
         code = error.exit_code
     except Exception as error:
         code = console.failure(error)
-    if code in _STOPPED:
-        resume = "; the same command with --resume generates the rest" if "txt2img" in sys.argv[1:2] else ""
-        console.error(_STOPPED[code], fix=f"Saved images are kept{resume}.")
     return int(code or 0)
-
-
-_STOPPED = {
-    EXIT_SIGNAL + signal.SIGINT: "interrupted",
-    EXIT_SIGNAL + signal.SIGTERM: "stopped by SIGTERM",
-    EXIT_SIGNAL + signal.SIGHUP: "stopped: the terminal was closed",
-}
-"""Messages for exit codes that stand for a signal."""
 
 
 def _is_unknown_flag(error: TyperException) -> bool:
@@ -131,18 +128,39 @@ def _is_unknown_flag(error: TyperException) -> bool:
     return type(error).__name__ == "NoSuchOption"
 
 
-def _advice(error: TyperException) -> tuple[str, str]:
-    """Why and what to do for an error of Typer; for a mistyped flag the similar ones."""
+def _explained(error: TyperException) -> tuple[str, str, str]:
+    """What failed, why, and what to do, for an error of Typer. Flags are named as they were typed."""
     context: Any = getattr(error, "ctx", None)
     if context is None:
-        return "", "sdcli --help lists the commands."
+        return error.format_message(), "", "sdcli --help lists the commands."
     fix = f"{context.command_path} --help lists all flags."
-    if not _is_unknown_flag(error):
-        return "", fix
-    typed = str(getattr(error, "option_name", "")).replace("-", "_")
-    names = [name for parameter in context.command.params for name in parameter.opts]
-    plain = {name: name.replace("-", "_") for name in names}
-    completed = [name for name in names if plain[name].startswith(typed)]
-    near = difflib.get_close_matches(typed, plain.values(), n=3, cutoff=0.6)
-    similar = completed or [name for close in near for name in names if plain[name] == close]
-    return (f"Did you mean {' or '.join(similar[:3])}?" if similar else ""), fix
+    typed = typed_flags(context)
+    if _is_unknown_flag(error):
+        name = str(getattr(error, "option_name", ""))
+        return (f"unknown flag {typed.get(name, name)}", *_advice(context, typed.get(name, name), fix))
+    if found := re.fullmatch(r"No such command '(.*)'\.", error.message, re.DOTALL):
+        near = did_you_mean(suggestions.near(found[1], context.command.commands))
+        prompt = "" if near or '"' in found[1] else f' For an image of it: sdcli txt2img "{shortened(found[1])}"'
+        return f"unknown command {shortened(found[1])}", near, f"sdcli --help lists the commands.{prompt}"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and parameter.name in typed:
+        return f"{typed[parameter.name]}: {error.message}", "", fix
+    return error.format_message(), "", fix
+
+
+def _advice(context: Any, flag: str, fix: str) -> tuple[str, str]:
+    """Why a flag is unknown and what to do: what it is called here, the command that has it, or similar flags.
+
+    Args:
+        context: that of the command.
+        flag: the flag, as it was typed.
+        fix: what to do if nothing better is known.
+    """
+    plain = flag[:2] + flag[2:].replace("-", "_")
+    own = [name for parameter in context.command.params for name in parameter.opts if name.startswith("-")]
+    if context.parent is None:
+        every = {name: name.replace("-", "_") for line in options().values() for name in (*line.names, *line.aliases)}
+        if plain[2:] in {name[2:] for name in every.values()}:
+            return f"{flag} is a flag of a command.", f"For example: sdcli txt2img {flag} ..."
+    why = elsewhere(flag) if context.command.name == "txt2img" else ""
+    return why or did_you_mean(suggestions.near(flag, own, most=3) if len(flag) > 2 else ()), fix

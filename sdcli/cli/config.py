@@ -13,6 +13,7 @@ from sdcli.cli.options import Debug, Quiet
 from sdcli.configuration import FILE_VARIABLE, Configuration, Origin, load, origin, template, toml, user_file
 from sdcli.errors import OutputError, UsageError
 from sdcli.outputs.files import write_new
+from sdcli.settings import RANDOM
 from sdcli.terminal import json_line, printable
 
 CONFIG_FILE_HELP = f"TOML file of settings; overrides the user's file ({FILE_VARIABLE} does the same)."
@@ -67,6 +68,8 @@ def config(
 def _origins(configuration: Configuration) -> dict[str, tuple[Any, Origin]]:
     """The value and origin of every setting: first those that were given, then those at their defaults."""
     found = {name: (value, origin(name, configuration.given)) for name, value in configuration.settings}
+    if configuration.random_seed:
+        found["seed"] = (RANDOM, found["seed"][1])
     return dict(sorted(found.items(), key=lambda item: item[1][1].kind == "default"))
 
 

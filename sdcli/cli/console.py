@@ -14,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from sdcli import signals
 from sdcli.errors import EXIT_BUG, OutputError, SdcliError
-from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Output, Saved, Started, StepDone
+from sdcli.events import BatchDone, BatchStarted, Event, Finished, Note, Output, Phase, Saved, Started, StepDone
 from sdcli.memory import shortage
+from sdcli.start import IMPORTING, erase_first_words
 from sdcli.terminal import json_line, one_line, printable
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Console:
 
     def error(self, what: str, why: str = "", fix: str = "") -> None:
         """Print what failed, why, and what to do, also with --quiet."""
+        erase_first_words()
         lines = [f"  {printable(line)}" for line in (why, fix) if line]
         if not sys.stderr.isatty():  # rich is not loaded, which may be impossible if memory is short
             print(f"sdcli: {printable(what)}", *lines, sep="\n", file=sys.stderr, flush=True)
@@ -75,9 +78,10 @@ class Console:
         return code
 
     def line(self, text: str) -> None:
-        """Print a line, unless quiet."""
+        """Print a line, unless quiet. Further lines of the text are indented."""
+        erase_first_words()
         if not self.quiet:
-            print(f"sdcli: {printable(text)}", file=sys.stderr, flush=True)
+            print(f"sdcli: {printable(text)}".replace("\n", "\n  "), file=sys.stderr, flush=True)
 
     def indented(self, text: str) -> None:
         """Print a line that belongs to the last line on standard output."""
@@ -91,12 +95,29 @@ class RunConsole:
     Args:
         quiet: print nothing on standard error except errors.
         as_json: print JSON Lines on standard output instead of paths.
+        resumable: whether --resume can continue the run.
+        show: show the images in the terminal.
+        open_last: open the grid, or the only image, in the system's viewer at the end.
     """
 
-    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+    def __init__(
+        self, *, quiet: bool, as_json: bool, resumable: bool = False, show: bool = False, open_last: bool = False
+    ) -> None:
         self.console = Console(quiet)
         self.quiet = quiet
         self.as_json = as_json
+        self._resumable = resumable
+        self._show = show
+        self._open_last = open_last
+        self._shown: Callable[[Path], None] | None = None
+        self._saved: list[Path] = []
+        """The first two images and the last page of the grid, which is enough to know what to open."""
+        self._grid: Path | None = None
+        self._start_time = time.monotonic()
+        self._batches: int | None = None
+        self._batch_name = ""
+        self._phase = IMPORTING
+        self._reasons: set[str] = set()
         self._bars: Bars | None = None
         self._steps: TaskID | None = None
         self._images: TaskID | None = None
@@ -105,12 +126,19 @@ class RunConsole:
         self._last_line = 0.0
 
     def __enter__(self) -> RunConsole:
+        if self._show:
+            from sdcli.cli import viewer
+
+            # Before the progress bars, because the terminal is asked what it can show.
+            self._shown = viewer.terminal()
+            if self._shown is None:
+                self.console.line("--show: no image is shown, because this is not a terminal")
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bars = Progress(
-                TextColumn("{task.description:<16}"),
+                TextColumn("{task.description:<20}"),
                 BarColumn(),
                 TextColumn("{task.fields[count]:>9}"),
                 TimeRemainingColumn(compact=True),
@@ -120,7 +148,9 @@ class RunConsole:
                 redirect_stderr=True,
                 transient=True,
             )
+            erase_first_words()
             self._bars.start()
+            self._steps = self._bars.add_task(IMPORTING, total=None, count="")
         return self
 
     def __exit__(
@@ -128,6 +158,8 @@ class RunConsole:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if isinstance(error, signals.Stopped) and self._resumable and self._saved:
+            error.advice = "Saved images are kept; the same command with --resume generates the rest."
 
     def may_download(self, what: str) -> bool:
         """Ask on a terminal whether to download what a file names; no by default, and where nobody can be asked."""
@@ -146,8 +178,8 @@ class RunConsole:
         match event:
             case Started():
                 self._start(event)
-            case Loading(part):
-                self._show_loading(part)
+            case Phase(name):
+                self._show_phase(name)
             case BatchStarted():
                 self._start_batch(event)
             case StepDone(index):
@@ -155,7 +187,11 @@ class RunConsole:
             case BatchDone(images):
                 self._finish_batch(images)
             case Saved():
+                self._count_saved(event)
                 self.saved(event)
+                self._show_image(event)
+            case Finished():
+                self._finish(event)
             case Output(data):
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
@@ -167,31 +203,61 @@ class RunConsole:
         path = str(event.path)
         print(json_line({"file": path, **event.record}) if self.as_json else one_line(path), flush=True)
 
-    def _start(self, event: Started) -> None:
-        self._total = event.images
-        count = "images" if event.images is None else "1 image" if event.images == 1 else f"{event.images} images"
-        self.console.line(f"generating {count} with {event.model} on {event.device}")
-        if self._bars is not None:
-            self._steps = self._bars.add_task("loading", total=None, count="")
+    def _count_saved(self, event: Saved) -> None:
+        if "page" in event.record:
+            self._grid = event.path
+        elif len(self._saved) < 2:
+            self._saved.append(event.path)
 
-    def _show_loading(self, part: str) -> None:
-        if self._bars is not None and self._steps is not None:
-            self._bars.update(self._steps, description=part[:16])
+    def _show_image(self, event: Saved) -> None:
+        """Show an image in the terminal; a page of the grid only if its images are not saved."""
+        if self._shown is None or ("page" in event.record and self._saved):
+            return
+        if self._bars is not None:
+            self._bars.stop()
+        self._shown(event.path)
+        if self._bars is not None:
+            self._bars.start()
+
+    def _start(self, event: Started) -> None:
+        self._total, self._batches = event.images, 1 if event.images == 1 else event.batches
+        if event.missing == 0:
+            return
+        if event.images is None:
+            count = "images"
+        elif event.missing is not None and event.missing < event.images:
+            count = f"{event.missing} of {plural(event.images, 'image')} ({event.images - event.missing} exist)"
         else:
-            self._line_now_and_then(f"loading {part}")
+            count = f"{event.how} = {plural(event.images, 'image')}" if event.how else plural(event.images, "image")
+        self.console.line(f"generating {count} with {event.model} on {event.device}")
+
+    def _show_phase(self, name: str) -> None:
+        if self._bars is not None and self._steps is not None:
+            self._bars.update(self._steps, description=name)
+        elif name != self._phase:
+            self._line_now_and_then(name)
+        self._phase = name
 
     def _start_batch(self, event: BatchStarted) -> None:
+        signals.raise_stopped()  # from now on there is something to finish
         self._batch, self._evaluations = event.images, event.evaluations
+        of = "" if self._batches is None else f" of {self._batches}"
+        self._batch_name = "" if self._batches == 1 else f"batch {event.number}{of}"
+        if event.why and event.why not in self._reasons:
+            self._reasons.add(event.why)
+            self.console.line(event.why)
         if self._bars is not None and self._steps is not None:
             count = f"0/{event.evaluations}"
-            self._bars.reset(self._steps, total=event.evaluations, description="steps", count=count)
+            name = self._batch_name or "steps"
+            self._bars.reset(self._steps, total=event.evaluations, description=name, count=count)
             if self._images is None:
                 self._images = self._bars.add_task("images", total=self._total, count=self._count())
 
     def _show_step(self, evaluation: int) -> None:
         if self._bars is None or self._steps is None or self._images is None:
-            of = "" if self._total is None else f" of {self._total}"
-            self._line_now_and_then(f"image {self._done + 1}{of}, step {evaluation} of {self._evaluations}")
+            batch = f"{self._batch_name}: " if self._batch_name else ""
+            images = plural(self._batch, "image")
+            self._line_now_and_then(f"{batch}{images}, step {evaluation} of {self._evaluations}")
             return
         self._bars.update(self._steps, advance=1, count=f"{evaluation}/{self._evaluations}")
         # In fractions of an image, so that the remaining time is known from the first step.
@@ -203,6 +269,20 @@ class RunConsole:
         if self._bars is not None and self._images is not None:
             self._bars.update(self._images, completed=self._done, count=self._count())
 
+    def _finish(self, event: Finished) -> None:
+        """Print what became of the run, and open its grid or its image."""
+        self.console.line(_in_words(event, time.monotonic() - self._start_time))
+        if not self._open_last:
+            return
+        from sdcli.cli import viewer
+
+        # One window: of several images without a grid the folder.
+        several = len(self._saved) > 1
+        target = self._grid or (self._saved[0].parent if several else next(iter(self._saved), None))
+        why = "no image was saved" if target is None else viewer.open_in_viewer(target)
+        if why:
+            self.console.line(f"--open: nothing is opened, because {why}")
+
     def _count(self) -> str:
         return str(self._done) if self._total is None else f"{self._done}/{self._total}"
 
@@ -211,6 +291,45 @@ class RunConsole:
         if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.console.line(text)
+
+
+def _in_words(event: Finished, seconds: float) -> str:
+    """What became of a run: images, time, place, seeds, and what is missing."""
+    if event.existing and not (event.images or event.elsewhere or event.withheld or event.failed):
+        return all_exist(event.existing)
+    seeds = ", ".join(map(str, event.seeds))
+    many = "s" if len(event.seeds) > 1 else ""
+    seeds = f"seed{many} {seeds}{' and more' if event.more_seeds else ''}" if seeds else ""
+    parts = [f"{plural(event.images, 'image')} in {duration(seconds)}", event.place if event.images else "", seeds]
+    others = {
+        "already existed": event.existing,
+        "left to another process": event.elsewhere,
+        "withheld": event.withheld,
+        "failed": event.failed,
+    }
+    parts += [f"{number} {what}" for what, number in others.items() if number]
+    if event.skipped_rows:
+        parts.append(f"{plural(event.skipped_rows, 'row')} skipped")
+    return ", ".join(filter(None, parts))
+
+
+def all_exist(images: int) -> str:
+    """What to say of a run of which nothing is missing."""
+    which = {1: "the image exists", 2: "both images exist"}.get(images, f"all {images} images exist")
+    return f"{which}; nothing to generate"
+
+
+def plural(number: int, name: str) -> str:
+    """A number of things, such as "1 image" or "2 images"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in a suitable unit, such as "1 second" or "2.5 minutes"."""
+    if seconds < 120:
+        return plural(max(1, round(seconds)), "second")
+    minutes = seconds / 60
+    return f"{minutes:.{int(minutes < 10)}f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 class StreamError(OutputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdcli.cli.console import Console, RunConsole
+from sdcli.cli.console import Console, RunConsole, all_exist, duration, plural
 from sdcli.errors import SkippedError
 from sdcli.settings import Settings
 from sdcli.terminal import json_line, one_line
@@ -47,6 +47,7 @@ def _values(forecast: Forecast) -> dict[str, Any]:
         "tokens": words.tokens,
         "tokens_read": words.limit,
         "words_cut": words.cut or None,
+        "reading": forecast.reading,
         "watermark": None if mark is None else {"text": mark.text, "method": mark.method},
         "job": forecast.job.model_dump(mode="json"),
     }
@@ -60,6 +61,7 @@ def _in_words(forecast: Forecast) -> str:
         read = prompt.rstrip().removesuffix(words.cut).rstrip()
         prompt = f"{read} [ignored: {words.cut}]"
     facts = [
+        "" if job.read_as is None else f"read as {job.read_as!r}",
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",
@@ -73,11 +75,14 @@ def _summary(run: DryRun) -> list[str]:
     """The whole run in a few lines."""
     settings, spec = run.settings, run.run.spec
     missing = run.images - run.existing
-    images = "1 image" if missing == 1 else f"{missing} images"
+    if run.images and not missing:
+        return [f"dry run: {all_exist(run.images)}"]
+    how = counts.in_words() if (counts := run.run.counts) and not run.existing else ""
+    images = f"{how} = {plural(missing, 'image')}" if how else plural(missing, "image")
     lines = [f"dry run: {images} would be generated with {spec.name}, {settings.sampler}"]
     if run.existing:
         lines[0] += f"; {run.existing} already exist"
-    if not (settings.skip_grid or settings.output):
+    if settings.output is None and settings.has_grid(run.images):
         lines.append(f"then a grid in {settings.outdir}, in pages if it is large")
     if run.weights is None:
         lines.append(f"the weights of {spec.name} are not on this machine: they would be downloaded first")
@@ -86,13 +91,11 @@ def _summary(run: DryRun) -> list[str]:
         how = "as measured in an earlier run" if run.largest.measured else "estimated from weights and size"
         lines.append("memory: unknown" if memory is None else f"memory: about {memory / 1e9:.1f} GB, {how}")
         unknown = "unknown, because this model has not run on this machine yet"
-        lines.append(f"time: {unknown if run.seconds is None else _duration(run.seconds) + ', as in earlier runs'}")
+        lines.append(f"time: {unknown if run.seconds is None else _time(run.seconds, run.loading)}")
     return lines
 
 
-def _duration(seconds: float) -> str:
-    """A duration in a suitable unit."""
-    if seconds < 90:
-        return f"about {seconds:.0f} seconds"
-    minutes = seconds / 60
-    return f"about {minutes:.0f} minutes" if minutes < 90 else f"about {minutes / 60:.1f} hours"
+def _time(seconds: float, loading: float) -> str:
+    """The time of a run, with and without the time until its first batch."""
+    of_loading = f"{duration(loading)} of it for loading" if loading else "without loading"
+    return f"about {duration(seconds + loading)}, {of_loading}, as in earlier runs"

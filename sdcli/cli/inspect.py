@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdcli import rerun
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, ModelError, UsageError
-from sdcli.metadata.provenance import needed
-from sdcli.records import GridRecord, ImageRecord, SafetyRecord, WatermarkRecord
 from sdcli.registry import SAMPLERS, WATERMARK_METHODS
 from sdcli.settings import default, names
 from sdcli.terminal import json_line, one_line, printable, shortened
+
+if TYPE_CHECKING:
+    from sdcli import rerun
+    from sdcli.records import ImageRecord, SafetyRecord, WatermarkRecord
 
 _LONGEST, _LONGEST_MARK = 400, 80
 """Characters of another tool's value, and of a watermark, in the table; the JSON contains all of it."""
@@ -27,7 +28,7 @@ _MOST_PIXELS = 2**23
 
 def inspect(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
+        list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
     ],
     command: Annotated[
         bool,
@@ -39,9 +40,11 @@ def inspect(
 ) -> None:
     """Show how images were generated.
 
-    Reads the metadata of sdcli, AUTOMATIC1111's web UI and its forks, ComfyUI, InvokeAI,
-    SwarmUI, Fooocus, NovelAI, Draw Things, Easy Diffusion, stable-diffusion.cpp and Civitai.
-    Reads the watermark that sdcli's record names from the pixels; nothing else needs them.
+    Reads the metadata of sdcli, AUTOMATIC1111's web UI and its forks, ComfyUI,
+    InvokeAI, SwarmUI, Fooocus, NovelAI, Draw Things, Easy Diffusion,
+    stable-diffusion.cpp and Civitai.
+    Reads the watermark that sdcli's record names from the pixels; nothing else
+    needs them.
 
     Exit code 0: every image says how it was generated; 1: one does not;
     3: one cannot be read.
@@ -57,6 +60,7 @@ def inspect(
     if command and json:
         raise UsageError("--command and --json contradict each other", fix="Pass one of them.")
     console = Console(quiet)
+    from sdcli import rerun
 
     def show(path: Path) -> int:
         source = rerun.read(path)
@@ -73,6 +77,8 @@ def inspect(
 
 def _print_command(source: rerun.Source, console: Console) -> int:
     """Print the command, and what it leaves out; returns the exit code."""
+    from sdcli import rerun
+
     try:
         print(rerun.command(source), flush=True)
     except InputFileError as error:
@@ -86,6 +92,8 @@ def _print_command(source: rerun.Source, console: Console) -> int:
 
 def _values(source: rerun.Source) -> dict[str, Any]:
     """An image as a JSON object."""
+    from sdcli.metadata.provenance import needed
+
     found = source.provenance
     width, height = source.size
     mark, not_read = _watermark(source)
@@ -144,6 +152,8 @@ def _print_table(source: rerun.Source) -> None:
 
 
 def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
+    from sdcli.records import GridRecord, ImageRecord
+
     width, height = source.size
     yield "File", f"{source.format}, {width} x {height} pixels, {source.path.stat().st_size:,} bytes"
     found = source.provenance
@@ -157,6 +167,8 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if settings.get(name):
             yield label, settings[name]
+    if isinstance(record, ImageRecord):
+        yield from _reading(record)
     if isinstance(record, ImageRecord) and record.words_cut:
         yield "Ignored", f"{record.words_cut} (longer than the model reads)"
     yield from _sampling(source)
@@ -183,7 +195,21 @@ def _rows(source: rerun.Source) -> Iterator[tuple[str, str]]:
         yield "Unknown", ", ".join(name.replace("_", " ") for name in found.unknown)
 
 
+def _reading(record: ImageRecord) -> Iterator[tuple[str, str]]:
+    """How the model's vocabulary read the prompt."""
+    if record.job is not None and record.job.read_as is not None:
+        yield "Read as", record.job.read_as
+    for word, name in record.reading.taken.items():
+        yield "Drawn as", f"{word}: {name}"
+    if record.reading.unknown:
+        yield "Not known", ", ".join(record.reading.unknown)
+    if record.reading.not_obeyed:
+        yield "Not obeyed", ", ".join(record.reading.not_obeyed)
+
+
 def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
+    from sdcli.records import ImageRecord
+
     settings = source.provenance.settings if source.provenance else {}
     if "seed" in settings:
         generator = {"cuda": ", random numbers of CUDA", "cpu": ", random numbers of the CPU"}

@@ -26,6 +26,8 @@ def table() -> str:
             names = ", ".join(f"`{name}`" for name in flag.names)
             shown = "" if default is None or default is False or default == "" else f"`{default}`"
             text = f"{flag.help} One of: {', '.join(f'`{choice}`' for choice in choices)}." if choices else flag.help
+            if flag.aliases:
+                text += f" Also {', '.join(f'`{name}`' for name in flag.aliases)}."
             lines.append(f"| {names} | {shown} | {_escape(text)} |")
         lines.append("")
     return "\n".join(lines)

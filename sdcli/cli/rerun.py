@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdcli import rerun as again
+from sdcli.cli import completion
 from sdcli.cli.console import RunConsole
 from sdcli.cli.options import Debug, Quiet
-from sdcli.comparison import Comparison
 from sdcli.configuration import load
 from sdcli.errors import EXIT_NO, UsageError
 from sdcli.events import Note, Saved
-from sdcli.images import GeneratedImage
 from sdcli.settings import DeviceName
 from sdcli.terminal import json_line, printable
+
+if TYPE_CHECKING:
+    from sdcli.comparison import Comparison
+    from sdcli.images import GeneratedImage
 
 
 class _ComparingConsole(RunConsole):
@@ -31,7 +33,12 @@ def rerun(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that sdcli generated.")],
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as steps=30; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting to change, such as steps=30; repeatable.",
+            autocompletion=completion.changes,
+        ),
     ] = None,
     outdir: Annotated[str | None, typer.Option(metavar="FOLDER", help="Output folder.")] = None,
     model: Annotated[
@@ -69,8 +76,10 @@ def rerun(
     """
     given = {name: value for name, value in (("outdir", outdir), ("device", device)) if value is not None}
     where = load(given | ({"offline": True} if offline else {})).settings
-    source = again.read(image)
     with _ComparingConsole(quiet=quiet, as_json=json) as console:
+        from sdcli import rerun as again
+
+        source = again.read(image)
         generated, comparison = again.rerun(
             source,
             console,

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from sdcli.cli.completion import COMPLETERS
+from sdcli.cli import prompt_words
+from sdcli.cli.completion import COMPLETERS, choices_of, typed_flags
 from sdcli.cli.config import CONFIG_FILE_HELP
 from sdcli.cli.console import Console, RunConsole
 from sdcli.cli.dry_run import show
@@ -28,16 +30,19 @@ _HELP = """Generate images from text, with every flag of the original txt2img.py
 
 [bold]Examples[/]
 
-  [cyan]sdcli txt2img --prompt "a red apple"[/]
-  [cyan]sdcli txt2img --prompt "a cat" --n_samples 4 --n_iter 1 --seed 7[/]
+  [cyan]sdcli txt2img "a red apple"[/]
+  [cyan]sdcli txt2img "a cat" "a dog" -n 4 --seed random[/]
   [cyan]sdcli txt2img --from-file prompts.txt --plms --steps 20[/]
   [cyan]sdcli txt2img --resume outputs/txt2img-samples[/]
-  [cyan]sdcli txt2img --ckpt sd-v1-4.ckpt --prompt "a lighthouse" --plms[/]
+  [cyan]sdcli txt2img --ckpt sd-v1-4.ckpt "a lighthouse" --plms[/]
 
 Prints the path of each image on standard output as soon as it is saved.
 Dashes and underscores in flags are the same.
 To set your own defaults in a file or the environment: [cyan]sdcli config --help[/].
 """
+
+
+_PROMPT_HELP = "Prompts, each in quotes: one image of each and no grid of one image; -n 4: four of each."
 
 
 def txt2img(
@@ -48,7 +53,10 @@ def txt2img(
         for name, value in values.items()
         if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
-    configuration = _resumed(given) if given.get("resume") else load(given, config_file=config_file)
+    typed = typed_flags(context)
+    _give_prompts(given, typed, Console(quiet))
+    configuration = _resumed(given, typed) if given.get("resume") else load(given, config_file=config_file, typed=typed)
+    configuration = _with_seed(configuration, given, Console(quiet))
     named = {
         name: one.value
         for name, one in configuration.given.items()
@@ -62,19 +70,67 @@ def txt2img(
             show(configuration.settings, as_json=json, quiet=quiet)
             return
         _require_room_for_output(configuration.settings, as_json=json)
-        from sdcli.txt2img import generate
+        settings = configuration.settings
+        console = RunConsole(
+            quiet=quiet,
+            as_json=json,
+            resumable=settings.output is None and not settings.skip_save,
+            show=settings.show,
+            open_last=settings.open,
+        )
+        with console:
+            from sdcli.txt2img import generate
 
-        with RunConsole(quiet=quiet, as_json=json) as console:
-            for _ in generate(configuration.settings, console, model):
+            for _ in generate(settings, console, model):
                 pass
 
 
-def _resumed(given: dict[str, Any]) -> Configuration:
+def _give_prompts(given: dict[str, Any], typed: dict[str, str], console: Console) -> None:
+    """Make prompts of the positional arguments and of the flags that may be repeated.
+
+    Raises:
+        UsageError: prompts from more than one place.
+    """
+    if len(given.get("prompt", ())) == 1:
+        (given["prompt"],) = given["prompt"]
+    words = given.pop("prompts", None)
+    for name in ("prompt", "from_file"):
+        if words and name in given:
+            prompt_words.require_alone(words, typed.get(name, flag(name)), given[name])
+    if {"prompt", "from_file"} <= given.keys():
+        raise UsageError(
+            f"{' and '.join(typed.get(name, flag(name)) for name in ('prompt', 'from_file'))} contradict each other",
+            why="Both say what is generated.",
+            fix="Pass one of them, or add the prompt to the file.",
+        )
+    if words:
+        given["prompts"], note = prompt_words.prompts(words)
+        typed["prompts"] = "PROMPT"
+        if note:
+            console.line(note)
+
+
+def _with_seed(configuration: Configuration, given: dict[str, Any], console: Console) -> Configuration:
+    """Report a seed that was chosen. To resume a run is to take the one that its journal has."""
+    if not configuration.random_seed:
+        return configuration
+    settings = configuration.settings
+    if settings.resume is not None and not given.get("resume"):
+        from sdcli.outputs.journal import seed_of
+
+        seed = seed_of(settings)
+        if seed is not None:
+            configuration = replace(configuration, settings=settings.model_copy(update={"seed": seed}))
+    console.line(f"seed {configuration.settings.seed}")
+    return configuration
+
+
+def _resumed(given: dict[str, Any], typed: Mapping[str, str]) -> Configuration:
     """The settings of the run that `--resume OUTDIR` names, with the given flags over them, and nothing else."""
     from sdcli.outputs.journal import settings_of
 
     outdir = given["resume"]
-    return load(given | {"outdir": outdir}, recorded=settings_of(Path(outdir)))
+    return load(given | {"outdir": outdir}, recorded=settings_of(Path(outdir)), typed=typed)
 
 
 def _require_here(configuration: Configuration, named: Mapping[str, str]) -> ModelSource | None:
@@ -128,6 +184,10 @@ def _signature() -> inspect.Signature:
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
     ]
+    words = typer.Argument(metavar="PROMPT", help=_PROMPT_HELP, show_default=False)
+    parameters.append(
+        inspect.Parameter("prompts", keyword, default=None, annotation=Annotated[list[str] | None, words])
+    )
     for name, line, default, choices in flags():
         option = typer.Option(
             *line.names,
@@ -136,10 +196,16 @@ def _signature() -> inspect.Signature:
             metavar="NAME" if choices else line.metavar or "",
             rich_help_panel=line.panel,
             show_default=default != "",
-            autocompletion=COMPLETERS.get(line.path or ""),
+            autocompletion=choices_of(choices) if choices else COMPLETERS.get(line.path or ""),
         )
-        kind: Any = Literal[choices] if choices else Settings.model_fields[name].annotation
-        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option]))
+        # Texts: the settings read them, so every source of settings has the same spellings and errors.
+        kind: Any = str | None
+        value: Any = None if default is None else str(default)
+        if default is False:
+            kind, value = bool, False
+        elif name == "prompt":
+            kind, value = list[str], [default]
+        parameters.append(inspect.Parameter(name, keyword, default=value, annotation=Annotated[kind, option]))
     for name, help_text in (
         ("dry_run", "Generate nothing; list what would be generated, with --json one line for each image."),
         ("json", "Print one line of JSON for each image on standard output, instead of its path."),

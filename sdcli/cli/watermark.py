@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sdcli import signals
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, OutputError, UsageError
 from sdcli.json_text import read_object
-from sdcli.metadata import record_in, texts
 from sdcli.outputs.files import cannot_write, write_new
-from sdcli.outputs.formats import alpha, opened, rgb, rgb_profile
-from sdcli.records import ImageRecord, WatermarkRecord
 from sdcli.registry import WATERMARK_METHODS
 from sdcli.settings import default
 from sdcli.terminal import json_line, one_line
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from sdcli.records import ImageRecord, WatermarkRecord
     from sdcli.stages.watermark import ReadBack
 
 _DEFAULT_TEXT: str = default("watermark")
@@ -34,7 +33,7 @@ _WRITING = "Writing"
 
 def watermark(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
+        list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files.")
     ],
     expect: Annotated[
         str | None,
@@ -60,7 +59,12 @@ def watermark(
     ] = None,
     method: Annotated[
         Literal[("auto", *WATERMARK_METHODS)] | None,  # type: ignore[valid-type]
-        typer.Option("--watermark-method", help="Method; auto is robust.", rich_help_panel=_WRITING),
+        typer.Option(
+            "--watermark-method",
+            metavar="NAME",
+            help=f"Method; auto is robust. One of: auto, {', '.join(WATERMARK_METHODS)}.",
+            rich_help_panel=_WRITING,
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -68,7 +72,8 @@ def watermark(
             "--output",
             "-o",
             metavar="FOLDER|FILE",
-            help="Where the copies go; by default NAME.marked.png beside each image. Never overwrites a file.",
+            help="Where the copies go: by default NAME.marked.png beside each image, in another folder NAME.png. "
+            "Never overwrites a file.",
             rich_help_panel=_WRITING,
         ),
     ] = None,
@@ -96,6 +101,7 @@ def watermark(
     to_write = _DEFAULT_TEXT if text is None else text
     require_text(to_write if expect is None else expect)
     if add:
+        signals.raise_stopped()  # so that no incomplete file stays
         targets = iter(_targets(images, output))
         code = report.console.each(
             images, lambda path: 0 if _add(path, next(targets), to_write, method or "auto", report) else EXIT_NO
@@ -118,6 +124,7 @@ class _Report:
 
 def _look(path: Path, expect: str | None, report: _Report) -> bool:
     """Whether the image has the watermark: the expected one, that of its record, or the default."""
+    from sdcli.outputs.formats import opened, rgb
     from sdcli.stages.watermark import require_text, search
 
     with opened(path) as image:
@@ -138,6 +145,8 @@ def _look(path: Path, expect: str | None, report: _Report) -> bool:
 
 def _add(source: Path, target: Path, text: str, method: str, report: _Report) -> bool:
     """Write a copy with the watermark; returns whether it can be read back."""
+    from sdcli.outputs.formats import opened, rgb
+    from sdcli.records import WatermarkRecord
     from sdcli.stages.watermark import check, choose, write
 
     with opened(source) as image:
@@ -171,6 +180,9 @@ def _values(back: ReadBack | None, text: str) -> dict[str, Any]:
 
 def _record(image: Image.Image) -> ImageRecord:
     """The record of the image; an empty one if it has none."""
+    from sdcli.metadata import record_in, texts
+    from sdcli.records import ImageRecord
+
     record = record_in(texts.read(image))
     return record if isinstance(record, ImageRecord) else ImageRecord()
 
@@ -186,6 +198,9 @@ def _png(pixels: NDArray[np.uint8], original: Image.Image, mark: WatermarkRecord
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo, iTXt
+
+    from sdcli.metadata import texts
+    from sdcli.outputs.formats import alpha, rgb_profile
 
     image = Image.fromarray(pixels)
     if (transparency := alpha(original)) is not None:
@@ -214,9 +229,8 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
         UsageError: one file for several images, or a file that is not PNG.
         OutputError: the folder cannot be created.
     """
-    names = [f"{path.stem}.marked.png" for path in images]
     if output is None:
-        return [path.with_name(name) for path, name in zip(images, names, strict=True)]
+        return [path.with_name(f"{path.stem}.marked.png") for path in images]
     # Without a suffix it is a folder, whether or not it exists.
     target = Path(output)
     if target.suffix and not target.is_dir() and not output.endswith(("/", "\\")):
@@ -236,7 +250,12 @@ def _targets(images: list[Path], output: str | None) -> list[Path]:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(target, error, "--output") from error
-    return [target / name for name in names]
+    # In the image's own folder the name is taken, so there it is the same as without --output.
+    inside = (path.absolute().parent.resolve() == target.resolve() for path in images)
+    return [
+        target / (f"{path.stem}.marked.png" if same else f"{path.stem}.png")
+        for path, same in zip(images, inside, strict=True)
+    ]
 
 
 def _save(data: bytes, target: Path) -> None:

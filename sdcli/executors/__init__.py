@@ -24,7 +24,7 @@ class Executor(Protocol):
             device: the value of `--device`.
             precision: the value of `--precision`, for the description of the device; jobs have their own.
             on_error: "skip" turns the error of an image into a `FailedImage`, "stop" raises it.
-            progress: receives the events `Loading`, `BatchStarted`, `StepDone`, `BatchDone` and `Note`.
+            progress: receives the events `Phase`, `BatchStarted`, `StepDone`, `BatchDone` and `Note`.
 
         Raises:
             sdcli.errors.DeviceError: the device does not exist.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sdcli import estimates
 from sdcli.errors import DeviceError, ModelError
-from sdcli.events import BatchDone, BatchStarted, Loading, Note, Progress, StepDone
+from sdcli.events import BatchDone, BatchStarted, Note, Phase, Progress, StepDone
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
 from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
@@ -73,6 +73,7 @@ class LocalExecutor:
     def __init__(
         self, source: ModelSource, *, device: DeviceName, precision: Precision, on_error: OnError, progress: Progress
     ) -> None:
+        self._start = time.monotonic()
         from sdcli import devices
 
         self._source = source
@@ -83,6 +84,8 @@ class LocalExecutor:
         self._limits = MemoryLimits()
         self._reported: set[int] = set()
         self._batches = Counter[tuple[int, int, int]]()
+        self._number = 0
+        """Of the current batch in the run, from 1."""
 
     @property
     def device(self) -> str:
@@ -95,11 +98,12 @@ class LocalExecutor:
     @cached_property
     def _model(self) -> Model:
         """The model, loaded on first use."""
+        self._progress(Phase("importing libraries"))
         with memory_errors("out of memory", fix=LESS_MEMORY):
-            return self._source.load(self._compute.device, lambda part: self._progress(Loading(part)))
+            return self._source.load(self._compute.device, lambda _: self._progress(Phase("loading model")))
 
     def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
-        for batch in batches:
+        for self._number, batch in enumerate(batches, 1):
             if not any(batch.needed):
                 self._progress(BatchDone(len(batch.jobs)))
                 yield [UnneededImage(job) for job in batch.jobs]
@@ -112,7 +116,10 @@ class LocalExecutor:
 
     def _generate(self, jobs: Sequence[Job]) -> list[GeneratedImage | FailedImage]:
         """A batch; with `--on-error skip` one by one after an error, because a single image may spoil the batch."""
+        known = "_model" in vars(self)
         model = self._model
+        if not known:
+            estimates.remember_loading(jobs[0], self.device, time.monotonic() - self._start)
         cut = self._cut(model, jobs)
         start = time.monotonic()
         try:
@@ -130,7 +137,7 @@ class LocalExecutor:
         self._remember(jobs[0], len(jobs), seconds)
         effort = {"seconds": round(seconds / len(jobs), 3), "batch": rows}
         return [
-            GeneratedImage(job, image, ImageRecord.new(words_cut=cut[job.prompt] or None, job=job, **facts), effort)
+            GeneratedImage(job, image, ImageRecord.new(**self._words(job, cut), job=job, **facts), effort)
             for job, image in zip(jobs, pixels, strict=True)
         ]
 
@@ -138,13 +145,23 @@ class LocalExecutor:
         """The end of each prompt that the text encoder does not read; each is reported once."""
         from sdcli.models.tokenizer import measure
 
-        texts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative_prompt)))
+        texts = list(dict.fromkeys(text for job in jobs for text in (job.encoded, job.negative_prompt)))
         cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))
                 self._progress(Note(f"the prompt is longer than the model reads; ignored: {unread}"))
         return cut
+
+    def _words(self, job: Job, cut: Mapping[str, str]) -> dict[str, Any]:
+        """The fields of the record about the words of a prompt."""
+        words: dict[str, Any] = {"words_cut": cut[job.encoded] or None}
+        if vocabulary := self._source.vocabulary():
+            reading = vocabulary.read(job.prompt)
+            # A job of a record may have been read by another version.
+            if reading.text == job.encoded and (values := reading.values()):
+                words["reading"] = values
+        return words
 
     def _within_memory(self, model: Model, jobs: Sequence[Job]) -> tuple[list[NDArray[Any]], dict[str, Any], int]:
         """The images, the fields of their records, and the most that were generated at once.
@@ -190,7 +207,10 @@ class LocalExecutor:
         def on_step(step: Step) -> None:
             self._progress(StepDone(step.index))
 
-        evaluations = SAMPLERS[jobs[0].sampler].evaluations(jobs[0].steps, model.spec.schedule)
+        sampler, steps = SAMPLERS[jobs[0].sampler], jobs[0].steps
+        evaluations = sampler.evaluations(steps, model.spec.schedule)
+        reason = sampler.why(steps, model.spec.schedule)
+        why = f"{steps} steps take {evaluations} evaluations of the model: {reason}" if reason else ""
         precision = compute.precision
         for attempt in (compute, compute.full()) if compute.autocast_dtype else (compute,):
             if attempt is not compute:
@@ -198,7 +218,7 @@ class LocalExecutor:
                     Note(f"NaN in {precision}: generating the batch again in full precision, with the same noise")
                 )
                 precision = f"full, after not a number in {precision}"
-            self._progress(BatchStarted(len(jobs), evaluations))
+            self._progress(BatchStarted(len(jobs), evaluations, self._number, why))
             with attempt.context():
                 images, latents = generate(model, jobs, on_step)
             # The latents, too: a VAE may turn an infinity into a number.

@@ -13,6 +13,7 @@ from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import families, shipped
 from sdcli.models.original_yaml import OriginalConfig, class_name
+from sdcli.settings import ORIGINAL_STEPS
 
 MAX_SIZE, MAX_DEPTH, MAX_INTEGER = 100_000, 50, 2**63
 
@@ -143,6 +144,7 @@ def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
         default_height=512,  # as in the original script, for all models
         default_width=512,
         default_scale=7.5,
+        default_steps=ORIGINAL_STEPS,
         schedule=NoiseSchedule(
             num_train_timesteps=params.timesteps,
             beta_start=params.linear_start,

@@ -12,6 +12,8 @@ from sdcli.model_spec import ModelSpec
 if TYPE_CHECKING:  # finding a model must not import torch, which takes seconds
     import torch
 
+    from sdcli.models.vocabulary import Vocabulary
+
 PartCallback = Callable[[str], None]
 """Called with the name of each part ("UNet", "text encoder") when it begins to load."""
 
@@ -85,6 +87,10 @@ class ModelSource(Protocol):
         Raises:
             ModelError: its vocabulary cannot be read.
         """
+        ...
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that the model knows; None if it has no list of them and reads prompts as they are."""
         ...
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:

@@ -86,8 +86,9 @@ def try_out(model: Model) -> None:
     side = pixels // spec.downscale
     latents = torch.zeros(1, spec.latent_channels, side, side, device=model.device)
     job = Job(
-        prompt="", height=pixels, width=pixels, scale=1.0, noise=NoisePlace(), model=spec.name, model_hash="", index=0
-    )
+        prompt="", height=pixels, width=pixels, scale=1.0, steps=1, noise=NoisePlace(), model=spec.name, model_hash="",
+        index=0,
+    )  # fmt: skip
     part = "text encoder"
     try:
         with torch.inference_mode():

@@ -30,6 +30,11 @@ class Claims:
             with folder.locks.writing():
                 self._ledger = Ledger(folder.path)
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether an earlier run has left lines in the folder."""
+        return self._ledger is not None and self._ledger.has_lines
+
     def claim(self, keys: Sequence[Key]) -> list[State]:
         """The state of each job. Claimed jobs are closed to other processes until `release`."""
         if self._ledger is None or self._folder is None:
@@ -56,7 +61,7 @@ class Claims:
                 self._folder.locks.release(key.key)
 
     def find(self, key: Key) -> Line | None:
-        """The line of a finished page of the grid."""
+        """The line of a finished job or page of the grid; None if there is none."""
         return self._ledger.find(key) if self._ledger else None
 
     def name(self, key: Key) -> str | None:

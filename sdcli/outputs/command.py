@@ -10,7 +10,7 @@ from typing import Any
 from sdcli.jobs import Job
 from sdcli.prompts.templates import is_plain
 from sdcli.records import at_home
-from sdcli.settings import Settings, flags, names
+from sdcli.settings import Settings, flags, lists, names
 from sdcli.terminal import printable
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,+-]+")
@@ -19,7 +19,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:,+-]+")
 _ESCAPED = "control characters are written as escapes"
 
 
-def command_line(job: Job, settings: Settings | None = None, file: Path | None = None) -> str:
+def command_line(
+    job: Job, settings: Settings | None = None, file: Path | None = None, *, reads_same: bool = True
+) -> str:
     """The `sdcli txt2img` command that generates the job's image, quoted for any shell but csh.
 
     It names seed, size and guidance scale, and every other setting that differs from its default. The noise of an image
@@ -34,14 +36,15 @@ def command_line(job: Job, settings: Settings | None = None, file: Path | None =
         job: the image.
         settings: those of its run, for what the job does not contain: where the model is, device, safety, watermark.
             Without them the model has the name that the job has: for a checkpoint its file name.
-        file: the image. If no run repeats the batches before it, the command is `sdcli rerun FILE` instead.
+        file: the image. If no run repeats it, the command is `sdcli rerun FILE` instead.
+        reads_same: whether the model's vocabulary reads the prompt as the job says.
     """
     values = job.model_dump(include=set(names("image")))
     if settings is None:
         values |= _model(job)
     else:
         beside = {*names(rerun=True), *names(recorded=True)} - values.keys()
-        values |= {name: getattr(settings, name) for name in beside}
+        values |= {name: getattr(settings, name) for name in (*beside, "any_words")}
     samples, iterations, exact = _batches(job)
     repeatable = True
     comment = f"# image {(iterations - 1) * samples + job.noise.row + 1} of those that this command generates"
@@ -58,6 +61,9 @@ def command_line(job: Job, settings: Settings | None = None, file: Path | None =
         repeatable = exact
         if not exact:
             comment = "# not the same image, which follows batches of several sizes: use sdcli rerun for that"
+    if not reads_same:
+        repeatable = False
+        comment = "# not the same image, because this version reads the prompt in another way: use sdcli rerun for that"
     values |= {"n_samples": samples, "n_iter": iterations, "fixed_code": job.noise.fixed_rows > 0}
     command, as_is = _command(values)
     if not as_is:
@@ -82,14 +88,17 @@ def _command(values: Mapping[str, Any]) -> tuple[str, bool]:
     words = ["sdcli", "txt2img"]
     for name, line, default, _ in flags():
         value = values.get(name, default)
+        several = values.get(lists().get(name, "")) or [value]
+        if name == "seed" and len(several) > 1:
+            several = [",".join(map(str, several))]
         # A switch that stands for other settings is not needed beside them.
         if value is None or (line.stands_for and line.stands_for.keys() <= values.keys()):
             continue
-        if value != default or (line.always_shown and name in values):
+        if several != [default] or (line.always_shown and name in values):
             shown = line.names[0]
-            text = printable(str(value))
-            as_is = as_is and text == str(value)
-            words.append(shown if value is True else _with_value(bool(line.path), shown, text))
+            texts = [printable(str(one)) for one in several]
+            as_is = as_is and texts == [*map(str, several)]
+            words += [shown] if value is True else [_with_value(bool(line.path), shown, text) for text in texts]
     return " ".join(words), as_is
 
 

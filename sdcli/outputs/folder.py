@@ -119,6 +119,10 @@ class OutputFolder:
         except OSError as error:
             raise cannot_write(self.path, error, "--outdir") from error
 
+    def has_gallery(self) -> bool:
+        """Whether the folder has a gallery."""
+        return any(_GALLERY.fullmatch(path.name) for path in self.path.glob("gallery-*"))
+
     def new_gallery(self) -> Path:
         """An empty new `gallery-0000.html`, for a page that grows."""
         number = sum(1 for entry in os.scandir(self.path) if _GALLERY.fullmatch(entry.name))

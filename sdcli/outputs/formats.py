@@ -87,7 +87,7 @@ def require_room(height: int, width: int, prompt: str, negative_prompt: str, for
     import numpy as np
 
     # A record contains a prompt that is too long for the model twice; the rest of it is short.
-    record = {"job": [prompt, negative_prompt], "words_cut": prompt, "rest": " " * 4096}
+    record = {"job": [prompt, negative_prompt], "words_cut": prompt, "reading": prompt[:4000], "rest": " " * 4096}
     # The formats limit each side, and not the number of pixels.
     for shape in ((height, 1, 3), (1, width, 3)):
         encode(np.zeros(shape, dtype=np.uint8), record, f"{prompt}{negative_prompt}{' ' * 1024}", format)

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sdcli.errors import InputFileError
+from sdcli.errors import InputFileError, UsageError
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, from_home, read_line
-from sdcli.settings import default, options
+from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -99,7 +99,14 @@ class Ledger:
         self.folder = folder
         self._lines: dict[str, Line] = {}
         self._read: dict[Path, int] = {}
+        self._hashes: dict[Path, tuple[int, int, str]] = {}
+        """Size, modification time and hash of files, so that each is read once."""
         self.refresh()
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether there is a line of any image."""
+        return bool(self._lines)
 
     def refresh(self) -> None:
         """Read what was written since the last time.
@@ -130,7 +137,7 @@ class Ledger:
         if line is None or line.kind == "withheld":
             return line
         path = self._inside(line.file)
-        return line if path is not None and line.sha256 is not None and _hash_of(path) == line.sha256 else None
+        return line if path is not None and line.sha256 is not None and self._hash_of(path) == line.sha256 else None
 
     def name(self, key: Key) -> str | None:
         """The file name that a job has in the journals, relative to the folder, whether or not the file exists.
@@ -139,6 +146,18 @@ class Ledger:
         """
         line = self._line(key)
         return line.file if line and self._inside(line.file) else None
+
+    def _hash_of(self, path: Path) -> str | None:
+        try:
+            with open_regular(path) as file:
+                state = os.fstat(file.fileno())
+                size, modified, digest = self._hashes.get(path, (-1, -1, ""))
+                if (size, modified) != (state.st_size, state.st_mtime_ns):
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    self._hashes[path] = (state.st_size, state.st_mtime_ns, digest)
+                return digest
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            return None
 
     def _inside(self, file: str | None) -> Path | None:
         """The path of a file, without links; None if it is neither in the folder nor in `samples/`, maybe a link."""
@@ -199,7 +218,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
             f"this version of sdcli cannot resume the run in {folder}",
             why=f"Its journal has the unknown setting {min(unknown)!r}.",
         )
-    settings = {name: value for name, value in settings.items() if options()[name].journal}
+    # Journals of version 0.1.0 leave out the default of that version.
+    settings = {"steps": ORIGINAL_STEPS} | {name: value for name, value in settings.items() if options()[name].journal}
     if not Path(os.path.realpath(folder / SAMPLES)).is_relative_to(os.path.realpath(folder)):
         raise InputFileError(
             f"{folder / SAMPLES} is a link to another folder",
@@ -219,6 +239,37 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def journaled(settings: Settings) -> dict[str, Any]:
+    """The settings that were given, as the header of a journal has them."""
+    return settings.model_dump(mode="json", include=settings.model_fields_set.intersection(names(journal=True)))
+
+
+def seed_of(settings: Settings) -> int | None:
+    """The seed of the newest run in the output folder that differs from these settings in the seed only.
+
+    Raises:
+        InputFileError: a journal cannot be read.
+    """
+    for path in reversed(journals(Path(settings.outdir))):
+        try:
+            runs = [line.settings for line in lines(path) if isinstance(line, RunLine)]
+        except OSError as error:
+            raise InputFileError(f"the journal {path} cannot be read", why=f"{error.strerror}.") from error
+        for run in reversed(runs):
+            try:
+                before = Settings.of(**run)
+            except UsageError:  # of another version
+                continue
+            if "seed" in run and all(
+                getattr(before, name) == getattr(settings, name)
+                for name in names(journal=True)
+                # The model decides what is None, and the journal has its decision.
+                if name != "seed" and (getattr(settings, name) is not None or options()[name].scope != "image")
+            ):
+                return before.seed
+    return None
+
+
 def _cut_torn_end(file: Any) -> None:
     """Remove what follows the last line end: a process was killed while it wrote."""
     end = file.seek(0, os.SEEK_END)
@@ -231,11 +282,3 @@ def _cut_torn_end(file: Any) -> None:
             break
         end = start
     file.truncate(end)
-
-
-def _hash_of(path: Path) -> str | None:
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        return None

@@ -96,7 +96,7 @@ def check_pattern(pattern: str, format: str) -> None:
         UsageError: an unknown field, a form that the field does not support, or an invalid name.
     """
     image = {name: default(name) for name in names("image")} | {"prompt": "word", "negative_prompt": "word"}
-    image |= {"height": 1, "width": 1, "scale": 1.0}
+    image |= {"steps": 1, "height": 1, "width": 1, "scale": 1.0}
     example = Job(**image, noise=NoisePlace(), model="word", model_hash="word", index=1)
     values = example.model_dump(include=set(fields()))
     name = require_name(_formatted(pattern, values), format, "--output-name")

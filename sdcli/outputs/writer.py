@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdcli.errors import SkippedError, UsageError, WithheldError
-from sdcli.events import Loading, Note, Output, Progress, Saved
+from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError, indented
+from sdcli.events import Finished, Note, Output, Phase, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
 from sdcli.jobs import Job
 from sdcli.metadata import a1111, record_in, texts
@@ -22,7 +22,7 @@ from sdcli.outputs.folder import OutputFolder
 from sdcli.outputs.formats import encode, opened
 from sdcli.outputs.gallery import Gallery
 from sdcli.outputs.grid import Grid, Page
-from sdcli.outputs.journal import Journal
+from sdcli.outputs.journal import Journal, journaled
 from sdcli.outputs.names import name_of, require_name
 from sdcli.records import (
     SCHEMA,
@@ -37,7 +37,7 @@ from sdcli.records import (
     recorded_settings,
 )
 from sdcli.registry import FORMATS
-from sdcli.settings import Settings, names
+from sdcli.settings import Settings, image_format, names, suffixes
 from sdcli.stages import Stages
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _ENDLESS = 2**40
 """Stands for the number of images of a stream until it ends."""
+_SEEDS = 5
+"""The most seeds that are reported."""
 
 
 class Writer:
@@ -56,7 +58,7 @@ class Writer:
         model: the name of the model.
         total: the number of images; None if a stream decides.
         device: the device in words, for the journal.
-        progress: receives the events `Saved`, `Output`, `Note` and `Loading`.
+        progress: receives the events `Saved`, `Output`, `Note`, `Phase` and `Finished`.
         journal: whether the output folder gets a journal.
 
     Raises:
@@ -83,20 +85,34 @@ class Writer:
         self._jobs: dict[int, tuple[Key, State]] = {}
         """Of the batches that are not saved yet, by the job's index."""
         self._seen = self._failed = self._withheld = self._done_before = self._elsewhere = 0
+        self._images = self._dropped = 0
+        self._seeds: dict[int, None] = {}
         per_row = settings.n_rows if settings.n_rows > 0 else settings.n_samples
         at_most = _ENDLESS if total is None else total
-        self._grid = None if self._folder is None or settings.skip_grid else Grid(per_row, at_most)
+        self._grid = None if self._folder is None or not settings.has_grid(total) else Grid(per_row, at_most)
         self._page_key = PageKey()
-        self._gallery = None
-        if self._folder and settings.gallery:
-            self._gallery = Gallery(self._folder.new_gallery(), settings, model)
+        self._gallery: Gallery | None = None
+        self._model = model
+        self._missing: int | None = None
+
+    def missing(self, batches: Iterable[list[Job]]) -> int | None:
+        """With --resume, the number of images that do not exist yet; None if no earlier run is in the folder.
+
+        Args:
+            batches: all jobs of the run.
+        """
+        if self._claims.has_lines:
+            self._progress(Phase("checking existing images"))
+            keys = Keys(self._settings)
+            self._missing = sum(self._claims.find(keys.next(job)) is None for jobs in batches for job in jobs)
+        return self._missing
 
     def unfinished(self, batches: Iterable[list[Job]]) -> Iterator[Batch]:
         """The batches, each with its jobs claimed and those that are needed marked."""
-        if self._gallery:
-            self._progress(Note(f"the gallery is {self._gallery.path}"))
-        self._progress(Loading("checksum"))
         if self._folder:
+            if self._settings.gallery and (self._missing != 0 or not self._folder.has_gallery()):
+                self._gallery = Gallery(self._folder.new_gallery(), self._settings, self._model)
+                self._progress(Note(f"the gallery is {self._gallery.path}"))
             self._folder.begin()
         for jobs in batches:
             keys = [self._keys.next(job) for job in jobs]
@@ -125,11 +141,12 @@ class Writer:
                     return self._save_image(result, key)
                 case WithheldImage():
                     self._withheld += 1
+                    self._dropped += 1
                     safety = result.record.values().get("safety")
                     self._note("withheld", job, key, safety=safety)
                 case FailedImage():
                     self._failed += 1
-                    self._progress(Note(f"image {job.index + 1} skipped: {result.error}"))
+                    self._progress(Note(f"image {job.index + 1} skipped: {indented(result.error)}"))
                     self._note("failed", job, key, error=str(result.error))
                 case UnneededImage():
                     self._pass_over(job, key, state)
@@ -147,7 +164,7 @@ class Writer:
         self._jobs.clear()
 
     def close(self, skipped_rows: int = 0) -> None:
-        """Save the last page of the grid, finish the gallery and report the whole run.
+        """Save the last page of the grid, finish the gallery and report the whole run with the event `Finished`.
 
         Args:
             skipped_rows: invalid rows of the prompt file that were skipped.
@@ -160,10 +177,19 @@ class Writer:
             self._save_page(self._grid.rest())
         if self._gallery:
             self._gallery.finish()
-        if self._done_before:
-            self._progress(Note(f"{self._done_before} of {self._seen} images already existed"))
-        if self._elsewhere:
-            self._progress(Note(f"{self._elsewhere} of {self._seen} images were left to another process"))
+        self._progress(
+            Finished(
+                self._images,
+                self._place(),
+                tuple(self._seeds)[:_SEEDS],
+                len(self._seeds) > _SEEDS,
+                existing=self._done_before,
+                elsewhere=self._elsewhere,
+                withheld=self._dropped,
+                failed=self._failed,
+                skipped_rows=skipped_rows,
+            )
+        )
         if skipped_rows or self._failed:
             raise SkippedError(skipped_rows, self._failed)
         if self._withheld and self._withheld == self._seen:
@@ -174,17 +200,29 @@ class Writer:
 
     def _save_image(self, image: GeneratedImage, key: Key) -> GeneratedImage:
         job = image.job
+        self._images += 1
+        if len(self._seeds) <= _SEEDS:
+            self._seeds.setdefault(job.seed)
         # The original truncates; it does not round.
         pixels = (image.pixels * 255).astype("uint8")
         finished, fields = self._stages.finish(pixels, f"image {job.index + 1}")
         record = image.record.model_copy(update={"settings": recorded_settings(self._settings), **fields})
         self._withheld += record.withheld
-        saved = replace(image, pixels=finished, record=record)
+        saved = replace(image, pixels=finished, record=record, writer=save_as)
         saved = replace(saved, path=self._write(saved, key))
         if self._gallery:
             self._gallery.add(finished, job, record, saved.path)
         self._lay_out(job, key, pixels)
         return saved
+
+    def _place(self) -> str:
+        """Where the images are, in words."""
+        settings = self._settings
+        if settings.output is not None:
+            return "to standard output" if settings.output == "-" else f"saved as {settings.output}"
+        if not settings.skip_save:
+            return f"in {settings.outdir}"
+        return "not saved" if settings.skip_grid else f"not saved but for the grid in {settings.outdir}"
 
     def _write(self, image: GeneratedImage, key: Key) -> Path | None:
         settings, record = self._settings, image.record.values()
@@ -264,12 +302,31 @@ class Writer:
         if self._claims.find(key):
             return
         pixels, fields = self._stages.finish(page.pixels, "the grid")
-        record = GridRecord.new(grid=self._settings.model_dump(mode="json"), page=page.number, job=page.first, **fields)
+        grid = self._settings.model_dump(mode="json", include=set(names(of_grid=True)))
+        record = GridRecord.new(grid=grid, page=page.number, job=page.first, **fields)
         values = record.values()
         data = encode(pixels, values, a1111.write(page.first), self._settings.format)
         journaled = {name: value for name, value in values.items() if name in ("page", *fields)}
         path = self._folder.save_grid(data, key, self._before(key), **journaled)
         self._progress(Saved(path, values))
+
+
+def save_as(image: GeneratedImage, path: Path) -> None:
+    """Save a finished image with its record as a new file.
+
+    Raises:
+        OutputError: the suffix is that of no format, the file exists, or it cannot be written.
+    """
+    by_name = image_format(str(path))
+    if by_name is None:
+        raise OutputError(
+            f"{path} has the suffix of no image format", fix=f"Pass a name that ends in {', '.join(suffixes())}."
+        )
+    data = encode(image.pixels, image.record.values(), a1111.write(image.job), by_name)
+    try:
+        write_new(path, data)
+    except OSError as error:
+        raise cannot_write(path, error, "save(path)") from error
 
 
 def _output_folder(settings: Settings, device: str, *, journal: bool) -> OutputFolder | None:
@@ -285,12 +342,11 @@ def _output_folder(settings: Settings, device: str, *, journal: bool) -> OutputF
 
 def _start(settings: Settings, device: str) -> RunLine:
     """The line of this start: what is needed to continue the run, and what it runs on."""
-    given = settings.model_fields_set.intersection(names(journal=True))
     libraries = ("torch", "diffusers", "transformers")
     return RunLine(
         kind="run",
         schema_version=SCHEMA,
-        settings=settings.model_dump(mode="json", include=given),
+        settings=journaled(settings),
         folder=at_home(str(Path.cwd())),
         versions={
             "sdcli": version("sdcli"),

@@ -12,14 +12,14 @@ from sdcli.prompts.flags import written_for
 from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
 from sdcli.registry import Table
-from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, options, prompt_format
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, assigned, names, options, prompt_format
 
 _READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a prompt file, or the prompt of the flag.
+    """One row of a prompt file, or one prompt of the command line.
 
     Attributes:
         text: the prompt, which may be a template.
@@ -55,6 +55,60 @@ class Prompt:
     out: str | None = None
 
 
+class Counts:
+    """How many prompts, images and batches the passes of a run have, and how the number of images comes about.
+
+    Args:
+        at_most: the most images in a batch.
+        iterations: the number of passes.
+    """
+
+    def __init__(self, at_most: int, iterations: int) -> None:
+        self.iterations = iterations
+        self.prompts = 0
+        self._images = self._batches = self._room = 0
+        self._each: set[int] = set()
+        self._settings: Settings | None = None
+        self._at_most = at_most
+
+    def add(self, settings: Settings, images: int) -> None:
+        """Count the images of the next row of a pass."""
+        self.prompts += 1
+        self._images += images
+        if len(self._each) < 2:
+            self._each.add(images)
+        if self._settings is None or not fit_together(self._settings, settings):
+            self._room = 0
+        self._settings = settings
+        if images > self._room:
+            further = -(-(images - self._room) // self._at_most)
+            self._batches += further
+            self._room += further * self._at_most
+        self._room -= images
+
+    @property
+    def images(self) -> int:
+        """Images of the run."""
+        return self._images * self.iterations
+
+    @property
+    def batches(self) -> int:
+        """Batches of the run."""
+        return self._batches * self.iterations
+
+    def in_words(self) -> str:
+        """How the number of images comes about, such as "3 prompts x 2 iterations"; "" if it is a plain number."""
+        each = next(iter(self._each), 0) if len(self._each) < 2 else 1
+        factors = ((self.prompts, "prompts"), (each, "images"), (self.iterations, "iterations"))
+        shown = [f"{number} {name}" for number, name in factors if number > 1]
+        return " x ".join(shown) if len(self._each) < 2 and len(shown) > 1 else ""
+
+
+def fit_together(one: Settings, other: Settings) -> bool:
+    """Whether images with these settings can be in one batch."""
+    return one is other or all(getattr(one, name) == getattr(other, name) for name in names("image", varies=False))
+
+
 class Prompts:
     """The prompts of a run.
 
@@ -79,6 +133,8 @@ class Prompts:
         self._wildcards = Wildcards(Path(settings.wildcards))
         self._file = None if settings.from_file is None else PromptFile(settings.from_file, again=settings.n_iter > 1)
         switches = {name for name, line in options().items() if line.stands_for}
+        self.counts: Counts | None = None
+        """As `count` found them; None for a stream."""
         self._run_values = {name: getattr(settings, name) for name in settings.model_fields_set - switches}
 
     def count(self) -> int | None:
@@ -90,8 +146,10 @@ class Prompts:
         """
         if self._file is not None and self._file.is_stream:
             return None
-        count = sum(self._images(row)[0] for row in self._rows(report=False)) * self.settings.n_iter
-        if count > MOST_IMAGES:
+        self.counts = Counts(self.settings.n_samples, self.settings.n_iter)
+        for row in self._rows(report=False):
+            self.counts.add(row.settings, self._images(row)[0])
+        if (count := self.counts.images) > MOST_IMAGES:
             raise UsageError(
                 f"the run has {count:,} images, and the limit is {MOST_IMAGES:,}",
                 fix="Pass smaller numbers, or split the file.",
@@ -100,7 +158,13 @@ class Prompts:
         return count
 
     def __iter__(self) -> Iterator[Prompt]:
+        return self.each()
+
+    def each(self, *, report: bool = True) -> Iterator[Prompt]:
         """Every prompt in order; a stream is read as it arrives.
+
+        Args:
+            report: whether invalid rows and notes are reported.
 
         Raises:
             InputFileError: as `count`.
@@ -108,24 +172,40 @@ class Prompts:
         run = self.settings
         index = 0
         for iteration in range(run.n_iter):
-            for row in self._rows(report=iteration == 0):
+            for row in self._rows(report=report and iteration == 0):
                 count, texts = self._images(row)
                 for number, text in enumerate(texts):
-                    seed = None
-                    if "seed" in row.given:
-                        # A repeated row gets other images, not the same ones.
-                        seed = (row.settings.seed + iteration * count + number) % 2**64
-                    elif run.seed_mode == "image":
-                        seed = (run.seed + index) % 2**64
+                    seed = self._own_seed(row, iteration * count + number, index)
                     if isinstance(text, Template):
                         text = text.choose(run.seed if seed is None else seed, index)
                     yield Prompt(text, row.settings, index, iteration, seed, row.out)
                     index += 1
 
+    def _own_seed(self, row: Row, number: int, index: int) -> int | None:
+        """The seed of an image that has its own.
+
+        Args:
+            row: its row.
+            number: how many images of the row are before it.
+            index: its place in the run.
+        """
+        run = self.settings
+        step = 1 if run.seed_step is None else run.seed_step
+        if row.settings.seeds is not None:
+            return row.settings.seeds[number % len(row.settings.seeds)]
+        if "seed" in row.given:
+            # A repeated row gets other images, not the same ones.
+            return (row.settings.seed + number * step) % 2**64
+        if run.seed_mode == "image":
+            return (run.seed + index * step) % 2**64
+        return None
+
     def _images(self, row: Row) -> tuple[int, Iterator[str | Template]]:
         """The number of images of a row in one pass, and their prompts; the choices of a template are not made yet."""
         alone = self._file is None and not self.settings.matrix
         of_each = row.settings.images_per_prompt or (self.settings.n_samples if alone else 1)
+        if row.settings.seeds is not None:
+            of_each = len(row.settings.seeds)
         if self.settings.compat:
             return of_each, (row.text for _ in range(of_each))
         template = Template.parse(row.text, self._wildcards)
@@ -142,9 +222,10 @@ class Prompts:
     def _rows(self, *, report: bool) -> Iterator[Row]:
         """The valid rows of one pass; with `report`, invalid rows are passed to `on_invalid`."""
         if self._file is None:
-            row = Row(self.settings.prompt, self.settings)
-            self._check(row)
-            yield row
+            for prompt in self.settings.prompts or [self.settings.prompt]:
+                row = Row(prompt, self.settings)
+                self._check(row)
+                yield row
             return
         any_valid, first_error = False, None
         for place, content in self._read(self._file):
@@ -167,7 +248,7 @@ class Prompts:
             raise InputFileError(
                 f"prompt file {self._file.name} has no valid row", why=f"{first_error.what}.", fix=first_error.fix
             )
-        raise InputFileError(f"prompt file {self._file.name} is empty", fix="Write one prompt on each line.")
+        raise self._file.empty()
 
     def _read(self, file: PromptFile) -> Rows:
         kind = prompt_format(self.settings.from_file, self.settings.prompt_format)
@@ -197,7 +278,14 @@ class Prompts:
             else:
                 values = row_settings(content)
                 text, out = values.pop("prompt"), values.pop("out", None)
-                settings = Settings.of(**(self._run_values | values)) if values else self.settings
+                replaced = set()
+                if "seed" in values:
+                    several = assigned("seed", values["seed"])[0] == "seeds"
+                    replaced = {"seeds"}
+                    if several:
+                        replaced |= {"images_per_prompt", *options()["seeds"].contradicts}
+                of_run = {name: value for name, value in self._run_values.items() if name not in replaced}
+                settings = Settings.of(**(of_run | values)) if values else self.settings
                 row = Row(text, settings, frozenset(values), out)
             self._check(row)
             # Reads the wildcards of the prompt, so a missing one is found now.

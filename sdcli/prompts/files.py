@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import os
 import shlex
 import stat
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdcli.errors import InputFileError
-from sdcli.settings import as_choice, is_text, names, spellings
+from sdcli.settings import RANDOM, is_text, names, seeds, spellings
+from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
 
 STDIN = "-"
@@ -32,7 +32,8 @@ Rows = Iterator[tuple[str, Content]]
 
 
 def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a row by their own names. Null and empty values are left out.
+    """The settings of a row by their own names. Null and empty values are left out, and so is the seed -1 or random:
+    the row then has the seed of the run, so that a run can be resumed.
 
     Raises:
         InputFileError: an unknown or repeated name, or no prompt.
@@ -44,17 +45,18 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
         plain = key.lstrip("-").replace("-", "_")
         name = "out" if plain.lower() == "out" else known.get(plain) or known.get(plain.lower())
         if name not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1) if len(key) < 100 else []
             raise InputFileError(
                 f"an image has no setting {shortened(key)}",
-                why=f"Did you mean {near[0]}?" if near else "",
+                why=elsewhere(key) or did_you_mean(near(key, allowed, most=1)),
                 fix=f"A row can set: {', '.join(allowed)}.",
             )
         if value is None or (value == "" and name not in ("prompt", "negative_prompt")):
             continue
+        if name == "seed" and seeds(value) == RANDOM:
+            continue
         if name in values:
             raise InputFileError(f"{name} is set twice", fix="Remove one of them.")
-        values[name] = value if name == "out" else as_choice(name, value)
+        values[name] = value
     if "prompt" not in values:
         raise InputFileError("the row has no prompt", fix="Every row needs one; a CSV file needs a column prompt.")
     for name in ("prompt", "out"):
@@ -92,7 +94,7 @@ class PromptFile:
         again: whether there is more than one pass.
 
     Raises:
-        InputFileError: it does not exist, or is not a file.
+        InputFileError: it does not exist, is not a file, or is standard input without content.
     """
 
     def __init__(self, name: str, *, again: bool) -> None:
@@ -100,6 +102,8 @@ class PromptFile:
         self.path = None if name == STDIN else Path(name)
         self.again = again
         self.kept: IO[bytes] | None = None
+        if self.path is None and _is_nothing(sys.stdin):
+            raise self.empty()
         try:
             mode = 0 if self.path is None else self.path.stat().st_mode
             self.is_stream = not stat.S_ISREG(mode)
@@ -111,6 +115,10 @@ class PromptFile:
             raise InputFileError(f"prompt file {name} does not exist", fix="Check the path.") from None
         except OSError as error:
             raise InputFileError(f"prompt file {name} cannot be read", why=f"{error.strerror}.") from error
+
+    def empty(self) -> InputFileError:
+        """The error of a file without rows."""
+        return InputFileError(f"prompt file {self.name} is empty", fix="Write one prompt on each line.")
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
         """Each line's place, and the line in UTF-8 with its line end.
@@ -215,6 +223,18 @@ class PromptFile:
         # Open for as long as the prompts may be read again.
         weakref.finalize(self, kept.close)
         return kept
+
+
+def _is_nothing(stream: IO[str] | None) -> bool:
+    """Whether a stream is the null device or an empty file, which is known before it is read."""
+    if stream is None:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # a stream without a file
+        return False
+    null = stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
+    return null or (stat.S_ISREG(found.st_mode) and found.st_size == 0)
 
 
 def _is_terminal(path: Path) -> bool:

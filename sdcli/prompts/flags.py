@@ -153,9 +153,6 @@ def _settings(pairs: list[tuple[str, str]], known: Mapping[str, str], tool: str)
         if value == "" and name not in ("prompt", "negative_prompt"):
             raise InputFileError(f"{flag} has no value", fix="Write it after the flag.")
         seen.add(flag)
-        if name == "seed" and value == "-1":
-            # These tools take a random seed; a run of sdcli can be repeated, so the seed is that of the run.
-            continue
         if name == "images_per_prompt" and name in values and value.isdecimal() and values[name].isdecimal():
             value = str(int(value[:20]) * int(values[name][:20]))
         values[name] = own_sampler(value) if name == "sampler" else value

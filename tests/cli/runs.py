@@ -14,9 +14,6 @@ from typing import Any
 
 from PIL import Image
 
-SMALL = ("--H", "64", "--W", "64", "--no-watermark")
-"""A third of the time of images of 128 x 128 pixels; a watermark needs more room."""
-
 
 def prompts(count: int) -> list[str]:
     return [f"a {('red', 'green', 'blue')[n % 3]} {('apple', 'star', 'house', 'fish')[n % 4]}" for n in range(count)]

@@ -45,7 +45,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_files_and_folders(folder: Path) -> None:
-    assert checkpoints("") == ["cache/", "models/"]
+    (folder / "other").mkdir()
+    (folder / "other/v3.ckpt").touch()
+    assert checkpoints("") == ["models/", "other/"], "folders that lead to checkpoints only"
     assert checkpoints("mo") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
     assert checkpoints("models/ldm/v1") == ["models/ldm/v1.ckpt"]
     assert checkpoints("./models/l") == ["./models/ldm/v1.ckpt", "./models/ldm/v2.SafeTensors"]
@@ -62,12 +64,22 @@ def test_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_that_need_quotes_are_left_to_the_shell(folder: Path) -> None:
     (folder / "my models").mkdir()
+    (folder / "my models/v1.ckpt").touch()
     assert checkpoints("m") == []
     assert checkpoints("mo") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
 
 
 def test_models(folder: Path) -> None:
+    assert models("") == ["builtin", "org/model", "cache/models--org--model/snapshots/1/"], "no folder without models"
+    (folder / "models/sd/one").mkdir(parents=True)
+    (folder / "models/sd/one/model_index.json").touch()
+    (folder / "models/sd/one/unet").mkdir()
     assert models("") == ["builtin", "org/model", "cache/", "models/"]
+    assert models("models/") == ["models/sd/one/"]
+    assert models("models/sd/one") == ["models/sd/one/"], "not the folders in a model"
+    assert models("prompts") == models("models/ldm") == []
+    (folder / "models/empty").mkdir()
+    assert checkpoints("models/") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
     assert models("o") == ["org/model"]
     assert safety_models("o") == ["org/check"]
 
@@ -110,6 +122,10 @@ def complete(folder: Path, refuse: Run) -> Complete:
         ("sdcli txt2img --ckpt models/ldm/v1", ["models/ldm/v1.ckpt"]),
         ("sdcli txt2img --from-file p", []),
         ("sdcli config --in", ["--init"]),
+        ("sdcli txt2img --format j", ["jpeg"]),
+        ("sdcli rerun --set st", ["steps=", "steps=N"]),
+        ("sdcli rerun --set sampler=p", ["sampler=plms"]),
+        ("sdcli rerun --set nothing", []),
     ],
 )
 def test_by_the_protocol_of_bash(complete: Complete, line: str, answer: list[str]) -> None:

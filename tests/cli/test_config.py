@@ -31,7 +31,7 @@ def test_init_writes_a_file_once(run: Run, user_file: Path) -> None:
     assert (written.returncode, written.stdout, written.stderr) == (0, f"{user_file}\n", "")
     text = user_file.read_text()
     assert tomllib.loads(text) == {}
-    assert "\n# steps = 50\n" in text
+    assert "\n# n_iter = 2\n" in text
     user_file.write_text("steps = 30\n")
     again = run("config", "--init")
     assert (again.returncode, again.stdout) == (7, "")

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.runs import SMALL, check_outdir, hidden, lines, pause_at, samples
+from tests.cli.runs import check_outdir, hidden, lines, pause_at, samples
 
 if TYPE_CHECKING:
     from tests.cli.conftest import ForkServer, RunningProcess, Sdcli
 
-COMMAND = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "4", "--outdir", "out", *SMALL)
+COMMAND = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "4", "--outdir", "out")
 IMAGES = 8
 
 

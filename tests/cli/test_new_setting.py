@@ -161,9 +161,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     after = Package(tmp_path_factory.mktemp("after"))
     add_setting(after, IMAGE_LINE, "    height: int")
     assert after.lines == {"settings.py": 1}
-    rows = [{"prompt": "one", "clip_skip": 2}, {"prompt": "two", "clip-skip": 2}, {"prompt": "three"}]
+    rows = [{"prompt": "a cat", "clip_skip": 2}, {"prompt": "a dog", "clip-skip": 2}, {"prompt": "a fish"}]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (folder / "rows.csv").write_text("prompt,clip_skip\none,2\ntwo,3\n")
+    (folder / "rows.csv").write_text("prompt,clip_skip\na cat,2\na dog,3\n")
     (folder / "settings.toml").write_text("clip_skip = 2\n")
     dry = ["txt2img", "--dry-run", "--json", "--offline", "--n_samples", 3, "--n_iter", 1]
     image = "new/samples/2-42.png"
@@ -235,7 +235,7 @@ class TestCommandLine:
 
     def test_an_older_run_is_resumed_without_generating(self, session: Session) -> None:
         resumed = session.results["resume"]
-        assert "1 of 1 images already existed" in resumed.stderr
+        assert "the image exists; nothing to generate" in resumed.stderr
         assert resumed.stdout == ""
         assert [path.name for path in (session.folder / "old/samples").iterdir()] == ["00000.png"]
         (forecast,) = session.json("other_value")

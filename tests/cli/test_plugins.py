@@ -109,7 +109,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     for name in ("sampler", "safety-checker", "watermark-method", "format", "executor"):
         run += [f"--{name}", "dummy"]
     forwards = ["--model", "dummy:x", "--prompt", "a red apple", "--nsfw-threshold", 0.99, "--outdir", "out"]
-    backwards = ["--prompt", "elppa der a", "--nsfw-threshold", 0, "--on-unsafe", "keep", "--outdir", "backwards"]
+    backwards = [
+        "--prompt",
+        "elppa der a",
+        "--any-words",
+        "--nsfw-threshold",
+        0,
+        "--on-unsafe",
+        "keep",
+        "--outdir",
+        "backwards",
+    ]
     image = "out/samples/00000.tif"
     results = package.commands(
         folder,

@@ -87,7 +87,7 @@ def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
     rows = sdcli.write(
         "rows.jsonl",
         '{"prompt": "a red apple", "out": "fruit/apple", "seed": 7, "steps": 2, "scale": 3}',
-        '{"prompt": "a fish", "negative_prompt": "blue", "images_per_prompt": 2, "height": 64, "width": 192}',
+        '{"prompt": "a fish", "negative_prompt": "blue", "images_per_prompt": 2, "scale": 4}',
     )
     ended = sdcli("--from-file", rows, "--outdir", "json")
     assert ended.paths == [
@@ -97,7 +97,7 @@ def test_rows_with_settings_and_names(sdcli: Sdcli, tmp_path: Path) -> None:
     assert (apple["seed"], apple["steps"], apple["scale"], apple["out"]) == (7, 2, 3.0, "fruit/apple")
     assert (fish["prompt"], fish["negative_prompt"], fish["steps"], fish["seed"]) == ("a fish", "blue", 1, 42)
     assert (again["noise"]["row"], again["index"]) == (1, 2)
-    assert opened(tmp_path / "json/samples/00001.png").size == (192, 64)
+    assert (fish["scale"], again["scale"]) == (4.0, 4.0)
     check_outdir(tmp_path / "json")
 
     table = sdcli.write("rows.csv", "prompt,seed,out", '"a red apple, ripe",7,one', "a fish,,")
@@ -129,11 +129,11 @@ def test_matrix_generates_every_combination(sdcli: Sdcli, tmp_path: Path) -> Non
     missing = sdcli("--prompt", "a __thingz__", "--outdir", "out", code=3)
     assert "Did you mean __things__?" in missing.stderr
     # With --compat, as in the original, these characters have no meaning.
-    plain = sdcli("--prompt", "a __things__ {x|y}", "--compat", "--outdir", "compat", "--skip_grid", "--n_samples", "1",
-                  "--n_iter", "1")  # fmt: skip
+    plain = sdcli("--prompt", "a cat, __things__ {x|y}", "--compat", "--outdir", "compat", "--skip_grid",
+                  "--n_samples", "1", "--n_iter", "1")  # fmt: skip
     assert len(plain.paths) == 1
     (job,) = (line["job"] for line in lines(tmp_path / "compat") if line["kind"] == "picture")
-    assert job["prompt"] == "a __things__ {x|y}"
+    assert job["prompt"] == "a cat, __things__ {x|y}"
 
 
 @pytest.mark.slow

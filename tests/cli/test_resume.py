@@ -13,7 +13,6 @@ from compare import psnr
 from tests.cli.runs import (
     LOADED,
     NO_MODEL,
-    SMALL,
     check_outdir,
     hidden,
     kill_at,
@@ -65,7 +64,7 @@ def test_a_run_killed_at_any_moment_can_be_resumed(sdcli: Sdcli, tmp_path: Path)
 @pytest.mark.slow
 def test_a_file_that_a_killed_run_has_begun_to_write_is_removed(sdcli: Sdcli, tmp_path: Path) -> None:
     """Killed when the file is complete and is about to get its name."""
-    command = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "4", "--outdir", "out", "--resume", *SMALL)
+    command = ("--prompt", "a red apple", "--n_samples", "1", "--n_iter", "4", "--outdir", "out", "--resume")
     sdcli(*command, before=kill_at(2, outdir="out", kinds=("os.link", "os.rename")), code=-signal.SIGKILL)
     assert len(visible(tmp_path / "out")) == len(hidden(tmp_path / "out")) == 1
     sdcli(*command)
@@ -74,7 +73,7 @@ def test_a_file_that_a_killed_run_has_begun_to_write_is_removed(sdcli: Sdcli, tm
 
 @pytest.mark.slow
 def test_two_runs_at_once_in_one_folder(sdcli: Sdcli, tmp_path: Path) -> None:
-    same = ("--n_samples", "2", "--n_iter", "2", "--outdir", "out", *SMALL)
+    same = ("--n_samples", "2", "--n_iter", "2", "--outdir", "out")
     apples = sdcli.start("--prompt", "a red apple", *same, before=pause_at(2)).until((tmp_path / "paused").exists)
     stars = sdcli("--prompt", "a yellow star", *same)
     (tmp_path / "continue").touch()
@@ -92,7 +91,7 @@ def test_two_runs_at_once_in_one_folder(sdcli: Sdcli, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_runs_at_once_share_the_work(sdcli: Sdcli, tmp_path: Path) -> None:
     """The same command twice with --resume: the second leaves the batch to the first that the first is generating."""
-    command = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "5", "--outdir", "out", "--resume", *SMALL)
+    command = ("--prompt", "a red apple", "--n_samples", "2", "--n_iter", "5", "--outdir", "out", "--resume")
     one = sdcli.start(*command, before=pause_at(2)).until((tmp_path / "paused").exists)
     other = sdcli(*command)
     assert len(other.paths) == 6
@@ -123,7 +122,12 @@ def test_resume_generates_what_is_missing(sdcli: Sdcli, tmp_path: Path) -> None:
     # Nothing is left to do.
     again = sdcli(*command, before=NO_MODEL)
     assert again.stdout == ""
-    assert "3 of 3 images" in again.stderr
+    assert again.stderr.splitlines()[-1] == "sdcli: all 3 images exist; nothing to generate"
+    assert "generating" not in again.stderr
+    # A gallery is written if there is none.
+    for _ in range(2):
+        sdcli(*command, "--gallery", before=NO_MODEL)
+        assert [path.name for path in out.glob("gallery*")] == ["gallery-0000.html"]
     assert [line["kind"] for line in lines(out)] == ["run", "picture", "picture", "picture", "grid"]
 
     # From another folder, with the settings of the journal alone; its last line is cut off.

@@ -111,7 +111,7 @@ def test_a_copy_keeps_text_and_transparency_and_records_the_new_watermark(waterm
         image.save(source, pnginfo=info)
         alpha = np.asarray(image.getchannel("A"))
     assert watermark("--add", "a.png", "--output", "marked/").returncode == 0
-    with Image.open(tmp_path / "marked" / "a.marked.png") as copy:
+    with Image.open(tmp_path / "marked" / "a.png") as copy:
         copy.load()
         text = copy.text  # type: ignore[attr-defined]
         assert (text["parameters"], text["Title"]) == ("a ☂\nSteps: 20", "Zürich")
@@ -119,7 +119,9 @@ def test_a_copy_keeps_text_and_transparency_and_records_the_new_watermark(waterm
         assert np.array_equal(np.asarray(copy.getchannel("A")), alpha)
     mark = {"text": TEXT, "method": "robust", "found": True, "wrong_bits": 0, "bits": 136}
     assert record == old | {"watermark": mark}
-    assert watermark("marked/a.marked.png").returncode == 0
+    assert watermark("marked/a.png").returncode == 0
+    # In the image's own folder its name is taken.
+    assert watermark("--add", "a.png", "--output", "./").stdout == "a.marked.png\n"
 
 
 def test_no_file_is_overwritten(watermark: Watermark, tmp_path: Path) -> None:

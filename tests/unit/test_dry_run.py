@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdcli import estimates
+from sdcli.cli.dry_run import _summary, _time
 from sdcli.dry_run import DryRun, Forecast
 from sdcli.errors import InputFileError, OutputError, UsageError
 from sdcli.events import Event, Note, ignore
@@ -38,7 +39,7 @@ def test_a_forecast_has_job_name_tokens_and_watermark() -> None:
     assert (first.words.tokens, first.words.limit, first.words.cut) == (5, 77, "")
     assert first.mark is not None
     assert first.mark.method == "robust"
-    assert last.job.noise == NoisePlace(before=((2, 51),), rows=2, row=1)
+    assert last.job.noise == NoisePlace(before=((2, 21),), rows=2, row=1)
     assert not Path("outputs").exists(), "nothing is written"
 
 
@@ -79,6 +80,7 @@ def test_images_of_a_resumed_run_exist(schema: int) -> None:
         (True, "00000.png"), (False, "00001.png"), (False, "00002.png"),
     ]  # fmt: skip
     assert (run.images, run.existing) == (3, 1)
+    assert _summary(run)[0].startswith("dry run: 2 images would be generated with builtin, ddim; 1 already exist")
 
 
 def test_an_invalid_row_is_a_note(tmp_path: Path) -> None:
@@ -132,6 +134,17 @@ class TestEstimates:
         assert larger.seconds == pytest.approx(64.0 * 576 / 512)
         assert not larger.measured
         assert larger.memory == estimates.BASE + 10**9 + 512 * 576 * estimates.BYTES_PER_PIXEL
+
+    def test_loading_is_part_of_the_time(self) -> None:
+        one = job(steps=20)
+        estimates.remember(one, "cpu", 1, 4.0)
+        estimates.remember_loading(one, "cpu", 9.0)
+        assert (estimates.loading(one, "auto"), estimates.loading(one, "cuda")) == (9.0, 0.0)
+        run = DryRun(Settings.of(prompt="a cat", steps=20, n_samples=1, n_iter=2), ignore)
+        list(run)
+        assert (run.seconds, run.loading) == (pytest.approx(8.0), 9.0)
+        assert _summary(run)[-1] == "time: about 17 seconds, 9 seconds of it for loading, as in earlier runs"
+        assert _time(0.6, 0.0) == "about 1 second, without loading, as in earlier runs"
 
     def test_another_model_or_device_is_not_used(self) -> None:
         estimates.remember(job(), "cpu", 1, 4.0)
@@ -200,5 +213,6 @@ def test_one_note_for_flags_of_other_tools() -> None:
     Path("rows.txt").write_text("a cat --w 128\na dog --w 128\n")
     events: list[Event] = []
     assert len(list(DryRun(Settings.of(from_file="rows.txt", n_iter=1), events.append))) == 2
-    assert [event.text for event in events if isinstance(event, Note) and "--prompt-format kohya" in event.text]
-    assert len(events) == 1
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert ["--prompt-format kohya" in note for note in notes] == [False, True]
+    assert notes[0] == "w, 128: not known to the model, ignored"

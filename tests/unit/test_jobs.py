@@ -16,7 +16,8 @@ from sdcli.settings import Settings, names
 
 SPEC = ModelSpec(
     name="model.ckpt", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
-    default_height=512, default_width=512, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
+    default_height=512, default_width=512, default_scale=7.5, default_steps=50, schedule=NoiseSchedule(),
+    watermark_method="dwtDct",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def test_a_batch_has_one_pass_one_set_of_settings_and_at_most_n_samples_images(
         assert job.prompt == prompt.text
         assert all(
             getattr(job, name) == getattr(prompt.settings, name)
-            for name in {*OWN, "negative_prompt"} - {"height", "width", "scale"}
+            for name in {*OWN, "negative_prompt"} - {"steps", "height", "width", "scale"}
         )
         assert job.scale == (prompt.settings.scale or SPEC.default_scale)
         assert (job.height, job.width) == size(prompt.settings, SPEC)
@@ -224,6 +225,14 @@ def test_places_of_a_long_run_stay_short() -> None:
 def test_the_default_size_is_the_model_s() -> None:
     assert size(Settings.of(), SPEC) == (512, 512)
     assert size(Settings.of(height=256), SPEC) == (256, 512)
+
+
+def test_the_default_number_of_steps_is_the_model_s() -> None:
+    run = Settings.of(prompt="a cat", n_samples=2)
+    spec = SPEC.model_copy(update={"default_steps": 20})
+    prompts = prompts_of(run, [[None, Settings.of(steps=50)]])
+    assert [job.steps for batch in batches(prompts, run, spec, "00", draws) for job in batch] == [20, 50]
+    assert [job.steps for batch in jobs(prompt="a cat", n_iter=1) for job in batch] == [50] * 3
 
 
 def test_the_default_scale_is_the_model_s() -> None:

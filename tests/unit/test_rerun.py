@@ -35,7 +35,7 @@ MARK = WatermarkRecord(text="mine", method="robust", found=True, wrong_bits=0, b
 
 
 def job(**changes: object) -> Job:
-    own = {"rng": "cpu", "width": 64, "sampler": "ddim", "scale": 3.0, "eta": 0.5, "index": 0}
+    own = {"rng": "cpu", "height": 128, "width": 128, "sampler": "ddim", "scale": 3.0, "eta": 0.5, "index": 0}
     return make_job(**own | changes)
 
 
@@ -520,7 +520,7 @@ class TestNoiseOfTheCpu:
         [{"before": [[3, 10**12]]}, {"before": [[100_000, 1]]}, {"rows": 100_000}, {"fixed_rows": 100_000}],
     )
     def test_numbers_that_are_too_many_to_repeat(self, tmp_path: Path, noise: dict[str, Any]) -> None:
-        one = source(tmp_path, job(noise=noise, height=512, width=512))
+        one = source(tmp_path, job(noise=noise))
         with pytest.raises(InputFileError, match="cannot be repeated") as caught:
             rerun.rerun(one, ignore, force=True, outdir=str(tmp_path / "out"))
         assert "job.noise" in caught.value.why

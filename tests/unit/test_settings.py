@@ -19,7 +19,6 @@ ORIGINAL = {
     "--outdir": "outputs/txt2img-samples",
     "--skip_grid": False,
     "--skip_save": False,
-    "--ddim_steps": 50,
     "--plms": False,
     "--dpm_solver": False,
     "--laion400m": False,
@@ -36,13 +35,13 @@ ORIGINAL = {
     "--seed": 42,
     "--precision": "autocast",
 }
-"""Flags of `scripts/txt2img.py` and their defaults. Its --H and --W are 512, its --scale is 7.5: see `test_jobs.py`."""
+"""Flags of `scripts/txt2img.py` with their defaults; 50 steps, 512 x 512 pixels and scale 7.5 are in `test_jobs.py`."""
 
 
 def test_every_flag_of_the_original_exists_with_its_default() -> None:
     defaults = {line.names[0]: default for _, line, default, _ in flags()}
     assert {name: defaults[name] for name in ORIGINAL} == ORIGINAL
-    assert {"--H", "--W", "--scale"} <= defaults.keys()
+    assert {"--ddim_steps", "--H", "--W", "--scale"} <= defaults.keys()
 
 
 class TestTable:
@@ -69,7 +68,7 @@ class TestTable:
 
     def test_a_job_has_the_settings_of_an_image_and_its_place(self) -> None:
         assert set(ImageSettings.model_fields) == set(names("image"))
-        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out"}
+        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out", "read_as"}
 
     def test_only_settings_of_a_job_differ_within_a_batch(self) -> None:
         assert set(names(varies=True)) == {"prompt", "negative_prompt", "seed"}
@@ -86,7 +85,8 @@ class TestTable:
         assert known["ddim_steps"] == known["steps"] == "steps"
         assert known["images_per_prompt"] == "images_per_prompt"
         for name, line in options().items():
-            assert {known[spelling.lstrip("-").replace("-", "_")] for spelling in (name, *line.names)} == {name}
+            spelled = (name, *line.names, *line.aliases)
+            assert {known[spelling.lstrip("-").replace("-", "_")] for spelling in spelled} == {line.list_of or name}
 
     def test_every_setting_has_one_sentence_of_help(self) -> None:
         for name, line in options().items():
@@ -178,7 +178,22 @@ def test_the_builtin_model_is_used_if_the_default_checkpoint_does_not_exist(
         {"sampler": "euler"},
         {"sampler": "ddim", "plms": True},
         {"precision": "half"},
-        {"seed": -1},
+        {"seed": -2},
+        {"seed": "1-2-3"},
+        {"seed": "3-1"},
+        {"seed": "1-99999"},
+        {"seed": [1, 2**64]},
+        {"seed": []},
+        {"prompt": ["a cat", 5]},
+        {"prompts": 5},
+        {"prompts": {"a": 1}},
+        {"seeds": "x"},
+        {"prompt": ["a cat"], "from_file": "p.txt"},
+        {"seed": [1, 2], "n_iter": 2},
+        {"seed": [1, 2], "images_per_prompt": 2},
+        {"seed": [1, 2], "seed_step": 5},
+        {"seed_step": 5, "seed_mode": "run"},
+        {"seed_step": -1},
         {"seed": 2**64},
         {"model": "folder", "ckpt": "file"},
         {"model": "folder", "config": "file"},
@@ -252,7 +267,7 @@ class TestOutput:
         ("name", "format"),
         [
             ("a.png", "png"), ("a.jpg", "jpeg"), ("a.JPEG", "jpeg"), ("b.webp", "webp"), ("a.png/b.webp", "webp"),
-            ("a", "png"), ("a.gif", "png"), ("-", "png"), (".jpg", "png"),
+            ("a", "png"), ("-", "png"), (".jpg", "png"),
         ],
     )  # fmt: skip
     def test_its_suffix_selects_the_format(self, name: str, format: str) -> None:
@@ -277,3 +292,47 @@ def test_advice_for_bytes_that_are_not_text_names_the_locale() -> None:
     with pytest.raises(UsageError, match="is not text") as raised:
         Settings.of(prompt="a \udcc3\udcb6")
     assert "LC_ALL=C.UTF-8" in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled", "value"),
+    [
+        ("format", "jpg", "jpeg"), ("format", "JPG", "jpeg"), ("format", ".jpg", "jpeg"), ("format", "PNG", "png"),
+        ("sampler", "DPM-Solver", "dpm_solver"), ("sampler", "DPM++ 2M", "dpm_solver"), ("rng", "CPU", "cpu"),
+        ("watermark_method", "DWTDCT", "dwtDct"),
+    ],
+)  # fmt: skip
+def test_choices_in_other_spellings(name: str, spelled: str, value: str) -> None:
+    assert getattr(Settings.of(**{name: spelled}), name) == value
+
+
+@pytest.mark.parametrize("value", ["random", "RANDOM", -1, "-1", " -1 "])
+def test_a_random_seed_is_chosen_once(value: object) -> None:
+    settings = Settings.of(seed=value)
+    assert 0 <= settings.seed < 2**32
+    assert settings.seed != Settings.of(seed=value).seed
+    assert settings.model_copy().seed == settings.seed
+
+
+def test_a_list_of_prompts_or_seeds() -> None:
+    settings = Settings.of(prompt=["a cat", "a dog"], seed="3,1-2")
+    assert (settings.prompts, settings.prompt) == (("a cat", "a dog"), "a cat")
+    assert (settings.seeds, settings.seed) == ((3, 1, 2), 3)
+    assert Settings.of(**settings.model_dump(exclude_unset=True)) == settings, "as a journal has them"
+    assert Settings.of(seed="18446744073709551614-18446744073709551615").seeds == (2**64 - 2, 2**64 - 1)
+    assert Settings.of(seed="5").seeds is None
+
+
+def test_a_list_of_one_prompt_has_no_grid_of_one_image() -> None:
+    one = Settings.of(prompt=["a cat"])
+    assert [one.has_grid(count) for count in (1, 2, None)] == [False, True, True]
+    assert Settings.of(prompt="a cat").has_grid(1)
+    assert not Settings.of(prompt=["a cat", "a dog"], skip_grid=True).has_grid(2)
+    assert Settings.of(prompt=["a cat"], skip_save=True).has_grid(1), "otherwise nothing would be saved"
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.xyz", "tmp.AbC", "a.png/x.bmp"])
+def test_a_suffix_that_is_no_format_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"end.* in \.png, \.jpg, \.jpeg, \.webp"):
+        Settings.of(output=name)
+    assert Settings.of(output=name, format="jpg").format == "jpeg"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import sdcli
 from sdcli.errors import InputFileError, OutputError, SkippedError, UsageError
-from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, Saved, Started, StepDone
+from sdcli.events import BatchDone, BatchStarted, Event, Finished, Note, Phase, Saved, Started, StepDone
 from sdcli.images import GeneratedImage
 from sdcli.run import Run
 from sdcli.settings import Settings
-from sdcli.txt2img import execute, generate, txt2img
+from sdcli.txt2img import execute, generate
 from tests.unit.pipeline.toy_model import ToySource, ToyUnet, toy_model
 
 TOY: dict[str, Any] = {"device": "cpu", "no_watermark": True, "safety_checker": "off", "steps": 2, "precision": "full"}
@@ -58,46 +58,22 @@ def test_the_package_exports_the_library_call() -> None:
     assert sdcli.GeneratedImage is GeneratedImage
 
 
-def test_a_library_call_saves_nothing_by_default(
-    source: ToySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    images = txt2img("a red apple", n_samples=2, n_iter=1, **TOY)
-    assert [image.job.prompt for image in images] == ["a red apple"] * 2
-    assert [image.path for image in images] == [None, None]
-    for image in images:
-        assert image.pixels.shape == (16, 16, 3) and image.pixels.dtype == np.uint8
-        assert isinstance(image.image, Image.Image) and image.image.size == (16, 16)
-        assert image.record.job == image.job
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_library_call_saves_into_outdir(source: ToySource, tmp_path: Path) -> None:
-    images = txt2img("a red apple", outdir=tmp_path, n_samples=2, n_iter=2, **TOY)
-    assert [image.path for image in images] == [tmp_path / f"samples/0000{number}.png" for number in range(4)]
-    for image in images:
-        assert image.path is not None
-        with Image.open(image.path) as file:
-            assert np.array_equal(np.asarray(file), image.pixels)
-    assert (tmp_path / "grid-0000.png").exists()
-    assert source.loads == 1
-
-
 def test_the_events_of_a_run_in_order(source: ToySource, tmp_path: Path) -> None:
     events: list[Event] = []
-    images = txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
+    images = sdcli.txt2img("cat", outdir=tmp_path, progress=events.append, n_samples=2, n_iter=1, **TOY)
     assert [event for event in events if not isinstance(event, Saved)] == [
-        Started(2, "m", "cpu, precision full"),
+        Started(2, "m", "cpu, precision full", batches=1),
         Note("the safety checker is off"),
-        Loading("checksum"),
-        Loading("UNet"),
+        Phase("importing libraries"),
+        Phase("loading model"),
         BatchStarted(2, 2),
         StepDone(0),
         StepDone(1),
         BatchDone(2),
+        Finished(2, f"in {tmp_path}", seeds=(42,)),
     ]
     saved = [event for event in events if isinstance(event, Saved)]
-    assert events[-3:] == saved
+    assert events[-4:-1] == saved
     assert [event.path for event in saved] == [*(image.path for image in images), tmp_path / "grid-0000.png"]
     assert saved[0].record == images[0].record.values()
 
@@ -177,6 +153,55 @@ class TestRun:
         assert self.run(source, n_samples=2, n_iter=3).total == 6
         assert self.run(source, from_file=str(prompts), n_iter=2).total == 6
         assert self.run(source, from_file="-").total is None
+
+    @pytest.mark.parametrize(
+        ("rows", "settings", "words"),
+        [
+            ([{}], {}, ""),
+            ([{}] * 3, {}, "3 prompts x 2 iterations"),
+            ([{}] * 3, {"images_per_prompt": 4}, "3 prompts x 4 images x 2 iterations"),
+            ([{"images_per_prompt": 4}, {}], {}, ""),
+            ([{"steps": 2}, {"steps": 2}, {"steps": 4}, {"seed": 1, "steps": 4}, {}], {}, "5 prompts x 2 iterations"),
+            ([{"images_per_prompt": 5}, {"steps": 4}, {"images_per_prompt": 2, "steps": 4}], {}, ""),
+        ],
+    )
+    def test_batches_are_counted_before_the_run(
+        self, tmp_path: Path, rows: list[dict[str, int]], settings: dict[str, int], words: str
+    ) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps({"prompt": "a cat", **row}) + "\n" for row in rows))
+        for n_samples in (1, 2, 3):
+            run = self.run(ToySource(), from_file=str(path), n_samples=n_samples, n_iter=2, **settings)
+            batches = list(run.batches())
+            assert run.counts is not None
+            assert (run.counts.images, run.counts.batches) == (sum(map(len, batches)), len(batches))
+            assert run.counts.in_words() == words
+
+    def test_how_the_images_of_one_prompt_are_counted(self, source: Any) -> None:
+        for settings, words in (({"n_samples": 3, "n_iter": 2}, "3 images x 2 iterations"), ({"n_iter": 1}, "")):
+            counts = self.run(source, **settings).counts
+            assert counts is not None and counts.in_words() == words
+
+    def test_the_model_is_hashed_with_a_word_if_it_takes_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        events: list[Event] = []
+        toy: Any = ToySource()
+        run = self.run(toy, events)
+        assert run.model_hash == "0" * 64
+        assert events == []
+
+        def slow() -> str:
+            deadline = time.monotonic() + 10
+            while not events and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return "1" * 64
+
+        monkeypatch.setattr("sdcli.run.HASHING_AFTER", 0.01)
+        toy.hash = slow
+        assert self.run(toy, events).model_hash == "1" * 64
+        toy.here = lambda: False
+        toy.hash = lambda: "2" * 64
+        assert self.run(toy, events).model_hash == "2" * 64
+        assert events == [Phase("hashing model"), Phase("downloading model")]
 
     def test_invalid_rows_end_the_run_or_are_skipped(self, source: Any, tmp_path: Path) -> None:
         prompts = tmp_path / "prompts.jsonl"

@@ -32,6 +32,7 @@ FILES = {
     "sdcli/models/builtin/unet/config.json",
     "sdcli/models/builtin/unet/diffusion_pytorch_model.safetensors",
     "sdcli/models/builtin/vae/config.json",
+    *(f"sdcli/models/builtin/words/{path.name}" for path in (ROOT / "sdcli/models/builtin/words").glob("*.json")),
     "sdcli/models/builtin/vae/diffusion_pytorch_model.safetensors",
     *(f"sdcli/models/builtin/sheets/{name}.webp" for name in ("singles", "held-out", "couples", "grounds", "seeds")),
 }

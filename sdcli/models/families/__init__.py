@@ -128,7 +128,7 @@ class Family(Protocol):
         """
         from sdcli.models.conditioning import Conditioning
 
-        prompt = self.encode(model, [job.prompt for job in jobs])
+        prompt = self.encode(model, [job.encoded for job in jobs])
         negative = self.encode(model, [job.negative_prompt for job in jobs])
         return Conditioning(prompt, negative)
 

@@ -61,6 +61,9 @@ class OriginalModel:
             )
         return tokenizer.load(self.family, self.text_folder, wanted)
 
+    def vocabulary(self) -> None:
+        return None
+
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         from sdcli.models import conversion, weights
 

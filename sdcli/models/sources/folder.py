@@ -16,8 +16,9 @@ from sdcli.models import checkpoint_file, families, hashes, json_files, schedule
 from sdcli.models.families import Family
 from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
+from sdcli.models.vocabulary import Vocabulary
 from sdcli.models.weight_files import WeightFiles
-from sdcli.settings import LARGEST_SIDE
+from sdcli.settings import LARGEST_SIDE, ORIGINAL_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,9 @@ class FolderModel:
             size_multiple=vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
             default_height=height * vae.downscale,
             default_width=width * vae.downscale,
+            only_default_size=builtin,
             default_scale=2.0 if builtin else 7.5,
+            default_steps=20 if builtin else ORIGINAL_STEPS,
             schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
             watermark_method="robust" if builtin else "dwtDct",
             nsfw_threshold=BUILTIN_NSFW_THRESHOLD if builtin else 0.5,
@@ -133,6 +136,13 @@ class FolderModel:
         fields = json_files.read(self.path / self.parts["text encoder"].part / CONFIG)
         length = self.family.max_length(fields)
         return tokenizer.load(self.family, self.path / "tokenizer", length, vocabulary=fields.get("vocab_size"))
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        return Vocabulary.find(self.path)
+
+    def vocabulary(self) -> Vocabulary | None:
+        return self._vocabulary
 
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         import diffusers

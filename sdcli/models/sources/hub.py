@@ -66,8 +66,10 @@ class HubModel:
     def tokenizer(self) -> Any:
         return self.folder.tokenizer()
 
+    def vocabulary(self) -> None:
+        return None
+
     def load(self, device: torch.device, progress: PartCallback) -> Model:
-        progress("weights from the hub")
         return self._downloaded.load(device, progress)
 
 

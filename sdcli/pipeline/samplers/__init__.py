@@ -70,6 +70,7 @@ class Sampler:
         draws: draws of noise that the original makes while sampling. They move the run's stream of random numbers even
             where nothing uses them.
         sample: the generator.
+        why: why the number of evaluations is not the number of steps, in words; "" if it is.
         refuses_eta: whether an eta other than 0 is an error, as in the original.
         aliases: names that other tools have for it in their files, in lower case.
     """
@@ -79,5 +80,6 @@ class Sampler:
     evaluations: Callable[[int, NoiseSchedule], int]
     draws: Callable[[int, NoiseSchedule], int]
     sample: Sample
+    why: Callable[[int, NoiseSchedule], str] = lambda steps, schedule: ""
     refuses_eta: bool = False
     aliases: tuple[str, ...] = ()

@@ -65,4 +65,10 @@ def evaluations(steps: int, schedule: NoiseSchedule) -> int:
     return len(timesteps(steps, schedule))
 
 
-SAMPLER = Sampler("DDIM", check, evaluations, draws=evaluations, sample=sample)
+def why(steps: int, schedule: NoiseSchedule) -> str:
+    """Why there are more timesteps than steps. PLMS shares this reason."""
+    count, total = len(timesteps(steps, schedule)), schedule.num_train_timesteps
+    return "" if count == steps else f"{total} timesteps in strides of {total // steps} are {count}"
+
+
+SAMPLER = Sampler("DDIM", check, evaluations, draws=evaluations, sample=sample, why=why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
@@ -13,6 +14,11 @@ from sdcli.pipeline.schedules import scheduler_arguments, timesteps
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
     from sdcli.pipeline.samplers import Denoiser
+
+
+_FEWEST = 10
+"""Steps for models whose last step ends without noise. With 6, 7 or 9 steps of PLMS the builtin model's images are
+torn, so fewer than 10 are those of DDIM."""
 
 
 def check(steps: int, schedule: NoiseSchedule) -> None:
@@ -29,6 +35,8 @@ def check(steps: int, schedule: NoiseSchedule) -> None:
 
 def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSchedule, eta: float) -> Iterator[Step]:
     """See `sdcli.pipeline.samplers.Sample`."""
+    if _is_ddim(steps, schedule):
+        return ddim.sample(denoiser, noise, steps, schedule, eta)
     from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
     from sdcli.pipeline.samplers import scheduler_steps
@@ -50,12 +58,39 @@ def sample(denoiser: Denoiser, noise: BatchNoise, steps: int, schedule: NoiseSch
     # counts back from the second to the first, so it needs that time even if a single step leaves none.
     second = evaluation(times[min(1, len(times) - 1)], times[0] - stride)
     evaluations = [evaluation(time, time) for time in times]
-    return scheduler_steps.sample(scheduler, [evaluations[0], second, *evaluations[1:]], denoiser, noise)
+    steps_of_plms = scheduler_steps.sample(scheduler, [evaluations[0], second, *evaluations[1:]], denoiser, noise)
+    if not ends_without_noise(schedule):
+        return steps_of_plms
+    # The last step goes from far above zero to no noise at all. Extrapolated from the steps before, it adds the noise
+    # that they differ in, and tears the image; the estimate of the noise-free latents is the step of first order.
+    return (replace(step, latents=step.denoised) if step.index == len(evaluations) else step for step in steps_of_plms)
+
+
+def ends_without_noise(schedule: NoiseSchedule) -> bool:
+    """Whether the last step ends at clean latents from a timestep that is not next to zero."""
+    return schedule.set_alpha_to_one and schedule.timestep_spacing != "leading"
+
+
+def _is_ddim(steps: int, schedule: NoiseSchedule) -> bool:
+    return ends_without_noise(schedule) and steps < _FEWEST
 
 
 def evaluations(steps: int, schedule: NoiseSchedule) -> int:
-    """One evaluation for each timestep, and one more in the first step. The original draws noise in each."""
+    """One evaluation for each timestep, and one more in the first step."""
+    return len(timesteps(steps, schedule)) + (not _is_ddim(steps, schedule))
+
+
+def draws(steps: int, schedule: NoiseSchedule) -> int:
+    """The original draws noise in each evaluation."""
     return len(timesteps(steps, schedule)) + 1
 
 
-SAMPLER = Sampler("PLMS", check, evaluations, draws=evaluations, sample=sample, refuses_eta=True, aliases=("pndm",))
+def why(steps: int, schedule: NoiseSchedule) -> str:
+    """Why the model is evaluated more often than there are steps."""
+    own = "PLMS evaluates it twice in its first step"
+    if _is_ddim(steps, schedule):
+        own = f"fewer than {_FEWEST} of PLMS would tear this model's images, so they are those of DDIM"
+    return "; ".join(filter(None, [ddim.why(steps, schedule), own]))
+
+
+SAMPLER = Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, refuses_eta=True, aliases=("pndm",))

@@ -13,13 +13,10 @@ def test_full_precision_has_no_autocast() -> None:
     assert str(choose("cpu", "full")) == "cpu, precision full"
 
 
-def test_autocast_on_a_cpu_needs_fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: False)
-    slow = choose("cpu", "autocast")
-    assert slow.precision == "full"
-    assert "no fast bfloat16" in slow.note and slow.note in str(slow)
-    monkeypatch.setattr("sdcli.devices._cpu_has_bfloat16", lambda: True)
-    assert choose("cpu", "autocast").precision == "autocast bfloat16"
+def test_autocast_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("cpu", "autocast") == choose("cpu", "full")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose("cuda", "autocast").precision == "autocast float16"
 
 
 def test_the_context_turns_autocast_on() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from sdcli.devices import Compute
 from sdcli.errors import DeviceError, ModelError
-from sdcli.events import BatchDone, BatchStarted, Event, Loading, Note, StepDone
+from sdcli.events import BatchDone, BatchStarted, Event, Note, Phase, StepDone
 from sdcli.executors.local import LocalExecutor, _tile
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
@@ -112,13 +112,15 @@ def test_events_come_in_order() -> None:
     batches = [Batch(toy_jobs(2), [True, True]), Batch(toy_jobs(3), [False] * 3)]
     list(run.executor.map(batches))
     steps = [StepDone(0), StepDone(1), StepDone(2), StepDone(3)]
-    assert run.events == [Loading("UNet"), BatchStarted(2, 4), *steps, BatchDone(2), BatchDone(3)]
+    phases = [Phase("importing libraries"), Phase("loading model")]
+    assert run.events == [*phases, BatchStarted(2, 4), *steps, BatchDone(2), BatchDone(3)]
 
 
 def test_plms_announces_its_additional_evaluation() -> None:
     run = Run()
     run.results(toy_jobs(1, sampler="plms"))
-    assert run.events[1] == BatchStarted(1, 5)
+    why = "4 steps take 5 evaluations of the model: PLMS evaluates it twice in its first step"
+    assert run.events[2] == BatchStarted(1, 5, 1, why)
     assert sum(isinstance(event, StepDone) for event in run.events) == 5
 
 

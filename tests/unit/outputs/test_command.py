@@ -25,7 +25,8 @@ from sdcli.terminal import printable
 
 SPEC = ModelSpec(
     name="builtin", family="sd1", latent_channels=4, downscale=8, size_multiple=64,
-    default_height=64, default_width=64, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="robust",
+    default_height=64, default_width=64, default_scale=7.5, default_steps=50, schedule=NoiseSchedule(),
+    watermark_method="robust",
 )  # fmt: skip
 SHAPE = (4, 8, 8)
 
@@ -57,6 +58,15 @@ def test_defaults_are_left_out() -> None:
     assert command_line(job()) == (
         "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --scale 7.5 --seed 42"
     )
+
+
+def test_several_prompts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of a grid."""
+    settings = Settings.of(prompt=["a cat", "-a dog"], seed=[1, 7], sampler="plms")
+    line = command_of(settings.model_dump())
+    assert line == "sdcli txt2img --prompt 'a cat' --prompt='-a dog' --n_iter 1 --sampler plms --seed 1,7"
+    again = parsed(line, monkeypatch)
+    assert (again.prompts, again.seeds) == (settings.prompts, settings.seeds)
 
 
 def test_every_other_setting_is_named() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sdcli.errors import InputFileError
 from sdcli.jobs import NoisePlace
-from sdcli.outputs.journal import NAME, Journal, Ledger, latest, settings_of
+from sdcli.outputs.journal import NAME, Journal, Ledger, journaled, latest, seed_of, settings_of
 from sdcli.records import SCHEMA, Key, Keys, Line, RunLine
 from sdcli.settings import Settings
 from tests.jobs import job
@@ -30,6 +30,27 @@ def kinds(path: Path | None) -> list[str]:
 
 def line(kind: str, key: str = "a", **fields: object) -> Line:
     return Line.new(kind, Key(key), **fields)
+
+
+def test_the_seed_of_an_earlier_run_with_the_same_settings(tmp_path: Path) -> None:
+    def run(**settings: object) -> Settings:
+        return Settings.of(outdir=str(tmp_path), **settings)
+
+    asked = run(prompt=["a cat", "a dog"], seed="random")
+    assert seed_of(asked) is None
+    for number, settings in enumerate((
+        run(prompt=["a cat", "a dog"], seed=5, steps=20),
+        run(prompt="a cat", seed=6),
+        run(prompt=["a cat", "a dog"], seed=7, n_iter=1),
+        run(prompt=["a cat", "a dog"]),
+    )):  # fmt: skip
+        values = {"kind": "run", "settings": journaled(settings), "folder": "/"}
+        (tmp_path / f"run-{number:04}.jsonl").write_text(json.dumps(values) + "\n")
+    assert seed_of(asked) == 5, "the steps are the decision of the model"
+    assert seed_of(run(prompt=["a cat", "a dog"], seed="random", n_iter=1)) == 7
+    assert seed_of(run(prompt=["a fox", "a dog"], seed="random")) is None
+    (tmp_path / "run-0009.jsonl").write_text('{"kind": "run", "settings": {"newer": 1}, "folder": "/"}\n')
+    assert seed_of(asked) == 5
 
 
 class TestAppend:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sdcli.errors import ModelError, OutputError, SkippedError, WithheldError
-from sdcli.events import Event, Loading, Note, Output, Saved
+from sdcli.events import Event, Finished, Note, Output, Saved, Started
 from sdcli.images import Batch, FailedImage, GeneratedImage, UnneededImage, WithheldImage
 from sdcli.jobs import Job
 from sdcli.metadata import record_in, texts
@@ -159,7 +159,7 @@ class TestKinds:
         writer.close()
         assert run.saved == ["grid-0000.png"]
         assert np.array_equal(pixels(tmp_path / "grid-0000.png"), before)
-        assert run.notes[-1] == "3 of 3 images already existed"
+        assert run.events[-1] == Finished(0, f"in {tmp_path}", existing=3)
 
 
 class TestOutput:
@@ -167,6 +167,7 @@ class TestOutput:
         run = Setup(tmp_path / "out", n_samples=1, output="-", skip_grid=True)
         (image,) = run.execute()
         (data,) = [event.data for event in run.events if isinstance(event, Output)]
+        assert run.events[-1] == Finished(1, "to standard output", (42,))
         assert data.startswith(b"\x89PNG")
         assert image.path is None
         assert not (tmp_path / "out").exists()
@@ -175,6 +176,7 @@ class TestOutput:
         run = Setup(tmp_path / "out", n_samples=1, output=str(tmp_path / "one.png"))
         (image,) = run.execute()
         assert image.path == tmp_path / "one.png"
+        assert run.events[-1] == Finished(1, f"saved as {image.path}", (42,))
         assert not (tmp_path / "out").exists()
 
     def test_a_file_that_appears_meanwhile_is_not_overwritten(self, tmp_path: Path) -> None:
@@ -187,6 +189,7 @@ class TestOutput:
     def test_with_skip_save_nothing_is_written(self, tmp_path: Path) -> None:
         run = Setup(tmp_path / "out", skip_save=True, skip_grid=True)
         assert [image.path for image in run.execute()] == [None] * 3
+        assert run.events[-1] == Finished(3, "not saved", (42,))
         assert not (tmp_path / "out").exists()
 
     def test_the_grid_has_its_own_record(self, tmp_path: Path) -> None:
@@ -205,6 +208,19 @@ class TestOutput:
         assert f"the gallery is {tmp_path / 'gallery-0000.html'}" in run.notes
         assert "<p>3 images</p>" in (tmp_path / "gallery-0000.html").read_text("utf-8")
 
+    def test_what_is_missing_is_known_before_it_is_generated(self, tmp_path: Path) -> None:
+        Setup(tmp_path).execute()
+        (tmp_path / "samples/00001.png").unlink()
+        run = Setup(tmp_path, resume=str(tmp_path), gallery=True)
+        assert [image.path for image in run.execute()] == [tmp_path / "samples/00001.png"]
+        (started,) = [event for event in run.events if isinstance(event, Started)]
+        assert (started.images, started.missing) == (3, 1)
+        assert run.events[-1] == Finished(1, f"in {tmp_path}", (42,), existing=2)
+        again = Setup(tmp_path, resume=str(tmp_path), gallery=True)
+        assert again.execute() == []
+        assert [event.missing for event in again.events if isinstance(event, Started)] == [0]
+        assert [path.name for path in tmp_path.glob("gallery*")] == ["gallery-0000.html"]
+
     def test_the_journal_exists_before_the_model_s_checksum_is_computed(self, tmp_path: Path) -> None:
         run = Setup(tmp_path)
         run.run = Run(run.run.settings, run.events.append, run.run.source)
@@ -213,7 +229,6 @@ class TestOutput:
 
         def checksum() -> str:
             existed.append((tmp_path / "run-0000.jsonl").exists())
-            assert Loading("checksum") in run.events
             return "0" * 64
 
         source.hash = checksum
@@ -301,7 +316,7 @@ class TestClaims:
         assert [image.job.index for image in images] == [0, 2]
         assert run.saved == ["samples/00000.png", "samples/00001.png"]
         assert sum("no grid" in note for note in run.notes) == 1
-        assert run.notes[-1] == "1 of 3 images were left to another process"
+        assert isinstance(run.events[-1], Finished) and run.events[-1].elsewhere == 1
         again = self.resumed(tmp_path)
         (missing,) = again.execute()
         assert missing.job.index == 1

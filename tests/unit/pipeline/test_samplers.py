@@ -168,6 +168,35 @@ def test_plms_refuses_a_zero_terminal_snr() -> None:
         SAMPLERS["plms"].check(20, V1.model_copy(update={"rescale_betas_zero_snr": True}))
 
 
+def test_few_steps_of_plms_are_those_of_ddim_for_a_model_that_ends_without_noise() -> None:
+    noise: Any = GivenNoise(torch.full((1, 1, 2, 2), 2.0))
+
+    def result(name: str, steps: int, schedule: NoiseSchedule) -> torch.Tensor:
+        *_, last = SAMPLERS[name].sample(lambda latents, time: latents * time / 1000, noise, steps, schedule, 0.0)
+        return last.latents
+
+    assert torch.equal(result("plms", 9, TRAILING), result("ddim", 9, TRAILING))
+    assert not torch.equal(result("plms", 10, TRAILING), result("ddim", 10, TRAILING))
+    assert not torch.equal(result("plms", 8, V1), result("ddim", 8, V1))
+    assert "those of DDIM" in SAMPLERS["plms"].why(9, TRAILING)
+    # The stream of random numbers of old runs stays as it was.
+    assert SAMPLERS["plms"].draws(8, TRAILING) == 9
+
+
+def test_plms_ends_with_the_estimate_of_the_noise_free_latents() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise: Any = GivenNoise(torch.randn(1, 1, 2, 2, generator=generator))
+
+    def imperfect(latents: torch.Tensor, _: float) -> torch.Tensor:
+        return latents + torch.randn(latents.shape, generator=generator)
+
+    *_, last = SAMPLERS["plms"].sample(imperfect, noise, 20, TRAILING, 0.0)
+    assert torch.equal(last.latents, last.denoised)
+    # The original's schedule ends next to zero, and its last step is as the others.
+    *_, last = SAMPLERS["plms"].sample(imperfect, noise, 20, V1, 0.0)
+    assert not torch.equal(last.latents, last.denoised)
+
+
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 @given(steps=st.integers(1, 1000))
 def test_other_spacings_stay_in_range_for_any_number_of_steps(spacing: str, steps: int) -> None:

@@ -15,7 +15,8 @@ from tests.jobs import job
 
 SPEC = ModelSpec(
     name="m", family="sd1", latent_channels=4, downscale=8, size_multiple=8,
-    default_height=16, default_width=16, default_scale=7.5, schedule=NoiseSchedule(), watermark_method="dwtDct",
+    default_height=16, default_width=16, default_scale=7.5, default_steps=50, schedule=NoiseSchedule(),
+    watermark_method="dwtDct",
 )  # fmt: skip
 
 
@@ -120,3 +121,6 @@ class ToySource:
 
     def tokenizer(self) -> Any:
         return self.model.tokenizer
+
+    def vocabulary(self) -> None:
+        return None

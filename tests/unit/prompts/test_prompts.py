@@ -63,6 +63,28 @@ class TestFlag:
         assert len(prompts(prompt="a cat", n_samples=3, images_per_prompt=5)) == 5
         assert len(prompts(prompt="a cat", n_samples=3, images_per_prompt=5, n_iter=2)) == 10
 
+    def test_several_prompts_have_as_many_images_each(self) -> None:
+        both = ("a cat", "a dog")
+        assert texts(prompt=both, n_samples=2, n_iter=2) == ["a cat", "a cat", "a dog", "a dog"] * 2
+        assert texts(prompt=both, images_per_prompt=1) == ["a cat", "a dog"]
+        assert texts(prompt=["{a|b}", "c"], matrix=True) == ["a", "b", "c"]
+        found = prompts(prompt=both, n_samples=2, n_iter=2)
+        assert [(one.index, one.iteration) for one in found] == [(i, i // 4) for i in range(8)]
+
+    def test_several_seeds_give_each_prompt_one_image_with_each(self) -> None:
+        found = prompts(prompt=["a cat", "a dog"], seed=[5, 2**64 - 1])
+        assert [(one.text, one.seed) for one in found] == [
+            ("a cat", 5), ("a cat", 2**64 - 1), ("a dog", 5), ("a dog", 2**64 - 1),
+        ]  # fmt: skip
+        found = prompts(prompt="{a|b}", matrix=True, seed="1-2")
+        assert [(one.text, one.seed) for one in found] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+        assert Prompts(Settings.of(prompt=["a", "b"], seed="1,2,3")).count() == 6
+
+    def test_a_step_between_seeds(self) -> None:
+        assert [one.seed for one in prompts(prompt="a", seed=7, seed_step=10, n_iter=1)] == [7, 17, 27]
+        assert [one.seed for one in prompts(prompt="a", seed=7, seed_step=0, n_iter=1)] == [7, 7, 7]
+        assert [one.seed for one in prompts(prompt="a", seed=2**64 - 1, seed_step=2, n_iter=1)] == [2**64 - 1, 1, 3]
+
     def test_matrix_gives_every_combination_once(self) -> None:
         assert texts(prompt="a {red|blue} cat", matrix=True) == ["a red cat", "a blue cat"]
         each = ["a", "a", "b", "b"]
@@ -241,6 +263,22 @@ class TestRows:
         assert (two.settings.steps, two.settings.sampler) == (30, "plms")
         assert {(row.settings.scale, row.settings.height) for row in (one, two)} == {(2.0, 256)}
 
+    def test_seeds_of_a_row(self, write: Callable[..., str]) -> None:
+        rows = ({"prompt": "a", "seed": [8, 3]}, {"prompt": "b", "seed": "1-2"}, {"prompt": "c", "seed": 5},
+                {"prompt": "d"}, {"prompt": "e", "seed": -1}, {"prompt": "f", "seed": "random"})  # fmt: skip
+        path = write(jsonl(*rows), "rows.jsonl")
+        own = [("a", 8), ("a", 3), ("b", 1), ("b", 2), ("c", 5)]
+        found = prompts(path)
+        assert [(one.text, one.seed) for one in found] == [*own, ("d", None), ("e", None), ("f", None)]
+        found = prompts(path, seed=[6, 7])
+        assert [(one.text, one.seed) for one in found] == [
+            *own, ("d", 6), ("d", 7), ("e", 6), ("e", 7), ("f", 6), ("f", 7),
+        ]  # fmt: skip
+        found = prompts(path, images_per_prompt=2, seed_step=10, seed=100)
+        assert [(one.text, one.seed) for one in found][:6] == [*own, ("c", 15)]
+        path = write(as_csv({"prompt": "a", "seed": "1,2"}), "rows.csv")
+        assert [one.seed for one in prompts(path)] == [1, 2]
+
     def test_rows_of_a_run_with_the_laion_model(self, write: Callable[..., str]) -> None:
         path = write(jsonl({"prompt": "one", "steps": 9}), "rows.jsonl")
         (one,) = prompts(path, laion400m=True, outdir="here")
@@ -289,7 +327,7 @@ class TestRows:
             ({"prompt": "x", "H": 64, "--height": 64}, "height is set twice"),
             ({"prompt": "x", "steps": 0}, "--ddim_steps 0 is out of range"),
             ({"prompt": "x", "steps": "many"}, "--ddim_steps 'many' is not valid"),
-            ({"prompt": "x", "seed": -1}, "--seed -1 is out of range"),
+            ({"prompt": "x", "seed": -2}, "--seed -2 is out of range"),
             ({"prompt": "x", "seed": 1.5}, "--seed 1.5 is not valid"),
             ({"prompt": "x", "scale": float("nan")}, "is not a number"),
             ({"prompt": "x", "sampler": "euler"}, "--sampler 'euler' is not valid"),
@@ -327,7 +365,7 @@ class TestRows:
             ("promt", "prompt"),
             ("step", "steps"),
             ("hight", "height"),
-            ("negative", "negative_prompt"),
+            ("negative_promt", "negative_prompt"),
         ):
             error = refused(write(jsonl({"prompt": "x", wrong: 1}), "rows.jsonl"))
             assert error.why == f"Did you mean {near}?"
@@ -353,7 +391,7 @@ class TestRows:
             ('prompt,seed\n"a"b,5\n', "line 2: the row is not CSV"),
             ('prompt,seed\n"a\n\nb,5\n', "line 4: the row is not CSV"),
             ("prompt,seed\n\n\na,x\n", "line 4: --seed 'x' is not valid"),
-            ('prompt,seed\n"a\nb",1\nc,-1\n', "line 4: --seed '-1'"),
+            ('prompt,seed\n"a\nb",1\nc,-2\n', "line 4: --seed '-2'"),
             ("\nprompt,sede\na,1\n", "line 2, the header: an image has no setting sede"),
             ("prompt,prompt\na,1\n", "line 1, the header: a column name is used twice"),
             ("prompt,H,height\na,1,2\n", "line 1, the header: height is set twice"),
@@ -365,7 +403,7 @@ class TestRows:
     def test_files_that_are_not_csv(self, write: Callable[..., str], text: str, phrase: str) -> None:
         path = write(text, "rows.csv")
         error = refused(path)
-        assert error.what.startswith(f"{path}, {phrase}".replace("--seed '-1'", "--seed -1")), error.what
+        assert error.what.startswith(f"{path}, {phrase}".replace("--seed '-2'", "--seed -2")), error.what
 
     def test_a_header_without_rows_is_an_empty_file(self, write: Callable[..., str]) -> None:
         assert refused(write("prompt,seed\n", "rows.csv")).what.endswith("is empty")
@@ -770,7 +808,7 @@ class TestFlagsOfOtherTools:
             ("a1111", "--prompt a --steps x", "--ddim_steps 'x' is not valid"),
             ("a1111", "--prompt a --sampler_name Euler", "--sampler 'Euler' is not valid"),
             ("kohya", "a --am 1", "--am of kohya"),
-            ("kohya", "a --d 1,2", "--seed '1,2' is not valid"),
+            ("kohya", "a --d 1,x", "--seed '1,x' is not valid"),
             ("kohya", "a --s", "--s has no value"),
             ("invoke", '"a" -I x.png', "-I of InvokeAI"),
             ("invoke", "a --hires_fix", "--hires_fix of InvokeAI"),
@@ -826,7 +864,7 @@ class TestSkip:
             ("p.txt", b"one\n\xff\ntwo\n\0\n__none__\n", [2, 4, 5], ["one", "two"]),
             (
                 "p.jsonl",
-                b'{"prompt": "one"}\n\xff\nx\n{"prompt": "two", "seed": -1}\n[]\n{"prompt": "__none__"}\n'
+                b'{"prompt": "one"}\n\xff\nx\n{"prompt": "two", "seed": -2}\n[]\n{"prompt": "__none__"}\n'
                 b'{"prompt": "three"}\n',
                 [2, 3, 4, 5, 6],
                 ["one", "three"],
