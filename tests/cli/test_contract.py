@@ -261,7 +261,7 @@ def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [row["file"] for row in rows] == printed.stdout.splitlines()
     assert rows[1]["job"]["prompt"] in ("a red fish", "a blue fish")
-    assert rows[2]["words_cut"].split() == ["word"] * 15
+    assert rows[2]["words_cut"].split() == ["cat"] * 15
     assert {row["watermark"]["method"] for row in rows} == {"robust"}
     assert not (tmp_path / "out").exists()
 
