@@ -36,7 +36,7 @@ def value_of(name: str) -> st.SearchStrategy[Any]:
 
 def settings() -> st.SearchStrategy[dict[str, Any]]:
     """Some settings with valid values. Together they may contradict each other."""
-    values = {name: value_of(name) for name in options()}
+    values = {name: value_of(name) for name, line in options().items() if not line.list_of}
     return st.lists(st.sampled_from(sorted(values)), max_size=6, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: values[name] for name in names})
     )
