@@ -50,7 +50,8 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
     assert all((tmp_path / path).is_file() for path in run.paths)
     assert not CONTROL.search(run.stderr), "bars or colours, or those of the prompt"
     report = run.stderr.splitlines()
-    assert report[0].startswith("sdcli: generating 2 images x 2 iterations = 4 images with builtin on cpu")
+    assert report[0] == "sdcli: 31m, more, words: not known to the model, ignored"
+    assert report[1].startswith("sdcli: generating 2 images x 2 iterations = 4 images with builtin on cpu")
     assert re.fullmatch(r"sdcli: 4 images in \d+ seconds, in a folder, seed 42", report[-1])
     assert all(line.startswith("sdcli: ") for line in report)
     assert [line for line in report if re.fullmatch(r"sdcli: batch [12] of 2: 2 images, step \d+ of 10", line)]
@@ -60,7 +61,7 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
 
 @pytest.mark.slow
 def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85two\n\x1b[1ma\tfish\n", encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85a dog\n\x1b[1ma\tfish\n", encoding="utf-8")
     ended = run("txt2img", *TINY, "--from-file", "prompts.txt", "--n_iter", "1", "--json", "--quiet", "--outdir", "out")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
