@@ -39,7 +39,7 @@ time.monotonic = lambda: float(next(calls))
 
 @pytest.mark.slow
 def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli, tmp_path: Path) -> None:
-    """The prompt has characters that control a terminal, and is too long for the model."""
+    """The prompt has characters that control a terminal, and words that the model does not know."""
     run = sdcli.plain(
         "--safety-checker", "off", "--steps", "10", "--n_samples", "2", "--n_iter", "2", "--prompt",
         "a red apple\x1b[31m " + "and more words " * 60, "--outdir", "a folder", "--output-name", "{index}",
@@ -55,7 +55,7 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
     assert re.fullmatch(r"sdcli: 4 images in \d+ seconds, in a folder, seed 42", report[-1])
     assert all(line.startswith("sdcli: ") for line in report)
     assert [line for line in report if re.fullmatch(r"sdcli: batch [12] of 2: 2 images, step \d+ of 10", line)]
-    assert sum("longer than the model reads" in line for line in report) == 1, "once, not for each image"
+    assert sum("not known to the model" in line for line in report) == 1, "once, not for each image"
     assert len(report) < 20, "a line for each step"
 
 

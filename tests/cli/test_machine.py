@@ -34,7 +34,7 @@ def starting(tmp_path: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
     assert process.stderr
     for line in process.stderr:
-        if line.startswith("import 'sdcli.errors'"):
+        if line.startswith("import 'typer"):
             break
     return process
 

@@ -148,7 +148,7 @@ class TestCommandLine:
     def test_help_and_completion_list_the_choice(self, session: Session, name: str) -> None:
         assert "dummy" in session.results[f"complete {name}"].stdout.split()
         text = " ".join(session.results["help"].stdout.replace("│", " ").split())
-        described = re.search(rf"--{name}(?![\w-]).*?One of: ([\w, ]+)", text)
+        described = re.search(rf"--{name} NAME .*?One of: ([\w, ]+)", text)
         assert described is not None
         assert "dummy" in described[1].split(", ")
 
