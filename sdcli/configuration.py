@@ -26,7 +26,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.registry import SAMPLERS
-from sdcli.settings import RANDOM, Settings, assigned, flag, flags, in_use, invalid, lists, options, spellings
+from sdcli.settings import (
+    RANDOM,
+    Settings,
+    assigned,
+    flag,
+    flags,
+    in_use,
+    invalid,
+    lists,
+    options,
+    spellings,
+    with_flags,
+)
 from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
 
@@ -365,16 +377,11 @@ def origins_in_errors(given: Layer) -> Iterator[None]:
         flags_given = ((flag(name), one.origin.name) for name, one in given.items() if one.origin.kind == "flag")
         typed = {first: name for first, name in flags_given if name.startswith("-")}
         for part in ("what", "why", "fix"):
-            setattr(error, part, _as_typed(getattr(error, part), typed))
+            setattr(error, part, with_flags(getattr(error, part), lambda name: typed.get(name, name)))
         origins = ((flag(name), origin(name, given)) for name in error.settings)
         sources = [f"{shown} is set by {place}." for shown, place in origins if place.kind not in ("default", "flag")]
         error.why = " ".join([error.why, *sources]).strip()
         raise
-
-
-def _as_typed(text: str, typed: Mapping[str, str]) -> str:
-    """A message with each flag as it was typed."""
-    return re.sub(r"(?<![\w-])--?[A-Za-z][\w-]*", lambda found: typed.get(found[0], found[0]), text)
 
 
 def toml(value: Any) -> str:

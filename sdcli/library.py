@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,11 @@ from sdcli.errors import SdcliError, UsageError
 from sdcli.events import Progress, ignore
 from sdcli.images import GeneratedImage
 from sdcli.run import Run
-from sdcli.settings import Settings, options, spellings
-from sdcli.suggestions import did_you_mean, elsewhere, near
+from sdcli.settings import Settings, options, spellings, with_flags
+from sdcli.suggestions import did_you_mean, elsewhere, near, spelling
 from sdcli.txt2img import execute
 
 __all__ = ["GeneratedImage", "iter_txt2img", "txt2img"]
-
-_FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 
 
 def txt2img(
@@ -91,9 +88,5 @@ def _keywords_in_errors() -> Iterator[None]:
         yield
     except SdcliError as error:
         for part in ("what", "why", "fix"):
-            setattr(error, part, _FLAG.sub(_as_keyword, getattr(error, part)))
+            setattr(error, part, with_flags(getattr(error, part), lambda flag: spellings().get(spelling(flag), flag)))
         raise
-
-
-def _as_keyword(flag: re.Match[str]) -> str:
-    return spellings().get(flag[0].lstrip("-").replace("-", "_"), flag[0])

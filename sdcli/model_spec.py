@@ -59,5 +59,7 @@ class ModelSpec(BaseModel):
     schedule: NoiseSchedule
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin model."""
+    nsfw_threshold: float = 0.5
+    """Score in [0, 1] from which opennsfw flags an image of the model."""
     has_safety_checker: bool = False
     """Whether the model's folder contains a CLIP safety checker."""

@@ -61,6 +61,8 @@ class SafetyRecord(_Part):
     scores: dict[str, float] = {}
     source: str = ""
     """Where the weights of the checker come from."""
+    threshold: float | None = None
+    """The score from which the checker flags an image; older versions did not record it."""
     done: Literal["replace", "blur", "skip", "keep"] | None = None
     """The value of `--on-unsafe`, if the image is flagged."""
 
@@ -68,6 +70,15 @@ class SafetyRecord(_Part):
     def withheld(self) -> bool:
         """Whether the image was not saved as it was generated."""
         return self.done in ("replace", "blur", "skip")
+
+    @property
+    def why(self) -> str:
+        """The checker, the highest score and its limit, in two digits, or in four if both would look the same."""
+        score, limit = max(self.scores.values(), default=None), self.threshold
+        if score is None or limit is None:
+            return self.checker if score is None else f"{self.checker} {score:.2f}"
+        digits = 4 if f"{score:.2f}" == f"{limit:.2f}" else 2
+        return f"{self.checker} {score:.{digits}f}, limit {limit:.{digits}f}"
 
 
 class WatermarkRecord(_Part):
@@ -335,7 +346,10 @@ def _old_key(job: Job, settings: Settings) -> str | None:
         return None
     if any(getattr(settings, name) != default(name) for name in newer_file):
         return None
-    file_settings = json.dumps({name: getattr(settings, name) for name in _SCHEMA_1_FILE_SETTINGS})
+    values = {name: getattr(settings, name) for name in _SCHEMA_1_FILE_SETTINGS}
+    # Schema 1 had one threshold for all models.
+    values["nsfw_threshold"] = 0.5 if settings.nsfw_threshold is None else settings.nsfw_threshold
+    file_settings = json.dumps(values)
     old = _Schema1Job.model_validate(job.model_dump(include=set(_Schema1Job.model_fields)))
     return _digest(file_settings + old.model_dump_json())
 

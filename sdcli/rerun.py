@@ -32,7 +32,7 @@ from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assigned, default, names, options, spellings
 from sdcli.stages import safety
-from sdcli.suggestions import did_you_mean, elsewhere, near
+from sdcli.suggestions import did_you_mean, elsewhere, near, spelling
 from sdcli.terminal import shortened
 from sdcli.txt2img import execute
 
@@ -365,18 +365,18 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     """
     changeable = names(rerun=True)
     changed: dict[str, Any] = {}
-    for spelling, value in changes.items():
-        name = spellings().get(spelling.lstrip("-").replace("-", "_"))
+    for given, value in changes.items():
+        name = spellings().get(spelling(given))
         if name not in changeable:
-            why = elsewhere(spelling) or did_you_mean(near(spelling, changeable))
+            why = elsewhere(given) or did_you_mean(near(given, changeable))
             raise UsageError(
-                f"--set {spelling} is not a setting of one image",
+                f"--set {given} is not a setting of one image",
                 why=why,
                 fix="" if why else f"These are: {', '.join(changeable)}.",
             )
         name, changed_to = assigned(name, value)
         if options()[name].list_of:
-            raise UsageError(f"--set {spelling}={value} has several values", fix="An image has one: pass one.")
+            raise UsageError(f"--set {given}={value} has several values", fix="An image has one: pass one.")
         changed[name] = changed_to
     if "watermark" in changed:
         changed = {"no_watermark": False} | changed

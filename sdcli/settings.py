@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sdcli.errors import UsageError
 from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
-from sdcli.suggestions import did_you_mean, near
+from sdcli.suggestions import did_you_mean, near, spelling
 from sdcli.terminal import shortened
 
 Rng = Literal["cuda", "cpu"]
@@ -384,9 +384,9 @@ class Settings(ImageSettings):
         "CompVis/stable-diffusion-safety-checker", "--safety-model", scope="file", panel=STAGES, metavar="MODEL",
         path="safety model", help="Model for --safety-checker clip if the model's own folder has none.",
     )  # fmt: skip
-    nsfw_threshold: float = option(
-        0.5, "--nsfw-threshold", scope="file", panel=STAGES, metavar="X",
-        help="Score from which --safety-checker opennsfw flags an image, 0 to 1.",
+    nsfw_threshold: float | None = option(
+        None, "--nsfw-threshold", scope="file", panel=STAGES, metavar="X",
+        help="Score from which --safety-checker opennsfw flags an image, 0 to 1; default: the model's own, or 0.5.",
     )  # fmt: skip
     on_unsafe: OnUnsafe = option(
         "replace", "--on-unsafe", scope="file", panel=STAGES,
@@ -835,12 +835,17 @@ def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:
 
 @cache
 def spellings() -> dict[str, str]:
-    """The name of a setting by each spelling: its name and its flags, with underscores for dashes."""
+    """The name of a setting by each spelling: its name and its flags, see `spelling`."""
     return {
-        spelling.lstrip("-").replace("-", "_"): line.list_of or name
+        spelling(each): line.list_of or name
         for name, line in options().items()
-        for spelling in (name, *line.names, *line.aliases)
+        for each in (name, *line.names, *line.aliases)
     }
+
+
+def with_flags(text: str, rename: Callable[[str], str]) -> str:
+    """A message with each flag in it renamed."""
+    return re.sub(r"(?<![\w-])--?[A-Za-z][\w-]*", lambda found: rename(found[0]), text)
 
 
 @cache

@@ -121,6 +121,11 @@ AUTOMATIC1111, ComfyUI, InvokeAI, Fooocus, stable-diffusion.cpp and mflux. A fla
 an alias of it, see `Option.aliases`."""
 
 
+def spelling(name: str) -> str:
+    """A flag or a name in its usual spelling: without dashes before it, with underscores for dashes in it."""
+    return name.lstrip("-").replace("-", "_")
+
+
 def near(name: str, known: Iterable[str], most: int = 2) -> list[str]:
     """The known names that begin with this one; if there is none, those that are nearly the same."""
     if not 1 < len(_plain(name)) <= _LONGEST:
@@ -142,7 +147,7 @@ def did_you_mean(names: Iterable[str]) -> str:
 
 def elsewhere(name: str) -> str:
     """What to use here instead of another tool's flag or setting, or that there is nothing yet; empty if unknown."""
-    plain = name.lstrip("-").replace("-", "_")
+    plain = spelling(name)
     # Letters are flags of one dash, and capital ones are others.
     if len(plain) == 1:
         return ELSEWHERE.get(plain, "") if name.startswith("-") and not name.startswith("--") else ""
@@ -150,4 +155,4 @@ def elsewhere(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.lstrip("-").replace("-", "_").lower()
+    return spelling(name).lower()

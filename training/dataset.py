@@ -78,6 +78,11 @@ class LatentStats:
         return cls(tuple(latents.mean((0, 2, 3)).tolist()), tuple(latents.std((0, 2, 3)).tolist()))
 
     @classmethod
+    def identity(cls) -> LatentStats:
+        """Statistics of latents that are already normalised, of 4 channels."""
+        return cls((0.0,) * 4, (1.0,) * 4)
+
+    @classmethod
     def load(cls, work: Path) -> LatentStats:
         values = json.loads((work / "latent_stats.json").read_text("utf-8"))
         return cls(tuple(values["mean"]), tuple(values["std"]))

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from arguments import new_parser
 from classifier import EDGE, Classifier, Drawings, load_classifiers
-from dataset import Latents, read_icons, write_atomically
+from dataset import CELL, Latents, read_icons, write_atomically
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from icons import BACKGROUNDS, VARIANTS, Icon, background_of, read_icon, render
-from model import Vocabulary, new_pipeline
+from model import Vocabulary, cell_of, new_pipeline
 from PIL import Image
 from scenes import RELATIONS, Composer, Scene, every_word, pair_held_out, with_article
 from sheet import GUIDANCE_SCALE, contact_sheet, generate
@@ -182,9 +182,14 @@ def share(results: Sequence[dict[str, bool]], what: str) -> float:
 
 
 def vae_figures(vae: AutoencoderTiny, icons: Sequence[Icon], work: Path, size: int) -> dict[str, float]:
-    """PSNR in dB on the validation drawings: of encoding and decoding, and of decoding the teacher's latents."""
+    """PSNR in dB on the validation drawings: of encoding and decoding, and of decoding the teacher's latents.
+
+    Args:
+        size: that of the images whose latents are cached; a VAE of twice the size is measured on larger images.
+    """
     unseen = [index for index, icon in enumerate(icons) if icon.vae_held_out]
-    images = [render(icons[index], read_icon(icons[index].path), 0, size) for index in unseen]
+    edge = size // CELL * cell_of(vae)
+    images = [render(icons[index], read_icon(icons[index].path), 0, edge) for index in unseen]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = Latents(work, size, icons, variants=1).singles[0, unseen].float()
     device = next(vae.parameters()).device

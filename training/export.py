@@ -3,6 +3,7 @@
 Reads the last checkpoints, so it can run during training. The figures in the card are those of the last `evaluate.py`.
 
     python training/export.py --tokenizer CLIP --out sdcli/models/builtin
+    python training/export.py --vae-only --out sdcli/models/builtin   # the rest of the model stays
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from string import Template
 from typing import Any
 
 import torch
-from arguments import HERE, new_parser
-from dataset import load_checkpoint, read_icons
+from arguments import ARGUMENTS, HERE, new_parser
+from dataset import CELL, load_checkpoint, read_icons
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from icons import BACKGROUNDS, Icon
-from model import TEXT_WIDTH, Vocabulary, new_pipeline
+from model import TEXT_WIDTH, Vocabulary, cell_of, new_pipeline
 from PIL import Image
+from safety import SEEDS
 from scenes import every_word
 from sources import LABELS, STYLES
 from train_text import load_text_encoder
 from train_unet import load_averaged
-from train_vae import load_vae
+from train_vae import load_vae, vae_folder
 
 SHEETS = {
     "singles": "Single objects",
@@ -77,6 +80,12 @@ def figures_table(figures: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def safety_scores(scores: Path) -> str:
+    """The histogram of `safety.py`, with a sentence before it."""
+    seeds = " and ".join(map(str, SEEDS))
+    return f"Scores of every object in every style, with the seeds {seeds}:\n\n{scores.read_text('utf-8').strip()}"
+
+
 def write_sheets(evaluation: Path, folder: Path) -> None:
     """Converts the contact sheets of `evaluate.py` to WebP."""
     folder.mkdir()
@@ -87,13 +96,20 @@ def write_sheets(evaluation: Path, folder: Path) -> None:
 
 
 def model_card(
-    work: Path, icons: Sequence[Icon], vocabulary: Vocabulary, sizes: Mapping[str, int], megabytes: float, before: str
+    work: Path,
+    icons: Sequence[Icon],
+    vocabulary: Vocabulary,
+    sizes: Mapping[str, int],
+    cell: int,
+    megabytes: float,
+    before: str,
 ) -> str:
     """Fills in the template `model_card.md`."""
-    evaluation = work / "evaluation" / "figures.json"
+    evaluation, safety = work / "evaluation" / "figures.json", work / "safety" / "scores.txt"
     unet = load_checkpoint(work / "unet")
-    logs = {part: (work / part / "log.jsonl").read_text("utf-8").splitlines() for part in ("vae", "imagined", "text")}
-    vae, imagined, text = (json.loads(lines[-1]) for lines in logs.values())
+    folders = (vae_folder(work), work / "imagined", work / "text")
+    logs = [(folder / "log.jsonl").read_text("utf-8").splitlines() for folder in folders]
+    vae, imagined, text = (json.loads(lines[-1]) for lines in logs)
     return Template((HERE / "model_card.md").read_text("utf-8")).substitute(
         megabytes=f"{megabytes:.1f}",
         unet_millions=f"{sizes['unet'] / 1e6:.1f}",
@@ -102,8 +118,9 @@ def model_card(
         width=TEXT_WIDTH,
         tokens=f"{len(vocabulary.tokenizer):,}",
         trained_tokens=f"{len(vocabulary):,}",
-        size=unet["size"],
-        latent=unet["size"] // 8,
+        size=unet["size"] // CELL * cell,
+        latent=unet["size"] // CELL,
+        cell=cell,
         concepts=len({icon.label for icon in icons}),
         drawings=f"{len(icons):,}",
         styles=", ".join(f'"{style}"' for style in STYLES),
@@ -124,28 +141,55 @@ def model_card(
             for name, text in SHEETS.items()
             if (work / "evaluation" / f"{name}.png").exists()
         ),
+        safety=safety_scores(safety) if safety.exists() else "",
         words=textwrap.fill(f"{known_words(icons)}.", 120),
     )
 
 
+def save_vae(vae: AutoencoderTiny, folder: Path) -> None:
+    """Writes a VAE without the path that it was loaded from, which diffusers stores."""
+    vae.save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Copies the files of a folder to another. Each is replaced atomically, so that readers never see a part of it."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target = out / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        shutil.copyfile(file, part)
+        part.replace(target)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = new_parser(__doc__, "--tokenizer")
+    parser = new_parser(__doc__)
+    parser.add_argument("--tokenizer", type=Path, help=ARGUMENTS["--tokenizer"]["help"])
     parser.add_argument("--before", default="", help="text for the card about earlier training")
     parser.add_argument("--out", type=Path, required=True, help="output folder; existing files are replaced")
+    parser.add_argument(
+        "--vae-only", action="store_true", help="replace the VAE of the model in --out, and nothing else"
+    )
     options = parser.parse_args(arguments)
+    if not (options.tokenizer or options.vae_only):
+        parser.error("give --tokenizer, or --vae-only")
 
-    icons = read_icons(options.work)
-    vocabulary = Vocabulary(options.tokenizer, every_word(icons))
-    text_encoder = load_text_encoder(options.work, vocabulary)
-    pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, load_vae(options.work))
-    pipeline.to(torch.float16)
+    vae = load_vae(options.work)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
+        if options.vae_only:
+            save_vae(vae.to(torch.float16), folder / "vae")  # type: ignore[arg-type]
+            publish(folder, options.out)
+            return
+        icons = read_icons(options.work)
+        vocabulary = Vocabulary(options.tokenizer, every_word(icons))
+        text_encoder = load_text_encoder(options.work, vocabulary)
+        pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, vae)
+        pipeline.to(torch.float16)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        # diffusers stores the path that the VAE was loaded from.
-        config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
-        config.pop("_name_or_path", None)
-        (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        save_vae(pipeline.vae, folder / "vae")
         shutil.rmtree(folder / "tokenizer")
         (folder / "tokenizer").mkdir()
         for name, content in vocabulary.files.items():
@@ -154,15 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         write_sheets(options.work / "evaluation", folder / "sheets")
-        card = model_card(options.work, icons, vocabulary, sizes, megabytes, options.before)
+        card = model_card(options.work, icons, vocabulary, sizes, cell_of(vae), megabytes, options.before)
         (folder / "README.md").write_text(card, "utf-8")
-        # Each file is replaced atomically, so that readers never see an incomplete file.
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            target = options.out / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{target.name}.part")
-            shutil.copyfile(file, part)
-            part.replace(target)
+        publish(folder, options.out)
     print(f"{options.out}: {megabytes:.1f} MB")
 
 

@@ -99,6 +99,27 @@ def new_vae() -> AutoencoderTiny:
     return vae
 
 
+def new_double_vae() -> AutoencoderTiny:
+    """RGB in [-1, 1] `(batch, 3, height, width)` <-> normalised latents `(batch, 4, height/16, width/16)`.
+
+    The decoder has one more level. It has no block there, so it is two convolutions that together are a linear map from
+    the features of each pixel of half the size to four pixels: a block would take as long as the rest of the decoder.
+    """
+    vae: AutoencoderTiny = AutoencoderTiny(
+        encoder_block_out_channels=(64,) * 5,
+        decoder_block_out_channels=(64,) * 5,
+        num_encoder_blocks=(0, 1, 3, 3, 3),
+        num_decoder_blocks=(6, 3, 4, 2, 0),
+    )
+    return vae
+
+
+def cell_of(vae: AutoencoderTiny) -> int:
+    """Edge in pixels of the image area that one latent of this VAE represents."""
+    edge: int = 2 ** (len(vae.config["decoder_block_out_channels"]) - 1)
+    return edge
+
+
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's betas with v-prediction; sampling starts at the last timestep."""
     scheduler: DDIMScheduler = DDIMScheduler(
@@ -281,6 +302,16 @@ def _with_tokens(text_encoder: CLIPTextModel, rows: Callable[[Tensor], Tensor]) 
     name = next(key for key in weights if key.endswith("token_embedding.weight"))
     weights[name] = rows(weights[name])
     return weights
+
+
+def load_exported(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """UNet, text encoder and tokenizer of a model that `export.py` wrote, float32 on the CPU."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, local_files_only=True)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    for part in (unet, text_encoder):
+        part.requires_grad_(False).eval()
+    return unet, text_encoder, tokenizer
 
 
 def new_pipeline(

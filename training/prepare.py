@@ -1,6 +1,7 @@
 """Converts npm packages to concepts, captions and cached latents: all inputs of the training scripts.
 
     python training/prepare.py --download --data DATA --teacher TAESD
+    python training/prepare.py --download --data DATA --teacher sdcli/models/builtin   # latents of an exported model
 
 Writes to the work folder: `drawings/` (PNG), `icons.jsonl` (one drawing per line), `latents-SIZE/` (see
 `dataset.Latents`; raw latents of the teacher) and `latent_stats.json` (their mean and standard deviation per channel,
@@ -106,8 +107,21 @@ def gather_icons(data: Path, work: Path, listing: Path) -> list[Icon]:
     return icons
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a teacher is a model that `export.py` wrote: its latents are normalised."""
+    return (folder / "vae").is_dir()
+
+
 def load_teacher(folder: Path) -> AutoencoderTiny:
-    """Loads TAESD from its original files, `taesd_encoder.safetensors` and `taesd_decoder.safetensors`."""
+    """Loads TAESD from its original files, `taesd_encoder.safetensors` and `taesd_decoder.safetensors`, or the VAE of
+    an exported model.
+    """
+    if is_exported(folder):
+        exported: AutoencoderTiny = AutoencoderTiny.from_pretrained(
+            folder / "vae", torch_dtype=torch.float32, local_files_only=True
+        )
+        exported.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        return exported
     teacher: AutoencoderTiny = AutoencoderTiny()
     weights = {f"encoder.layers.{key}": value for key, value in load_file(folder / "taesd_encoder.safetensors").items()}
     for key, value in load_file(folder / "taesd_decoder.safetensors").items():
@@ -205,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_latents(path, latents)
             print(f"{kind}: variant {variant + 1} of {variants}", flush=True)
             if kind == "singles" and not variant:
-                stats = LatentStats.of(latents)
+                stats = LatentStats.identity() if is_exported(options.teacher) else LatentStats.of(latents)
                 write_atomically(options.work / "latent_stats.json", stats.save)
 
 

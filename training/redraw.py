@@ -1,6 +1,7 @@
 """Regenerates the drawings from noisy latents with the UNet (SDEdit), as training data for the VAE.
 
     python training/redraw.py --tokenizer CLIP --minutes 10
+    python training/redraw.py --start sdcli/models/builtin --minutes 10   # with the UNet of an exported model
 
 After an interruption, the same command continues from the last checkpoint. Writes `redrawn/checkpoint.pt`.
 """
@@ -8,14 +9,16 @@ After an interruption, the same command continues from the last checkpoint. Writ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from arguments import training_parser
+from arguments import ARGUMENTS, training_parser
 from dataset import Latents, Redrawn, read_icons
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from icons import PLAIN_VARIANTS
-from model import Vocabulary, new_scheduler, states_of
+from model import Vocabulary, load_exported, new_scheduler, states_of
 from scenes import NAME_END, Scene, caption_of, every_word
 from session import Budget, Session, autocast
 from sheet import GUIDANCE_SCALE
@@ -46,10 +49,24 @@ def redraw(
     """
     scheduler = new_scheduler()
     scheduler.set_timesteps(STEPS, device=clean.device)
-    timesteps = scheduler.timesteps[start:]
-    latents: Tensor = scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))  # type: ignore[arg-type]
+    first = scheduler.timesteps[start : start + 1]
+    noisy: Tensor = scheduler.add_noise(clean, noise, first.expand(len(clean)))  # type: ignore[arg-type]
+    return denoise(unet, noisy, states, empty, scale, scheduler, start)
+
+
+@torch.inference_mode()
+def denoise(
+    unet: UNet2DConditionModel,
+    latents: Tensor,
+    states: Tensor,
+    empty: Tensor,
+    scale: float,
+    scheduler: DDIMScheduler,
+    start: int = 0,
+) -> Tensor:
+    """Denoises latents `(n, 4, edge, edge)` from step `start` of the scheduler on. See `redraw` for the arguments."""
     both = torch.cat((empty.expand_as(states), states))
-    for timestep in timesteps:
+    for timestep in scheduler.timesteps[start:]:
         unconditional, conditional = (
             unet(torch.cat((latents, latents)), timestep, encoder_hidden_states=both).sample.float().chunk(2)
         )
@@ -59,16 +76,23 @@ def redraw(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = training_parser(__doc__, "--tokenizer", "--size", batch=32)
+    parser = training_parser(__doc__, "--size", batch=32)
+    parser.add_argument("--tokenizer", type=Path, help=ARGUMENTS["--tokenizer"]["help"])
+    parser.add_argument("--start", type=Path, help="exported model, whose UNet and text encoder are used")
     parser.add_argument("--scale", type=float, default=GUIDANCE_SCALE, help="guidance scale")
     options = parser.parse_args(arguments)
+    if not (options.tokenizer or options.start):
+        parser.error("give --tokenizer, or --start")
 
     device = torch.device(options.device)
     icons = read_icons(options.work)
-    vocabulary = Vocabulary(options.tokenizer, every_word(icons))
-    text_encoder = vocabulary.widen(load_text_encoder(options.work, vocabulary))
+    if options.start:
+        unet, text_encoder, tokenizer = load_exported(options.start)
+    else:
+        vocabulary = Vocabulary(options.tokenizer, every_word(icons))
+        unet, tokenizer = load_averaged(options.work), vocabulary.tokenizer
+        text_encoder = vocabulary.widen(load_text_encoder(options.work, vocabulary))
     text_encoder.to(device)  # type: ignore[arg-type]
-    unet = load_averaged(options.work)
     unet.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-arg]
     cached = Latents(options.work, options.size, icons)
     backgrounds = cached.backgrounds_of(cached.singles)
@@ -92,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clean = cached.singles[variants, chosen].float()
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(int(random.integers(2**62))))
         with autocast(options):
-            states = states_of([*sentences, ""], vocabulary.tokenizer, text_encoder).float()
+            states = states_of([*sentences, ""], tokenizer, text_encoder).float()
             latents = redraw(
                 unet, clean.to(device), states[:-1], states[-1:],
                 scale=options.scale, start=int(random.choice(STARTS)), noise=noise.to(device),

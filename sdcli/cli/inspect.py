@@ -238,9 +238,9 @@ def _safety_in_words(safety: SafetyRecord | None) -> str:
     if safety is None:
         return "not checked"
     scores = "".join(f", {name} {score}" for name, score in safety.scores.items())
-    done = {"replace": "replaced", "blur": "blurred", "keep": "kept"}.get(safety.done or "", "")
-    verdict = f"unsafe, {done}" if safety.flagged else "safe"
-    return f"{verdict} by {safety.checker}{scores}"
+    limit = "" if safety.threshold is None else f", limit {safety.threshold:g}"
+    done = {"replace": ", replaced", "blur": ", blurred", "keep": ", kept"}.get(safety.done or "", "")
+    return f"{'unsafe' if safety.flagged else 'safe'} by {safety.checker}{scores}{limit}{done}"
 
 
 def _watermark_rows(source: rerun.Source, mark: WatermarkRecord | None) -> Iterator[tuple[str, str]]:

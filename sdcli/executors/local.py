@@ -62,6 +62,8 @@ def _tile(vae: Any, side: int, downscale: int) -> bool:
     vae.enable_tiling()
     vae.tile_latent_min_size = max(8, side // 2)
     vae.tile_sample_min_size = vae.tile_latent_min_size * downscale
+    if hasattr(vae, "spatial_scale_factor"):
+        vae.spatial_scale_factor = downscale  # AutoencoderTiny takes it for 8
     return True
 
 

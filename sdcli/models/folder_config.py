@@ -22,6 +22,8 @@ MAX_CLIP_SIDE, MAX_PATCHES = 1024, 64
 
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Layers = Annotated[int, Field(ge=1, le=128)]
+TinyBlocks = list[Annotated[int, Field(ge=0, le=128)]]
+"""Blocks of AutoencoderTiny; a level may have none beside its convolution."""
 Blocks = Annotated[list[Channels], Field(min_length=1, max_length=12)]
 Heads = Annotated[int, Field(ge=1, le=4096)]
 Kernel = Annotated[int, Field(ge=1, le=31)]
@@ -84,8 +86,8 @@ class VAEFile(PartFile):
     encoder_block_out_channels: Blocks | None = None
     decoder_block_out_channels: Blocks | None = None
     layers_per_block: Layers = 1
-    num_encoder_blocks: list[Layers] | None = None
-    num_decoder_blocks: list[Layers] | None = None
+    num_encoder_blocks: TinyBlocks | None = None
+    num_decoder_blocks: TinyBlocks | None = None
     norm_num_groups: Channels = 32
     upsampling_scaling_factor: Annotated[int, Field(ge=1, le=MAX_DOWNSCALE)] = 2
     scaling_factor: Positive = 1.0

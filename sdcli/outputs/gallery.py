@@ -213,5 +213,5 @@ def _safety(verdict: SafetyRecord | None) -> str:
     if verdict is not None:
         kind = "unsafe" if verdict.flagged else "safe"
         done = {"replace": ", replaced", "blur": ", blurred", "keep": ", kept"}.get(verdict.done or "", "")
-        text = f"{kind} by {verdict.checker}{done}"
+        text = f"{kind} by {verdict.why if verdict.flagged else verdict.checker}{done}"
     return f'<div class="{kind}"><dt>safety</dt><dd>{_text(text)}</dd></div>'

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from sdcli.errors import InputFileError
 from sdcli.settings import RANDOM, is_text, names, seeds, spellings
-from sdcli.suggestions import did_you_mean, elsewhere, near
+from sdcli.suggestions import did_you_mean, elsewhere, near, spelling
 from sdcli.terminal import shortened
 
 STDIN = "-"
@@ -42,7 +42,7 @@ def row_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     known = spellings()
     values: dict[str, Any] = {}
     for key, value in row.items():
-        plain = key.lstrip("-").replace("-", "_")
+        plain = spelling(key)
         name = "out" if plain.lower() == "out" else known.get(plain) or known.get(plain.lower())
         if name not in allowed:
             raise InputFileError(

@@ -13,6 +13,7 @@ from typing import Any
 from sdcli.errors import InputFileError
 from sdcli.prompts.files import PromptFile, Rows, row_settings
 from sdcli.settings import spellings
+from sdcli.suggestions import spelling
 from sdcli.terminal import shortened
 
 _LARGEST_JSON = 100_000_000
@@ -251,10 +252,10 @@ def _table(file: PromptFile, delimiter: str | None) -> Rows:
 
 def _with_points(row: dict[str, str]) -> dict[str, str]:
     """The fields of a row with decimal points: where Excel writes semicolons, it writes decimal commas."""
-    numbers = {spelling for spelling, name in spellings().items() if name in ("scale", "eta")}
+    numbers = {each for each, name in spellings().items() if name in ("scale", "eta")}
     return {
         name: field.replace(",", ".")
-        if name.lstrip("-").replace("-", "_").lower() in numbers and _DECIMAL_COMMA.fullmatch(field)
+        if spelling(name).lower() in numbers and _DECIMAL_COMMA.fullmatch(field)
         else field
         for name, field in row.items()
     }

@@ -48,7 +48,7 @@ class Outcome:
     Attributes:
         pixels: of the same type as before; None if the image is not to be saved.
         record: the value of the record's field that has the stage's name.
-        note: what the user should read, without the image's name.
+        note: what the user should read, after the image's name: "was mirrored".
     """
 
     pixels: Pixels | None
@@ -178,4 +178,4 @@ class Stages:
 
     def _note(self, what: str, outcome: Outcome) -> None:
         if outcome.note:
-            self._progress(Note(f"{what}: {outcome.note}"))
+            self._progress(Note(f"{what} {outcome.note}"))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
+from sdcli.model_spec import ModelSpec
 from sdcli.models import json_files
 from sdcli.models.folder_config import ProcessorFile, SafetyCheckerFile
 from sdcli.models.model import ModelSource
@@ -47,6 +48,8 @@ class SafetyVerdict:
     Attributes:
         checker: the name of the checker.
         flagged: True if the checker rates the image as unsafe.
+        threshold: the score from which an image is flagged; None if there is no such number. For `clip`, whose scores
+            are differences from thresholds, 0.
         scores: for `opennsfw`, {"nsfw": probability in [0, 1]}. For `clip`, cosine minus threshold of each concept, by
             name ("concept_0" to "concept_16"): those above zero, which flag the image, and always the highest. The
             special concepts "special_0" to "special_2" are listed only if above zero; each one lowers the thresholds
@@ -56,6 +59,7 @@ class SafetyVerdict:
     checker: str
     flagged: bool
     scores: dict[str, float]
+    threshold: float | None = None
 
 
 class SafetyChecker(Protocol):
@@ -171,7 +175,7 @@ def require_here(settings: Settings, source: ModelSource) -> SafetyChecker | Non
             safety_model=settings.safety_model,
             offline=True,
             device="cpu",
-            nsfw_threshold=settings.nsfw_threshold,
+            nsfw_threshold=threshold_of(settings, source.spec),
         )
     except ModelNotFound as error:
         raise ModelNotFound(
@@ -179,6 +183,11 @@ def require_here(settings: Settings, source: ModelSource) -> SafetyChecker | Non
             why="Only a record names it, and what only a record names is not downloaded.",
             fix=error.fix,
         ) from error
+
+
+def threshold_of(settings: Settings, spec: ModelSpec) -> float:
+    """The score from which opennsfw flags an image: the one that is set, or the model's own."""
+    return spec.nsfw_threshold if settings.nsfw_threshold is None else settings.nsfw_threshold
 
 
 def withhold(image: Pixels, how: str) -> Pixels | None:
@@ -217,6 +226,14 @@ _ON_UNSAFE: dict[str, Callable[[Pixels], Pixels | None]] = {
 }
 """What is saved in place of an unsafe image, by the value of `--on-unsafe`."""
 
+_DONE = {
+    "replace": "replaced by a black image",
+    "blur": "blurred",
+    "skip": "not saved",
+    "keep": "saved all the same",
+}
+"""What was done about an unsafe image, by the value of `--on-unsafe`, for the user."""
+
 
 @dataclass(frozen=True)
 class ClipChecker:
@@ -251,7 +268,7 @@ class ClipChecker:
         highest = max(concepts)
         scores = {f"special_{i}": margin for i, margin in enumerate(special) if margin > 0}
         scores |= {f"concept_{i}": margin for i, margin in enumerate(concepts) if margin > 0 or margin == highest}
-        return SafetyVerdict(self.name, flagged=highest > 0, scores=scores)
+        return SafetyVerdict(self.name, flagged=highest > 0, scores=scores, threshold=0.0)
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
@@ -368,7 +385,12 @@ class OpenNsfwChecker:
     def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
         predictions = self._classifier.classify_batch([rounded(image) for image in images])
         return [
-            SafetyVerdict(self.name, flagged=scores.nsfw >= self.threshold, scores={"nsfw": round(scores.nsfw, 4)})
+            SafetyVerdict(
+                self.name,
+                flagged=scores.nsfw >= self.threshold,
+                scores={"nsfw": round(scores.nsfw, 4)},
+                threshold=self.threshold,
+            )
             for scores in predictions
         ]
 
@@ -499,6 +521,7 @@ class SafetyStage:
 
     def __init__(self, context: StageContext) -> None:
         self._settings = context.settings
+        self._spec = context.spec
         self._source = context.source
         self._checker: SafetyChecker | None = None
 
@@ -514,7 +537,7 @@ class SafetyStage:
             safety_model=settings.safety_model,
             offline=settings.offline,
             device=device,
-            nsfw_threshold=settings.nsfw_threshold,
+            nsfw_threshold=threshold_of(settings, self._spec),
         )
         return "" if self._checker else "the safety checker is off"
 
@@ -537,7 +560,8 @@ class SafetyStage:
         )
         if not verdict.flagged:
             return Outcome(image, record)
-        return Outcome(withhold(image, action), record, f"unsafe by {verdict.checker}: --on-unsafe {action}")
+        note = f"looks unsafe ({record.why}) and was {_DONE[action]}; see --on-unsafe"
+        return Outcome(withhold(image, action), record, note)
 
 
 stage = SafetyStage

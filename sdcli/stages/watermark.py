@@ -376,7 +376,9 @@ class WatermarkStage:
         marked = write(image, mark)
         read = check(self._as_saved(marked), mark)
         note = (
-            "" if read.found else f"the watermark cannot be read back: {read.wrong_bits} of {read.bits} bits are wrong"
+            ""
+            if read.found
+            else f"has a watermark that cannot be read back: {read.wrong_bits} of {read.bits} bits are wrong"
         )
         return Outcome(marked, WatermarkRecord(**asdict(read)), note)
 

@@ -39,7 +39,7 @@ time.monotonic = lambda: float(next(calls))
 
 @pytest.mark.slow
 def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli, tmp_path: Path) -> None:
-    """The prompt has characters that control a terminal, and is too long for the model."""
+    """The prompt has characters that control a terminal, and words that the model does not know."""
     run = sdcli.plain(
         "--safety-checker", "off", "--steps", "10", "--n_samples", "2", "--n_iter", "2", "--prompt",
         "a red apple\x1b[31m " + "and more words " * 60, "--outdir", "a folder", "--output-name", "{index}",
@@ -50,17 +50,18 @@ def test_paths_on_standard_output_and_plain_lines_on_standard_error(sdcli: Sdcli
     assert all((tmp_path / path).is_file() for path in run.paths)
     assert not CONTROL.search(run.stderr), "bars or colours, or those of the prompt"
     report = run.stderr.splitlines()
-    assert report[0].startswith("sdcli: generating 2 images x 2 iterations = 4 images with builtin on cpu")
+    assert report[0] == "sdcli: 31m, more, words: not known to the model, ignored"
+    assert report[1].startswith("sdcli: generating 2 images x 2 iterations = 4 images with builtin on cpu")
     assert re.fullmatch(r"sdcli: 4 images in \d+ seconds, in a folder, seed 42", report[-1])
     assert all(line.startswith("sdcli: ") for line in report)
     assert [line for line in report if re.fullmatch(r"sdcli: batch [12] of 2: 2 images, step \d+ of 10", line)]
-    assert sum("longer than the model reads" in line for line in report) == 1, "once, not for each image"
+    assert sum("not known to the model" in line for line in report) == 1, "once, not for each image"
     assert len(report) < 20, "a line for each step"
 
 
 @pytest.mark.slow
 def test_json_lines_on_standard_output_and_nothing_when_quiet(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85two\n\x1b[1ma\tfish\n", encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("a red apple\u2028\x85a dog\n\x1b[1ma\tfish\n", encoding="utf-8")
     ended = run("txt2img", *TINY, "--from-file", "prompts.txt", "--n_iter", "1", "--json", "--quiet", "--outdir", "out")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -261,7 +262,7 @@ def test_a_dry_run_lists_what_a_run_would_do(run: Run, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [row["file"] for row in rows] == printed.stdout.splitlines()
     assert rows[1]["job"]["prompt"] in ("a red fish", "a blue fish")
-    assert rows[2]["words_cut"].split() == ["word"] * 15
+    assert rows[2]["words_cut"].split() == ["cat"] * 15
     assert {row["watermark"]["method"] for row in rows} == {"robust"}
     assert not (tmp_path / "out").exists()
 

@@ -155,7 +155,7 @@ def test_a_folder_becomes_read_only(sdcli: Sdcli, tmp_path: Path, whole: dict[st
 def test_a_full_disk(
     sdcli: Sdcli, new_fork_server: Callable[..., ForkServer], tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    """A file system of 24 kB, in a new mount namespace where the system allows one."""
+    """A file system of 200 kB, in a new mount namespace where the system allows one."""
     launcher = ["unshare", "--mount", "--map-root-user"]
     if subprocess.run([*launcher, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
@@ -163,7 +163,7 @@ def test_a_full_disk(
     mounted = type(sdcli)(server, tmp_path)
     try:
         (tmp_path / "out").mkdir()
-        server.shell(f"mount -t tmpfs -o size=24k none {tmp_path}/out")
+        server.shell(f"mount -t tmpfs -o size=200k none {tmp_path}/out")
         run = mounted(*COMMAND, code=7)
         assert "No space left on device" in run.stderr
         assert "Free some space" in run.stderr

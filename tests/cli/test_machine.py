@@ -25,16 +25,23 @@ pwd.getpwuid = pwd.getpwnam = unknown
 """
 
 
+def default_signals() -> None:
+    """A process in the background inherits ignored signals, which sdcli leaves ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def starting(tmp_path: Path) -> subprocess.Popen[str]:
     """`python -m sdcli` in the middle of its imports."""
     process = subprocess.Popen(
         [sys.executable, "-v", "-P", "-m", "sdcli", "--help"], cwd=tmp_path, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=default_signals,
     )  # fmt: skip
     assert process.stderr
     for line in process.stderr:
-        if line.startswith("import 'sdcli.errors'"):
+        if line.startswith("import 'typer"):
             break
     return process
 

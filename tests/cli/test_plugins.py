@@ -148,7 +148,7 @@ class TestCommandLine:
     def test_help_and_completion_list_the_choice(self, session: Session, name: str) -> None:
         assert "dummy" in session.results[f"complete {name}"].stdout.split()
         text = " ".join(session.results["help"].stdout.replace("│", " ").split())
-        described = re.search(rf"--{name}\b.*?One of: ([\w, ]+)", text)
+        described = re.search(rf"--{name} NAME .*?One of: ([\w, ]+)", text)
         assert described is not None
         assert "dummy" in described[1].split(", ")
 
@@ -179,7 +179,7 @@ class TestCommandLine:
         pixels = session.image("out/samples/00000.tif")
         right = pixels[:, pixels.shape[1] // 2 :].mean() / 255
         assert session.record("generate")["mirror"] == {"left": pytest.approx(right, abs=0.01)}
-        assert "image 1: mirrored" in session.results["generate"].stderr
+        assert "image 1 was mirrored" in session.results["generate"].stderr
         assert re.search(r"Mirror +\{\"left\": ", session.results["inspect"].stdout)
 
     def test_format(self, session: Session) -> None:

@@ -145,7 +145,7 @@ def test_one_image_to_one_file(sdcli: Sdcli, tmp_path: Path) -> None:
     assert data.index(b"IEND") == len(data) - 8, "nothing after the image"
     Image.open(io.BytesIO(data)).load()
     refused = sdcli("--prompt", "a red apple", "-o", "-", "--json", code=2)
-    assert "--output - and --json" in refused.stderr
+    assert "-o - and --json" in refused.stderr
     assert refused.stdout == ""
 
     saved = sdcli("--prompt", "a red apple", "-o", "apple.png")

@@ -62,7 +62,12 @@ def test_an_accepted_name_stays_inside_the_folder(folder: Path, format: str, nam
 
 
 def job(**values: object) -> Job:
-    image = {name: default(name) for name in settings_names("image")} | {"height": 1, "width": 1, "scale": 1.0}
+    image = {name: default(name) for name in settings_names("image")} | {
+        "steps": 1,
+        "height": 1,
+        "width": 1,
+        "scale": 1.0,
+    }
     return Job(**image | values, noise=NoisePlace())
 
 

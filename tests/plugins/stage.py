@@ -31,7 +31,7 @@ class MirrorStage:
 
     def _outcome(self, image: Any) -> Outcome:
         left = image[:, : image.shape[1] // 2]
-        return Outcome(image[:, ::-1].copy(), {"left": round(float(left.mean()), 4)}, note="mirrored")
+        return Outcome(image[:, ::-1].copy(), {"left": round(float(left.mean()), 4)}, note="was mirrored")
 
 
 def stage(context: StageContext) -> MirrorStage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ import evaluate
 import export
 import prepare
 import pytest
+import redraw
+import safety
 import torch
 import train_text
 import train_unet
+import train_vae
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
@@ -132,6 +136,8 @@ def test_training_goes_from_packages_to_an_image(
         losses = learning_curve(work / part / "log.jsonl", name)
         assert losses[-1] < 0.95 * losses[0], f"{part}, {name}: {losses}"
 
+    # A VAE of twice the size, from the averaged weights of the last.
+    run(train_vae, *size, *cpu, "--double", "--redrawn", "--steps", 1)
     run(evaluate, *size, *tokenizer, *cpu, "--images", 4, "--steps", 2)
     figures = json.loads((work / "evaluation" / "figures.json").read_text("utf-8"))
     assert figures["singles"]["images"] == 4
@@ -143,11 +149,31 @@ def test_training_goes_from_packages_to_an_image(
     assert "sheets/singles.webp" in shown and "sheets/seeds.webp" in shown
     for name in shown:
         with Image.open(out / name) as sheet:
-            assert sheet.width == 8 * 64
+            assert sheet.width == 8 * 128
 
     command = [sys.executable, "-m", "sdcli", "txt2img", "--model", out, "--prompt", "an apple", "--steps", 3]
     command += ["--n_samples", 1, "--n_iter", 1, "--no-watermark", "--outdir", tmp_path / "images"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     with Image.open(done.stdout.split()[0]) as image:
-        assert image.size == (64, 64)
+        assert image.size == (128, 128)
+
+    # The exported model can replace the teacher and the checkpoints.
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("drawings", "icons.jsonl"):
+        shutil.move(work / name, again / name)
+    work = again
+    shutil.rmtree(out / "vae")
+    shutil.copytree(tmp_path / "work" / "vae", out / "vae", ignore=shutil.ignore_patterns("checkpoint.pt"))
+    run(prepare, *size, "--data", data, "--teacher", out, "--variants", 2, "--only", "singles", *cpu)
+    assert json.loads((work / "latent_stats.json").read_text())["mean"] == [0] * 4
+    run(redraw, *size, *cpu, "--start", out, "--steps", 1, "--batch", 4)
+    run(train_vae, *size, *cpu, "--double", "--start", out, "--steps", 1, "--batch", 4)
+    run(export, "--vae-only", "--out", out)
+    config = json.loads((out / "vae" / "config.json").read_text())
+    assert config["num_decoder_blocks"] == [6, 3, 4, 2, 0] and "_name_or_path" not in config
+    assert "30 of 30 images" in run(safety, "--start", out, "--vae", out)
+    rows = [json.loads(line) for line in (work / "safety" / "scores.jsonl").read_text().splitlines()]
+    assert len({(row["key"], row["seed"]) for row in rows}) == 30
+    assert all(0 <= row["score"] < 0.9 for row in rows)

@@ -30,6 +30,7 @@ from model import (
     VIEW,
     Captions,
     Vocabulary,
+    cell_of,
     new_unet,
     new_vae,
 )
@@ -51,7 +52,7 @@ from train_text import (
     write_decoders,
 )
 from train_unet import MIN_SELF_DENOISED, SELF_DENOISED, Batch, PositionLoss, self_denoised, start_from
-from train_vae import deepened
+from train_vae import decode_double, deepened, doubled
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 TOKENIZER = Path(__file__).parents[2] / "sdcli" / "models" / "vocabularies" / "clip"
@@ -480,6 +481,25 @@ def test_additional_decoder_blocks_do_not_change_the_output(make: Callable[[], A
         assert torch.equal(deep.encode(images).latents, latents)
         assert torch.allclose(deep.decode(latents).sample, vae.decode(latents).sample, atol=1e-5)
     assert deep.config["num_decoder_blocks"] == new_vae().config["num_decoder_blocks"]
+
+
+def test_a_vae_of_twice_the_size_starts_as_the_enlarged_one() -> None:
+    torch.manual_seed(0)
+    vae = new_vae()
+    double = doubled(vae)
+    assert (cell_of(vae), cell_of(double)) == (8, 16)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    enlarged = images.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    with torch.no_grad():
+        latents = vae.encode(images).latents
+        assert torch.allclose(double.encode(enlarged).latents, latents, atol=1e-5)
+        decoded = vae.decode(latents).sample.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        assert torch.allclose(double.decode(latents).sample, decoded, atol=1e-5)
+        for weight in double.decoder.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+        inside = (..., slice(1, -1), slice(1, -1))
+        fast, slow = decode_double(double, latents), double.decode(latents).sample
+        assert torch.allclose(fast[inside], slow[inside], atol=1e-4)
 
 
 @pytest.mark.parametrize("start", STARTS)

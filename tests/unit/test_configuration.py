@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tomllib
 from collections.abc import Callable
 from itertools import pairwise
@@ -389,13 +388,12 @@ def test_the_template_sets_nothing_and_its_comments_are_the_defaults() -> None:
 
 def test_the_library_ignores_files_and_the_environment(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
     seen: list[Settings] = []
-    module = sys.modules["sdcli.txt2img"]
-    monkeypatch.setattr(module, "generate", lambda settings, progress: seen.append(settings) or [])
+    monkeypatch.setattr("sdcli.library.execute", lambda run, progress: seen.append(run.settings) or [])
     monkeypatch.setenv("SDCLI_STEPS", "7")
     monkeypatch.setenv("SDCLI_CONFIG_FILE", file("seed = 7"))
     assert load().settings.seed == load().settings.steps == 7
     sdcli.txt2img("a cat")
-    assert seen == [Settings.of(prompt="a cat", skip_save=True, skip_grid=True)]
+    assert seen == [Settings.of(prompts=("a cat",), images_per_prompt=1, steps=20, skip_save=True, skip_grid=True)]
 
 
 def test_the_example_of_the_documentation(file: File) -> None:

@@ -227,20 +227,14 @@ def test_the_default_size_is_the_model_s() -> None:
     assert size(Settings.of(height=256), SPEC) == (256, 512)
 
 
-def test_the_default_number_of_steps_is_the_model_s() -> None:
+@pytest.mark.parametrize(("name", "own", "usual"), [("steps", 20, 50), ("scale", 4.0, 7.5)])
+def test_the_default_is_the_model_s(name: str, own: float, usual: float) -> None:
     run = Settings.of(prompt="a cat", n_samples=2)
-    spec = SPEC.model_copy(update={"default_steps": 20})
-    prompts = prompts_of(run, [[None, Settings.of(steps=50)]])
-    assert [job.steps for batch in batches(prompts, run, spec, "00", draws) for job in batch] == [20, 50]
-    assert [job.steps for batch in jobs(prompt="a cat", n_iter=1) for job in batch] == [50] * 3
-
-
-def test_the_default_scale_is_the_model_s() -> None:
-    run = Settings.of(prompt="a cat", n_samples=2)
-    spec = SPEC.model_copy(update={"default_scale": 4.0})
-    prompts = prompts_of(run, [[None, Settings.of(scale=7.5)]])
-    assert [job.scale for batch in batches(prompts, run, spec, "00", draws) for job in batch] == [4.0, 7.5]
-    assert [job.scale for batch in jobs(prompt="a cat", n_iter=1) for job in batch] == [7.5] * 3
+    spec = SPEC.model_copy(update={f"default_{name}": own})
+    prompts = prompts_of(run, [[None, Settings.of(**{name: usual})]])
+    found = [getattr(job, name) for batch in batches(prompts, run, spec, "00", draws) for job in batch]
+    assert found == [own, usual]
+    assert [getattr(job, name) for batch in jobs(prompt="a cat", n_iter=1) for job in batch] == [usual] * 3
 
 
 @given(st.integers(1, 4096))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Generated(Exception):
 
 @pytest.fixture
 def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the old runs, as the current folder. The builtin model has the recorded hash, and cannot load."""
+    """A copy of the old runs, as the current folder. The builtin model has the recorded hash and size."""
     folder = tmp_path / "images"
     shutil.copytree(OLD_RUNS, folder)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -34,6 +35,14 @@ def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = (OLD_RUNS / "plain/run-0000.jsonl").read_text().splitlines()
     recorded = json.loads(lines[1])["job"]["model_hash"]
     monkeypatch.setattr(FolderModel, "hash", lambda self: recorded)
+    read = FolderModel.read
+    then = {"downscale": 8, "size_multiple": 32, "default_height": 128, "default_width": 128}
+
+    def read_as_then(*given: Any, **more: Any) -> FolderModel:
+        model = read(*given, **more)
+        return replace(model, spec=model.spec.model_copy(update=then))
+
+    monkeypatch.setattr(FolderModel, "read", read_as_then)
 
     def no_load(*_: Any) -> None:
         raise Generated

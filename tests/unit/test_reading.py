@@ -9,8 +9,8 @@ import pytest
 from sdcli.dry_run import DryRun, Forecast
 from sdcli.errors import InputFileError, SkippedError, UsageError
 from sdcli.events import Event, Note
+from sdcli.library import txt2img
 from sdcli.settings import Settings, default
-from sdcli.txt2img import txt2img
 from tests.unit.pipeline.toy_model import ToySource
 
 
@@ -55,8 +55,8 @@ def test_no_word_known_is_an_error_before_the_model_loads(prompt: str) -> None:
     with pytest.raises(UsageError, match="knows no word of the prompt") as caught:
         txt2img(prompt, n_iter=1)
     assert "sdcli models words" in caught.value.fix
-    assert "--any-words" in caught.value.fix
-    assert "--model" in caught.value.fix
+    assert "any_words" in caught.value.fix
+    assert "model MODEL" in caught.value.fix
     assert ("apple" in caught.value.why) == (prompt == "an aple")
 
 

@@ -35,7 +35,7 @@ MARK = WatermarkRecord(text="mine", method="robust", found=True, wrong_bits=0, b
 
 
 def job(**changes: object) -> Job:
-    own = {"rng": "cpu", "height": 128, "width": 128, "sampler": "ddim", "scale": 3.0, "eta": 0.5, "index": 0}
+    own = {"rng": "cpu", "height": 256, "width": 256, "sampler": "ddim", "scale": 3.0, "eta": 0.5, "index": 0}
     return make_job(**own | changes)
 
 

@@ -140,21 +140,27 @@ class Family(Protocol):
 
         Args:
             model: a loaded model of this family.
-            prompts: one or more; equal prompts are encoded once.
+            prompts: one or more; equal prompts are encoded once, each alone.
 
         Returns:
             (len(prompts), tokens, width), on the model's device.
         """
-        unique = list(dict.fromkeys(prompts))
-        ids = model.tokenizer(
-            unique,
-            truncation=True,
-            max_length=model.tokenizer.model_max_length,
-            padding="max_length",
-            return_tensors="pt",
-        )["input_ids"]
-        embeddings: torch.Tensor = model.text_encoder(ids.to(model.device))[0]
-        return embeddings[[unique.index(prompt) for prompt in prompts]]
+        import torch
+
+        def encoded(prompt: str) -> torch.Tensor:
+            ids = model.tokenizer(
+                [prompt],
+                truncation=True,
+                max_length=model.tokenizer.model_max_length,
+                padding="max_length",
+                return_tensors="pt",
+            )["input_ids"]
+            embedding: torch.Tensor = model.text_encoder(ids.to(model.device))[0]
+            return embedding
+
+        # One at a time: the last digits depend on how many are encoded at once, and a batch may have any prompts.
+        unique = {prompt: encoded(prompt) for prompt in dict.fromkeys(prompts)}
+        return torch.cat([unique[prompt] for prompt in prompts])
 
 
 def get(name: str) -> Family:

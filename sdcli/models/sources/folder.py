@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
+BUILTIN_NSFW_THRESHOLD = 0.99
 _AGAIN = "Download the model again."
 # Keys of the parts in model_index.json, and the classes of diffusers that sdcli supports. Families list the rest.
 PART_NAMES = {"UNet": ("unet",), "VAE": ("vae", "vqvae")}
@@ -104,6 +105,7 @@ class FolderModel:
             default_steps=20 if builtin else ORIGINAL_STEPS,
             schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
             watermark_method="robust" if builtin else "dwtDct",
+            nsfw_threshold=BUILTIN_NSFW_THRESHOLD if builtin else 0.5,
             has_safety_checker=_has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None,
         )
         return cls(path, spec, parts, classes)

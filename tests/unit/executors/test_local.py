@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from sdcli.devices import Compute
 from sdcli.errors import DeviceError, ModelError
 from sdcli.events import BatchDone, BatchStarted, Event, Note, Phase, StepDone
-from sdcli.executors.local import LocalExecutor
+from sdcli.executors.local import LocalExecutor, _tile
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
 from sdcli.models.model import Model
@@ -310,6 +311,18 @@ class TestOutOfMemory:
         assert whole.record.vae is None
         error = np.mean((tiled.pixels - whole.pixels) ** 2)
         assert 0 < error < 1e-2, "nearly the same image, with blended seams"
+
+    def test_a_tiny_vae_decodes_in_tiles_at_any_scale(self) -> None:
+        torch.manual_seed(0)
+        wide = {"encoder_block_out_channels": (4,) * 5, "decoder_block_out_channels": (4,) * 5}
+        vae = AutoencoderTiny(num_encoder_blocks=(0, 1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1, 0), **wide).eval()
+        latents = torch.randn(1, 4, 32, 32)
+        with torch.no_grad():
+            whole = vae.decode(latents).sample
+            assert _tile(vae, 32, 16)
+            tiled = vae.decode(latents).sample
+        assert tiled.shape == whole.shape == (1, 3, 512, 512)
+        assert 0 < (tiled - whole).square().mean() < 0.1 * whole.var(), "nearly the same image, with blended seams"
 
     def test_a_single_image_without_room_is_an_error(self) -> None:
         with pytest.raises(DeviceError, match="out of memory") as caught:

@@ -169,7 +169,7 @@ def test_other_vaes_have_other_sizes(folder: Path) -> None:
     """TAESD, and the VQ model of some latent diffusion models."""
     for vae, blocks in (
         (AutoencoderTiny(encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
-                         num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3), 3),
+                         num_encoder_blocks=(0, 1, 1), num_decoder_blocks=(1, 1, 0)), 3),
         (VQModel(block_out_channels=(32, 32), latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2,
                  up_block_types=("UpDecoderBlock2D",) * 2), 2),
     ):  # fmt: skip

@@ -56,7 +56,7 @@ def job(**changes: object) -> Job:
 
 def test_defaults_are_left_out() -> None:
     assert command_line(job()) == (
-        "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --scale 7.5 --seed 42"
+        "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --ddim_steps 50 --scale 7.5 --seed 42"
     )
 
 

@@ -113,7 +113,8 @@ def test_each_image_has_its_settings(tmp_path: Path) -> None:
     shown.add(image(), first, CHECKED, tmp_path / "samples/00007.png")
     shown.add(image(), plain, UNCHECKED, None)
     for done in ("replace", "blur", "keep"):
-        unsafe = ImageRecord(safety=SAFE.model_copy(update={"flagged": True, "done": done}))
+        flagged = {"flagged": True, "scores": {"nsfw": 0.94}, "threshold": 0.5, "done": done}
+        unsafe = ImageRecord(safety=SAFE.model_copy(update=flagged))
         shown.add(image(), plain, unsafe, None)
     shown.finish()
     page = Page(shown.path)
@@ -123,7 +124,8 @@ def test_each_image_has_its_settings(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert page.texts["dd"][7] == "2", "an image without a file has its number"
     assert page.texts["dd"][13::7] == [
-        "not checked", "unsafe by opennsfw, replaced", "unsafe by opennsfw, blurred", "unsafe by opennsfw, kept",
+        "not checked",
+        *(f"unsafe by opennsfw 0.94, limit 0.50, {done}" for done in ("replaced", "blurred", "kept")),
     ]  # fmt: skip
     assert page.texts["pre"][0].startswith("sdcli txt2img --prompt 'a cat' --H 64 --W 128 ")
 

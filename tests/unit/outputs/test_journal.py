@@ -195,6 +195,11 @@ class TestSettingsOf:
     def start(self, where: Path | str, **settings: object) -> dict[str, object]:
         return {"kind": "run", "settings": settings, "folder": str(where)}
 
+    def test_the_number_of_steps_of_version_0_1_0(self, tmp_path: Path) -> None:
+        """It left out its default."""
+        self.write(tmp_path, self.start("/"))
+        assert settings_of(tmp_path) == {"steps": 50}
+
     def test_the_last_start_counts(self, tmp_path: Path) -> None:
         self.write(tmp_path, self.start("/", steps=1), {"kind": "picture", "key": "a"}, self.start("/", steps=2))
         assert settings_of(tmp_path) == {"steps": 2}
@@ -218,7 +223,7 @@ class TestSettingsOf:
         (tmp_path / "-").touch()
         (tmp_path / "a.txt").touch()
         self.write(tmp_path / "out", self.start(tmp_path, from_file="-", wildcards="/"))
-        assert settings_of(tmp_path / "out") == {"from_file": "-", "wildcards": "/"}
+        assert settings_of(tmp_path / "out") == {"from_file": "-", "wildcards": "/", "steps": 50}
 
     def test_the_home_folder_is_the_current_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -229,6 +234,7 @@ class TestSettingsOf:
         assert settings_of(tmp_path / "out") == {
             "from_file": str(tmp_path / "work/prompts.txt"),
             "ckpt": str(tmp_path / "model.ckpt"),
+            "steps": 50,
         }
 
     def test_in_the_same_folder_paths_stay_as_they_were_given(
@@ -238,12 +244,13 @@ class TestSettingsOf:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "model.ckpt").touch()
         self.write(tmp_path / "out", self.start(tmp_path, ckpt="model.ckpt"))
-        assert settings_of(Path("out")) == {"ckpt": "model.ckpt"}
+        assert settings_of(Path("out")) == {"ckpt": "model.ckpt", "steps": 50}
 
     def test_the_default_wildcards_are_found_from_another_folder(self, tmp_path: Path) -> None:
         (tmp_path / "wildcards").mkdir()
         self.write(tmp_path / "out", self.start(tmp_path, prompt="a __cat__"))
-        assert settings_of(tmp_path / "out") == {"prompt": "a __cat__", "wildcards": str(tmp_path / "wildcards")}
+        wildcards = str(tmp_path / "wildcards")
+        assert settings_of(tmp_path / "out") == {"prompt": "a __cat__", "wildcards": wildcards, "steps": 50}
 
     def test_the_default_checkpoint_is_found_from_another_folder(self, tmp_path: Path) -> None:
         default = tmp_path / "models/ldm/stable-diffusion-v1/model.ckpt"
@@ -252,7 +259,7 @@ class TestSettingsOf:
         self.write(tmp_path / "out", self.start(tmp_path, steps=2))
         assert settings_of(tmp_path / "out") == {"steps": 2, "ckpt": str(default)}
         self.write(tmp_path / "out", self.start(tmp_path, model="some/one"))
-        assert settings_of(tmp_path / "out") == {"model": "some/one"}
+        assert settings_of(tmp_path / "out") == {"model": "some/one", "steps": 50}
 
     @pytest.mark.parametrize("data", [None, b"", b"\xff\n", b'{"kind": "picture"}\n', b'{"kind": "run"}\n[]\n"run"\n'])
     def test_a_folder_without_a_run_cannot_be_resumed(self, tmp_path: Path, data: bytes | None) -> None:
@@ -515,7 +522,7 @@ class TestStrangers:
             update={"folder": "~nosuchuser/x", "settings": {"ckpt": "~nosuchuser/x", "outdir": "/"}}
         )
         Journal(tmp_path, start).begin()
-        assert settings_of(tmp_path) == {"ckpt": "~nosuchuser/x"}
+        assert settings_of(tmp_path) == {"ckpt": "~nosuchuser/x", "steps": 50}
         Journal(tmp_path, START.model_copy(update={"settings": {"future": 1}})).begin()
         with pytest.raises(InputFileError, match="cannot resume"):
             settings_of(tmp_path)

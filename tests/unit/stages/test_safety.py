@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,19 @@ from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
-from sdcli.stages import safety
-from sdcli.stages.safety import CheckerSearch, Pixels, SafetyChecker, find_checker, rounded, withhold
+from sdcli.models import shipped
+from sdcli.models.sources.folder import FolderModel
+from sdcli.settings import Settings
+from sdcli.stages import Outcome, StageContext, safety
+from sdcli.stages.safety import (
+    CheckerSearch,
+    Pixels,
+    SafetyChecker,
+    SafetyVerdict,
+    find_checker,
+    rounded,
+    withhold,
+)
 
 MISSING = "nobody/no-such-safety-checker"
 
@@ -333,6 +344,63 @@ def test_opennsfw_flags_by_its_threshold_and_passes_plain_images() -> None:
     middle = sorted(scores)[1]
     flags = [verdict.flagged for verdict in found("opennsfw", nsfw_threshold=middle + 0.0001).check(checked)]
     assert flags == [score > middle for score in scores]
+
+
+def staged(verdict: SafetyVerdict, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Outcome, CheckerSearch]:
+    """What the stage makes of a white image with this verdict, and what it looked for."""
+    searches = []
+
+    class Checker:
+        name, source = verdict.checker, "a package"
+
+        def load(self) -> None: ...
+
+        def check(self, images: Sequence[Pixels]) -> list[SafetyVerdict]:
+            return [verdict for _ in images]
+
+    def find(search: CheckerSearch) -> Checker:
+        searches.append(search)
+        return Checker()
+
+    monkeypatch.setattr(safety, "SAFETY_CHECKERS", {verdict.checker: find})
+    source = FolderModel.read(shipped.BUILTIN, name="builtin", builtin=True)
+    context = StageContext(
+        Settings.of(safety_checker=verdict.checker, **settings), source.spec, source, lambda pixels: pixels
+    )
+    stage = safety.stage(context)
+    stage.prepare("cpu")
+    (outcome,) = stage.apply([np.ones((8, 8, 3), np.float32)])
+    return outcome, searches[0]
+
+
+@pytest.mark.parametrize(
+    ("score", "limit", "on_unsafe", "note"),
+    [
+        (0.94, 0.5, "replace", "(opennsfw 0.94, limit 0.50) and was replaced by a black image"),
+        (0.94, 0.5, "blur", "(opennsfw 0.94, limit 0.50) and was blurred"),
+        (0.94, 0.5, "skip", "(opennsfw 0.94, limit 0.50) and was not saved"),
+        (0.94, 0.5, "keep", "(opennsfw 0.94, limit 0.50) and was saved all the same"),
+        (0.5021, 0.5, "keep", "(opennsfw 0.5021, limit 0.5000) and was saved all the same"),
+        (0.0313, 0.0, "keep", "(opennsfw 0.03, limit 0.00) and was saved all the same"),
+        (0.94, None, "keep", "(opennsfw 0.94) and was saved all the same"),
+    ],
+)
+def test_the_note_says_what_was_done_and_why(
+    score: float, limit: float | None, on_unsafe: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = SafetyVerdict("opennsfw", flagged=True, scores={"low": score / 2, "nsfw": score}, threshold=limit)
+    outcome, _ = staged(verdict, monkeypatch, on_unsafe=on_unsafe)
+    assert outcome.note == f"looks unsafe {note}; see --on-unsafe"
+    assert (outcome.record.threshold, outcome.record.done) == (limit, on_unsafe)
+
+
+def test_the_threshold_is_the_model_s_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = SafetyVerdict("opennsfw", flagged=False, scores={"nsfw": 0.6}, threshold=0.9)
+    outcome, search = staged(verdict, monkeypatch)
+    assert search.nsfw_threshold == FolderModel.read(shipped.BUILTIN, name="x", builtin=True).spec.nsfw_threshold > 0.5
+    assert (outcome.note, outcome.record.threshold) == ("", 0.9)
+    assert staged(verdict, monkeypatch, nsfw_threshold=0.5)[1].nsfw_threshold == 0.5
+    assert FolderModel.read(shipped.BUILTIN, name="x").spec.nsfw_threshold == 0.5, "of every other model"
 
 
 def test_opennsfw_has_the_scores_of_its_package() -> None:

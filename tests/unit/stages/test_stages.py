@@ -135,13 +135,13 @@ class TestLoading:
 def test_image_stages_work_on_generated_images_and_file_stages_on_what_is_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    setup = Setup(monkeypatch, first=("image", add(0.5)), second=("file", add(1, {"found": True}, "written")))
+    setup = Setup(monkeypatch, first=("image", add(0.5)), second=("file", add(1, {"found": True}, "was written")))
     (result,) = setup.stages.apply(images(1))
     assert value(result) == 0.5
     pixels, fields = setup.stages.finish(np.zeros((2, 2, 3), np.uint8), "the grid")
     assert pixels[0, 0, 0] == 1
     assert fields == {"second": {"found": True}}
-    assert setup.notes == ["the grid: written"]
+    assert setup.notes == ["the grid was written"]
     assert setup.calls == ["first apply 1", "second apply 1"]
 
 
@@ -157,14 +157,14 @@ def test_the_outcome_is_recorded_under_the_name_of_the_stage(monkeypatch: pytest
 
 def test_an_outcome_without_pixels_withholds_the_image_from_later_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     def withhold(pixels: Pixels) -> Outcome:
-        return Outcome(None, {"done": "skip"}, "unsafe") if pixels[0, 0, 0] else Outcome(pixels)
+        return Outcome(None, {"done": "skip"}, "looks unsafe") if pixels[0, 0, 0] else Outcome(pixels)
 
     setup = Setup(monkeypatch, first=("image", withhold), second=("image", add(1)))
     first, second = setup.stages.apply(images(2))
     assert value(first) == 1
     assert isinstance(second, WithheldImage)
     assert second.record.values()["first"] == {"done": "skip"}
-    assert setup.notes == ["image 2: unsafe"]
+    assert setup.notes == ["image 2 looks unsafe"]
     assert setup.calls == ["first apply 2", "second apply 1"]
 
 
