@@ -96,6 +96,7 @@ class Sampler:
         schedules: the values of `--schedule` that it takes, besides auto.
         takes_sigmas: whether it takes `--sigmas`.
         takes_eta: whether it takes an eta other than 0.
+        stochastic: whether its steps add new noise, also with an eta of 0. More steps then do not approach one image.
         aliases: names that other tools have for it, in lower case, besides `title`.
     """
 
@@ -108,4 +109,5 @@ class Sampler:
     schedules: tuple[str, ...] = ()
     takes_sigmas: bool = False
     takes_eta: bool = False
+    stochastic: bool = False
     aliases: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sdcli.pipeline.samplers.of_diffusers import Scheduler, between_steps, in_each_step, sampler, twice
-from sdcli.pipeline.schedules import SPACINGS
 
 EULER_SCHEDULER = Scheduler("scheduling_euler_discrete:EulerDiscreteScheduler", zero_snr=True)
 EULER = sampler("Euler", EULER_SCHEDULER, "k_euler", takes_sigmas=True)
@@ -14,7 +13,7 @@ EULER_A = sampler(
         draws=in_each_step, zero_snr=True, x0=False,
     ),
     "euler_ancestral", "k_euler_ancestral", "k_euler_a",
-    schedules=SPACINGS, takes_sigmas=True,
+    takes_sigmas=True,
 )  # fmt: skip
 HEUN = sampler(
     "Heun", Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False), "k_heun"
