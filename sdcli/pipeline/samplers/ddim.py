@@ -82,4 +82,5 @@ SAMPLER = Sampler(
     schedules=SPACINGS,
     takes_eta=True,
     aliases=("ddim_uniform", "ddimscheduler"),
+    order=1,
 )

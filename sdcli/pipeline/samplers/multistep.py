@@ -8,7 +8,7 @@ UNIPC = sampler(
     "UniPC",
     Scheduler("scheduling_unipc_multistep:UniPCMultistepScheduler", zero_snr=True),
     "uni_pc", "k_unipc", "uni_pc_bh2",
-    takes_sigmas=True,
+    takes_sigmas=True, order=3,
 )  # fmt: skip
-DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler"), takes_sigmas=True)
+DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler"), takes_sigmas=True, order=2)
 SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step), "sa_solver")

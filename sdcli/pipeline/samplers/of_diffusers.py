@@ -78,6 +78,7 @@ def sampler(
     schedules: tuple[str, ...] = (*SPACINGS, *CURVES),
     takes_sigmas: bool = False,
     takes_eta: bool = False,
+    order: int = 0,
 ) -> Sampler:
     """A sampler around a scheduler.
 
@@ -89,6 +90,7 @@ def sampler(
         takes_sigmas: whether the scheduler reads its noise levels from an array `sigmas` with one entry for each step
             and one for the end, so that any others can take their place. Then it has the schedules `BY_SIGMAS`, too.
         takes_eta: see `Sampler`.
+        order: see `Sampler`.
     """
     if takes_sigmas:
         schedules = (*schedules, *BY_SIGMAS)
@@ -124,6 +126,7 @@ def sampler(
         takes_sigmas=takes_sigmas,
         takes_eta=takes_eta,
         aliases=(*aliases, scheduler.place.partition(":")[2].lower()),
+        order=order,
     )
 
 

@@ -103,4 +103,5 @@ SAMPLER = Sampler(
     why=why,
     schedules=SPACINGS,
     aliases=("pndm", "k_plms", "pndmscheduler"),
+    order=2,
 )
