@@ -41,13 +41,12 @@ def evaluations_of(scheduler: Any) -> list[Evaluation]:
     if sigmas is None:
         return [Evaluation(float(time), time, float(bars[int(time)])) for time in times]
     levels = [float(sigma) for sigma in sigmas[: len(times)]]
-    # Methods of second order evaluate the model between two steps. DPM2 lists the level between a step and the one
-    # before it, its ancestral form that between a step and the next.
+    # Methods of second order evaluate the model between two steps.
     between = getattr(scheduler, "sigmas_interpol", None)
-    place = -1 if hasattr(scheduler, "sigmas_up") else 0
+    shift = 1 if hasattr(scheduler, "sigmas_down") else 0  # in DPM2 a, they are listed with the step before
     for index in range(1, len(times), 2):
         if between is not None:
-            levels[index] = float(between[index + place])
+            levels[index] = float(between[index - shift])
         elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
             levels[index] = math.sqrt(levels[index - 1] * levels[index])
     return [Evaluation(float(time), time, 1 / (level * level + 1)) for time, level in zip(times, levels, strict=True)]
