@@ -36,4 +36,9 @@ DPM2_A = sampler(
     ),
     "dpm_2_ancestral", "k_dpm_2_ancestral", "k_dpm_2_a", "kdpm_2_a",
 )  # fmt: skip
-LMS = sampler("LMS", Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler"), "k_lms", takes_sigmas=True, order=3)
+LMS = sampler(
+    "LMS",
+    Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler", extrapolates=True),
+    "k_lms",
+    takes_sigmas=True, order=3,
+)  # fmt: skip

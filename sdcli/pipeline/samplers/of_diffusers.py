@@ -56,6 +56,7 @@ class Scheduler:
         spacing: the spacing for models whose files name none.
         zero_snr: whether it takes models with a zero terminal SNR.
         x0: whether it takes models that predict the noise-free latents.
+        extrapolates: whether its last step, too, is extrapolated from the steps before.
         least, most: limits of the number of steps; by default at most the timesteps of the training.
     """
 
@@ -67,6 +68,7 @@ class Scheduler:
     spacing: str = "linspace"
     zero_snr: bool = False
     x0: bool = True
+    extrapolates: bool = False
     least: int = 1
     most: int | None = None
 
@@ -106,7 +108,10 @@ def sampler(
             scheduler.prepare(made, noise)
         options = {"eta": plan.eta} if takes_eta else {}
         evaluations = scheduler_steps.evaluations_of(made)
-        return scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
+        steps = scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
+        if scheduler.extrapolates and scheduler_steps.ends_far_above_zero(evaluations):
+            return scheduler_steps.with_denoised_end(steps, len(evaluations))
+        return steps
 
     def count(counted: Count) -> Callable[[Plan, NoiseSchedule], int]:
         def counter(plan: Plan, schedule: NoiseSchedule) -> int:

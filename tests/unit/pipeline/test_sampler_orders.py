@@ -45,7 +45,7 @@ def test_the_result_is_near_the_exact_answer(name: str, prediction_type: str) ->
     answer = model.end(found.inputs[0][1])
     assert answer.std() > 0.8
     # The last step, to no noise at all, is of first order.
-    assert float((found.latents - answer).square().mean().sqrt()) < 0.025
+    assert float((found.latents - answer).square().mean().sqrt()) < 0.04
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if not SAMPLERS[name].order])
