@@ -194,11 +194,10 @@ def plot(found: Mapping[str, Mapping[int, float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-    orders = sorted({SAMPLERS[name].order for name in found})
-    for order in orders:
-        start = {1: 0.25, 2: 0.13, 3: 0.07}.get(order, 0.05)
+    for order in sorted({SAMPLERS[name].order for name in found}):
+        start = 0.45 / order
         axes.loglog(STEPS, [start * (STEPS[0] / steps) ** order for steps in STEPS], color="0.7", linestyle=":")
-        axes.annotate(f"order {order}", (STEPS[0], start), color="0.4", ha="right", va="bottom")
+        axes.annotate(f"order {order}", (STEPS[0], start), color="0.4", va="bottom")
     colours = plt.get_cmap("tab20").colors
     for number, (name, row) in enumerate(found.items()):
         style = {1: "-", 2: "--"}.get(SAMPLERS[name].order, "-.")
