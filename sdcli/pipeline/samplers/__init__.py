@@ -96,8 +96,9 @@ class Sampler:
         schedules: the values of `--schedule` that it takes, besides auto.
         takes_sigmas: whether it takes `--sigmas`.
         takes_eta: whether it takes an eta other than 0.
-        stochastic: whether its steps add new noise, also with an eta of 0. More steps then do not approach one image.
         aliases: names that other tools have for it, in lower case, besides `title`.
+        order: order of convergence to the solution of the probability-flow ODE (Song et al., 2021), at an eta of 0:
+            twice as many steps divide the error by 2 to the power of it. 0 if the sampler adds noise in each step.
     """
 
     title: str
@@ -109,5 +110,5 @@ class Sampler:
     schedules: tuple[str, ...] = ()
     takes_sigmas: bool = False
     takes_eta: bool = False
-    stochastic: bool = False
     aliases: tuple[str, ...] = ()
+    order: int = 0

@@ -75,7 +75,15 @@ def why(plan: Plan, schedule: NoiseSchedule) -> str:
 
 SAMPLER = with_spacings(
     Sampler(
-        "DDIM", check, evaluations, draws=evaluations, sample=sample, why=why, takes_eta=True, aliases=("ddim_uniform",)
+        "DDIM",
+        check,
+        evaluations,
+        draws=evaluations,
+        sample=sample,
+        why=why,
+        takes_eta=True,
+        aliases=("ddim_uniform",),
+        order=1,
     ),
     sampler(
         "DDIM",

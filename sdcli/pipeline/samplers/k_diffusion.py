@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdcli.pipeline.samplers.of_diffusers import Scheduler, between_steps, in_each_step, sampler, twice
 
 EULER_SCHEDULER = Scheduler("scheduling_euler_discrete:EulerDiscreteScheduler", zero_snr=True)
-EULER = sampler("Euler", EULER_SCHEDULER, "k_euler", takes_sigmas=True)
+EULER = sampler("Euler", EULER_SCHEDULER, "k_euler", takes_sigmas=True, order=1)
 EULER_A = sampler(
     "Euler a",
     Scheduler(
@@ -16,12 +16,16 @@ EULER_A = sampler(
     takes_sigmas=True,
 )  # fmt: skip
 HEUN = sampler(
-    "Heun", Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False), "k_heun"
+    "Heun",
+    Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False),
+    "k_heun",
+    order=2,
 )
 DPM2 = sampler(
     "DPM2",
     Scheduler("scheduling_k_dpm_2_discrete:KDPM2DiscreteScheduler", evaluations=twice, x0=False),
     "dpm_2", "k_dpm_2", "kdpm_2",
+    order=2,
 )  # fmt: skip
 DPM2_A = sampler(
     "DPM2 a",
@@ -31,4 +35,9 @@ DPM2_A = sampler(
     ),
     "dpm_2_ancestral", "k_dpm_2_ancestral", "k_dpm_2_a", "kdpm_2_a",
 )  # fmt: skip
-LMS = sampler("LMS", Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler"), "k_lms", takes_sigmas=True)
+LMS = sampler(
+    "LMS",
+    Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler", extrapolates=True),
+    "k_lms",
+    takes_sigmas=True, order=3,
+)  # fmt: skip

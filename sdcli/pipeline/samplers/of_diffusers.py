@@ -66,6 +66,7 @@ class Scheduler:
         spacing: the spacing for models whose files name none.
         zero_snr: whether it takes models with a zero terminal SNR.
         x0: whether it takes models that predict the noise-free latents.
+        extrapolates: whether its last step, too, is extrapolated from the steps before.
         least, most: limits of the number of steps; by default at most the timesteps of the training.
     """
 
@@ -77,6 +78,7 @@ class Scheduler:
     spacing: str = "linspace"
     zero_snr: bool = False
     x0: bool = True
+    extrapolates: bool = False
     least: int = 1
     most: int | None = None
 
@@ -89,6 +91,7 @@ def sampler(
     takes_sigmas: bool = False,
     takes_eta: bool = False,
     why: str = "",
+    order: int = 0,
 ) -> Sampler:
     """A sampler around a scheduler.
 
@@ -101,6 +104,7 @@ def sampler(
             and one for the end, so that any others can take their place. Then it has the schedules `BY_SIGMAS`, too.
         takes_eta: see `Sampler`.
         why: see `Sampler`.
+        order: see `Sampler`.
     """
     if takes_sigmas:
         schedules = (*schedules, *BY_SIGMAS)
@@ -116,7 +120,10 @@ def sampler(
             scheduler.prepare(made, noise)
         options = {"eta": plan.eta} if takes_eta else {}
         evaluations = scheduler_steps.evaluations_of(made)
-        return scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
+        steps = scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
+        if scheduler.extrapolates and plan.schedule == "auto" and scheduler_steps.ends_far_above_zero(evaluations):
+            return scheduler_steps.with_denoised_end(steps, len(evaluations))
+        return steps
 
     def count(counted: Count) -> Callable[[Plan, NoiseSchedule], int]:
         def counter(plan: Plan, schedule: NoiseSchedule) -> int:
@@ -136,8 +143,8 @@ def sampler(
         schedules=schedules,
         takes_sigmas=takes_sigmas,
         takes_eta=takes_eta,
-        stochastic=scheduler.prepare is not None or scheduler.draws(Plan(2), 2) > 0,
         aliases=(*aliases, scheduler.place.partition(":")[2].lower()),
+        order=order,
     )
 
 

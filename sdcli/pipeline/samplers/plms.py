@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
@@ -26,11 +25,18 @@ _TWICE = "PLMS evaluates it twice in its first step"
 
 
 def check(plan: Plan, schedule: NoiseSchedule) -> None:
-    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
-    if schedule.rescale_betas_zero_snr:
+    """Refuse what DDIM refuses, models with a zero terminal SNR, and those that predict the noise-free latents."""
+    why = (
+        "The model was trained with a zero terminal SNR, and PLMS divides by the signal."
+        if schedule.rescale_betas_zero_snr
+        else "The model predicts the noise-free latents, and PLMS takes noise or velocity."
+        if schedule.prediction_type == "sample"
+        else ""
+    )
+    if why:
         raise UsageError(
             "--sampler plms does not work with this model",
-            why="The model was trained with a zero terminal SNR, and PLMS divides by the signal.",
+            why=why,
             fix="Pass --sampler ddim.",
             settings=("steps", "sampler"),
         )
@@ -63,12 +69,11 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
     # counts back from the second to the first, so it needs that time even if a single step leaves none.
     second = evaluation(times[min(1, len(times) - 1)], times[0] - stride)
     evaluations = [evaluation(time, time) for time in times]
-    steps_of_plms = scheduler_steps.sample(scheduler, [evaluations[0], second, *evaluations[1:]], denoiser, noise)
+    evaluations.insert(1, second)
+    steps_of_plms = scheduler_steps.sample(scheduler, evaluations, denoiser, noise)
     if not ends_without_noise(schedule):
         return steps_of_plms
-    # The last step goes from far above zero to no noise at all. Extrapolated from the steps before, it adds the noise
-    # that they differ in, and tears the image; the estimate of the noise-free latents is the step of first order.
-    return (replace(step, latents=step.denoised) if step.index == len(evaluations) else step for step in steps_of_plms)
+    return scheduler_steps.with_denoised_end(steps_of_plms, len(evaluations))
 
 
 def ends_without_noise(schedule: NoiseSchedule) -> bool:
@@ -99,7 +104,7 @@ def why(plan: Plan, schedule: NoiseSchedule) -> str:
 
 
 SAMPLER = with_spacings(
-    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm", "k_plms")),
+    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm", "k_plms"), order=2),
     sampler(
         "PLMS",
         Scheduler(

@@ -357,3 +357,16 @@ class TestSchedulerNoise:
         outside = torch.randn(2)
         torch.manual_seed(3)
         assert torch.equal(torch.randn(2), outside), "nothing is patched outside the block"
+
+
+@pytest.mark.parametrize("name", ["lms", "ipndm"])
+def test_a_last_step_from_far_above_zero_is_not_extrapolated(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise: Any = GivenNoise(torch.randn(1, 1, 2, 2, generator=generator))
+
+    def imperfect(latents: torch.Tensor, _: float) -> torch.Tensor:
+        return latents + torch.randn(latents.shape, generator=generator)
+
+    *_, last = SAMPLERS[name].sample(imperfect, noise, Plan(10), TRAILING)
+    assert last.sigma > 0.1
+    assert torch.equal(last.latents, last.denoised)
