@@ -29,7 +29,7 @@ from sdcli.registry import SAMPLERS
 from sdcli.settings import (
     RANDOM,
     Settings,
-    assigned,
+    assignments,
     flag,
     flags,
     in_use,
@@ -130,9 +130,10 @@ def load(
         ]
     typed = typed or {}
     by_flags = {}
-    for name, value in (flags or {}).items():
-        set_, its_value = assigned(name, value)
-        by_flags[set_] = Given(its_value, Origin("flag", typed.get(name, flag(name))))
+    for name, set_, value in assignments(flags or {}):
+        # The flag of a sampler whose name has a schedule is not that of the schedule.
+        is_own = set_ in (name, lists().get(name))
+        by_flags[set_] = Given(value, Origin("flag", typed.get(name, flag(name)) if is_own else flag(set_)))
     layers.append(by_flags)
     if "prompts" in typed:
         layers.insert(0, _one_image_each(layers))
@@ -239,8 +240,8 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
     """The settings of entries (key, value, origin). `strict` distinguishes 30 and "30"; otherwise strings are parsed as
     those of flags.
     """
-    given: dict[str, Given] = {}
-    keys: dict[str, str] = {}
+    keys: dict[str, tuple[str, Origin]] = {}
+    values: dict[str, Any] = {}
     for key, value, origin in entries:
         place = "the environment" if origin.kind == "environment" else origin
         name = _spellings().get(key.replace("-", "_"))
@@ -251,10 +252,14 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
                 fix="sdcli txt2img --help lists all settings.",
             )
         if name in keys:
-            raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Remove one of them.")
-        keys[name] = key
-        name, value = assigned(name, value)
-        given[name] = Given(_parsed(name, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
+            raise UsageError(f"{keys[name][0]} and {key} in {place} are the same setting", fix="Remove one of them.")
+        keys[name] = key, origin
+        values[name] = value
+    given: dict[str, Given] = {}
+    for name, set_, value in assignments(values):
+        key, origin = keys[name]
+        place = "the environment" if origin.kind == "environment" else origin
+        given[set_] = Given(_parsed(set_, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
     return given
 
 
@@ -347,15 +352,34 @@ def merge(*layers: Layer) -> Layer:
             dropped.add("eta")
         elif values.get("eta") and _takes_no_eta(weaker):
             dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
+        if "schedule" in merged and _replaces_schedule(values, merged):
+            dropped.add("schedule")
         merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)
     return merged
 
 
 def _takes_no_eta(values: Mapping[str, Any]) -> bool:
     """Whether these values name a sampler, or a switch for one, that refuses --ddim_eta."""
+    sampler = _sampler(values)
+    return sampler is not None and not SAMPLERS[sampler].takes_eta
+
+
+def _replaces_schedule(values: Mapping[str, Any], weaker: Layer) -> bool:
+    """Whether these values name a sampler that does not take the schedule of weaker sources, or that replaces the
+    sampler whose name had this schedule.
+    """
+    sampler = _sampler(values)
+    if sampler is None:
+        return False
+    of_name = "sampler" in weaker and weaker["sampler"].origin == weaker["schedule"].origin
+    return of_name or weaker["schedule"].value not in ("auto", *SAMPLERS[sampler].schedules)
+
+
+def _sampler(values: Mapping[str, Any]) -> str | None:
+    """The sampler that these values name, or that a switch of theirs stands for; None if there is none."""
     switches = (name for name in ("dpm_solver", "plms") if values.get(name))
     sampler = next((options()[name].stands_for["sampler"] for name in switches), values.get("sampler"))
-    return sampler is not None and sampler in SAMPLERS and not SAMPLERS[sampler].takes_eta
+    return sampler if sampler in SAMPLERS else None
 
 
 def origin(name: str, given: Layer) -> Origin:

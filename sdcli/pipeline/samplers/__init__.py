@@ -96,7 +96,8 @@ class Sampler:
         schedules: the values of `--schedule` that it takes, besides auto.
         takes_sigmas: whether it takes `--sigmas`.
         takes_eta: whether it takes an eta other than 0.
-        aliases: names that other tools have for it, in lower case, besides `title`.
+        aliases: names that other tools have for it, besides `title`. Capitals, spaces, punctuation, and what
+            `sdcli.sampler_names.key` leaves out do not matter.
     """
 
     title: str

@@ -81,5 +81,4 @@ SAMPLER = Sampler(
     why=why,
     schedules=SPACINGS,
     takes_eta=True,
-    aliases=("ddim_uniform", "ddimscheduler"),
 )

@@ -73,4 +73,5 @@ SAMPLER = Sampler(
     evaluations=lambda plan, schedule: plan.steps,
     draws=lambda plan, schedule: 0,
     sample=sample,
+    aliases=("dpm", "dpm_solver_stability"),
 )

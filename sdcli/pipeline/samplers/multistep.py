@@ -7,8 +7,8 @@ from sdcli.pipeline.samplers.of_diffusers import Scheduler, in_each_step, sample
 UNIPC = sampler(
     "UniPC",
     Scheduler("scheduling_unipc_multistep:UniPCMultistepScheduler", zero_snr=True),
-    "uni_pc", "k_unipc", "uni_pc_bh2",
+    "unipc_bh2", "unipc_tu",
     takes_sigmas=True,
 )  # fmt: skip
 DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler"), takes_sigmas=True)
-SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step), "sa_solver")
+SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step))

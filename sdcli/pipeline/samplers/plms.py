@@ -102,5 +102,5 @@ SAMPLER = Sampler(
     sample=sample,
     why=why,
     schedules=SPACINGS,
-    aliases=("pndm", "k_plms", "pndmscheduler"),
+    aliases=("pndm",),
 )
