@@ -80,6 +80,7 @@ def _by_key(_: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
 
 
 _SCHEDULES = {plain(each): own for own, others in SCHEDULES.items() for each in (own, *others)}
+_NEAREST_SCHEDULES = {plain(each): own for each, own in _LACKING_SCHEDULES.items()}
 
 
 def own_schedule(name: str) -> str | None:
@@ -94,11 +95,11 @@ def split(name: str) -> tuple[str, str | None]:
         name: the name of a sampler in any tool, with or without the name of a schedule after it.
 
     Returns:
-        The name of the sampler in `SAMPLERS`; if sdcli does not have it, the text of the name without its schedule. The
-        schedule, one of `SCHEDULES`; None if the name has none.
+        The name of the sampler in `SAMPLERS`, and the schedule, one of `SCHEDULES`. For what sdcli does not have, that
+        part of the name; None if the name has no schedule.
     """
-    samplers = _samplers()
-    if (whole := samplers.get(key(name))) or plain(name) in _SCHEDULES:
+    samplers, schedules = _samplers(), _SCHEDULES.keys() | _NEAREST_SCHEDULES.keys()
+    if (whole := samplers.get(key(name))) or plain(name) in schedules:
         return whole or name, None
     words = list(_WORD.finditer(name[:_LONGEST]))
     for count in range(min(_MOST_WORDS, len(words) - 1), 0, -1):
@@ -106,8 +107,8 @@ def split(name: str) -> tuple[str, str | None]:
         last = plain(name[first:])
         text = name[:first].rstrip(" _(,/-")
         own = samplers.get(key(text))
-        if last in _SCHEDULES and (own or last not in samplers):
-            return own or text, _SCHEDULES[last]
+        if last in schedules and (own or last not in samplers):
+            return own or text, _SCHEDULES.get(last, name[first:].rstrip(")"))
     # Names without separators: DPMPP2MKarras.
     together = key(name)
     for last in sorted(_SCHEDULES, key=len, reverse=True):
@@ -124,13 +125,12 @@ def nearest_sampler(name: str) -> str | None:
 
 def nearest_schedule(name: str) -> str | None:
     """The schedule of sdcli that is nearest to one that it does not have; None if that is not known."""
-    known = {**_SCHEDULES, **{plain(each): own for each, own in _LACKING_SCHEDULES.items()}}
-    return _longest_start(plain(name), known)
+    return _longest_start(plain(name), {**_SCHEDULES, **_NEAREST_SCHEDULES})
 
 
 def is_lacking(name: str) -> bool:
     """Whether a name is known as that of a sampler or a schedule that sdcli does not have."""
-    return key(split(name)[0]) in map(key, _LACKING) or plain(name) in map(plain, _LACKING_SCHEDULES)
+    return key(split(name)[0]) in map(key, _LACKING) or plain(name) in _NEAREST_SCHEDULES
 
 
 def _longest_start(name: str, known: Mapping[str, str]) -> str | None:

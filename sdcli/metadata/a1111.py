@@ -308,8 +308,8 @@ def _sampling(values: Mapping[str, str], writer: Writer) -> dict[str, str | None
     schedule = values.get("schedule type") or values.get("scheduler")
     found = (comfyui.sampling_of if writer in _RUN_COMFYUI else sampling)(name, schedule)
     sampler = nearest_sampler(found["sampler"] or "") or ""
-    if found["sampler"] in writer.fixed:
-        found["schedule"] = writer.fixed[found["sampler"]]
+    if fixed := writer.fixed.get(found["sampler"] or ""):
+        found["schedule"] = fixed
     elif sampler and not found["schedule"]:
         # "Automatic" stands for the schedule of the sampler from version 1.9 on, before it for that of the name.
         automatic = writer.schedules if schedule is None else _AUTOMATIC

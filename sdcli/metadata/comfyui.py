@@ -352,8 +352,8 @@ class Reader:
             self._note(f"the node {sampler.kind} adds no noise")
         if _is(batch_size, (int,)) and batch_size > 1:
             self._note(f"the image is one of a batch of {batch_size}, with one seed")
-        for key, defaults in CURVES.items() if sigmas else ():
-            other[key] = value if (value := sigmas.values.get(key)) not in defaults else None
+        if sigmas:
+            other |= {key: sigmas.values[key] for key in CURVES if sigmas.values.get(key, 0) not in (0, *CURVES[key])}
         self.other = {key: each for key, each in other.items() if each not in (None, [], 1, 1.0)}
 
     def _has(self, node: Node, name: str) -> bool:
