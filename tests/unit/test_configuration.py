@@ -252,7 +252,7 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("prompt = [\n]", 2, ["--prompt is an empty list", "FILE, line 1"]),
         ("prompt.a = 5", 2, ["prompt", "Pass text"]),
         ("prompt = 1979-05-27", 2, ["1979-05-27", "Pass text"]),
-        ('sampler = "euler"', 2, ["--sampler 'euler' is not valid", "FILE, line 1", "ddim, plms, dpm_solver"]),
+        ('sampler = "eula"', 2, ["--sampler 'eula' is not valid", "FILE, line 1", "ddim, plms, dpm_solver"]),
         ('on-unsafe = "hide"', 2, ['on-unsafe = "hide" in FILE, line 1', "replace, blur, skip"]),
         ("steps = 3\nddim-steps = 3", 2, ["steps and ddim-steps in FILE, line 2", "the same setting"]),
         ("\nsteps = 0", 2, ["--ddim_steps 0", "--ddim_steps is set by FILE, line 2."]),

@@ -246,8 +246,8 @@ def test_files_of_other_tools(name: str) -> None:
 def test_keys_have_any_case() -> None:
     result = found("a cat\nNegative Prompt: dog\nsteps: 4, sampler: ddim, CFG Scale: 8.0, SEED: 3, size: 64X128")
     assert result.settings == {
-        "prompt": "a cat", "negative_prompt": "dog", "steps": 4, "sampler": "ddim", "schedule": "leading", "scale": 8.0, "seed": 3,
-        "rng": "cuda", "width": 64, "height": 128,
+        "prompt": "a cat", "negative_prompt": "dog", "steps": 4, "sampler": "ddim", "schedule": "leading", "scale": 8.0,
+        "seed": 3, "rng": "cuda", "width": 64, "height": 128,
     }  # fmt: skip
 
 
