@@ -318,20 +318,22 @@ def _sampling(settings: dict[str, Any]) -> list[str]:
     sampler, schedule = settings.get("sampler", default("sampler")), settings.get("schedule", default("schedule"))
     if sampler not in SAMPLERS:
         settings["sampler"] = nearest_sampler(sampler) or default("sampler")
-        different.append(f"sdcli has no sampler {sampler}; {settings['sampler']} is used instead")
+        different.append(
+            f"sdcli has no sampler {shortened(sampler, _LONGEST_NOTE)}; {settings['sampler']} is used instead"
+        )
         sampler = settings["sampler"]
-    if schedule not in SCHEDULES:
-        settings["schedule"] = nearest_schedule(schedule) or default("schedule")
-        different.append(f"sdcli has no schedule {schedule}; {settings['schedule']} is used instead")
-        schedule = settings["schedule"]
+    taken = (default("schedule"), *SAMPLERS[sampler].schedules)
+    if schedule not in SCHEDULES and (nearest := nearest_schedule(schedule) or default("schedule")) in taken:
+        different.append(f"sdcli has no schedule {shortened(schedule, _LONGEST_NOTE)}; {nearest} is used instead")
+        settings["schedule"] = schedule = nearest
     # Other tools run DDIM as Euler's method, which it is without eta. With linspace, DDIM here does not end at 0.
     only_of_euler = set(SAMPLERS["euler"].schedules) - {"leading", "trailing"}
     if sampler == "ddim" and schedule in only_of_euler and not settings.get("eta"):
         settings["sampler"] = "euler"
         different.append(f"DDIM with the schedule {schedule} is the sampler euler here")
-    elif schedule not in ("auto", *SAMPLERS[sampler].schedules):
+    elif schedule not in taken:
         del settings["schedule"]
-        different.append(f"the schedule {schedule} is ignored: {sampler} does not take it")
+        different.append(f"the schedule {shortened(schedule, _LONGEST_NOTE)} is ignored: {sampler} does not take it")
     if settings.get("eta") and not SAMPLERS[sampler].takes_eta:
         different.append(f"eta {settings.pop('eta'):g} is ignored: {sampler} does not take it")
     return different

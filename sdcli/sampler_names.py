@@ -41,7 +41,7 @@ _LACKING = {
 Variants whose names begin with that of a sampler, such as `euler_cfg_pp`, are nearest to it."""
 _LACKING_SCHEDULES = {
     "kl_optimal": "align_your_steps", "linear_quadratic": "beta", "gits": "exponential",
-    "align_your_steps_gits": "exponential", "smoothstep": "linspace", "turbo": "trailing", "SDTurbo": "trailing",
+    "align_your_steps_gits": "exponential", "smoothstep": "align_your_steps", "turbo": "trailing", "SDTurbo": "trailing",
     COMFYUI_BETA: "trailing", "BetaSampling": "trailing",
 }  # fmt: skip
 """The same for schedules, by the distance of the logarithms of their sigmas with 20 steps and the betas of Stable
@@ -56,16 +56,16 @@ _WORD = re.compile(r"[^\s_(),/-]+")
 
 
 def plain(name: str) -> str:
-    """A name without capitals, spaces and punctuation, and with a `p` for each `+`."""
-    return re.sub(r"[\W_]", "", name[:_LONGEST].casefold().replace("+", "p"))
+    """A name without capitals, spaces and punctuation, and with a `p` for each `+`; empty if it is too long for one."""
+    return re.sub(r"[\W_]", "", name.casefold().replace("+", "p")) if len(name) <= _LONGEST else ""
 
 
 def key(name: str) -> str:
     """The plain name of a sampler without the parts that only say where it comes from.
 
-    These are the `k_` of k-diffusion, the `_gpu` of ComfyUI's noise, and the `Scheduler` of diffusers' classes.
+    These are the `k_` of k-diffusion and the `_gpu` of ComfyUI, where the noise is drawn.
     """
-    found = re.fullmatch(r"k*(.*?)(?:gpu|scheduler)*", plain(name))
+    found = re.fullmatch(r"k*(.*?)(?:gpu)*", plain(name))
     return found[1] if found else ""
 
 
@@ -99,9 +99,9 @@ def split(name: str) -> tuple[str, str | None]:
         part of the name; None if the name has no schedule.
     """
     samplers, schedules = _samplers(), _SCHEDULES.keys() | _NEAREST_SCHEDULES.keys()
-    if (whole := samplers.get(key(name))) or plain(name) in schedules:
+    if (whole := samplers.get(key(name))) or plain(name) in schedules or len(name) > _LONGEST:
         return whole or name, None
-    words = list(_WORD.finditer(name[:_LONGEST]))
+    words = list(_WORD.finditer(name))
     for count in range(min(_MOST_WORDS, len(words) - 1), 0, -1):
         first = words[-count].start()
         last = plain(name[first:])

@@ -79,8 +79,11 @@ TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "mt5xl", "bert
 PARTS = ("string", "text")
 # Other values that the sampler, or a note, contains.
 HARMLESS = ("scheduler", "batch_size")
-# Values of nodes that compute sigmas, and what they are by default.
-CURVES = {"sigma_max": (14.614642,), "sigma_min": (0.0291675,), "rho": (7.0, 1.0), "alpha": (0.6,), "beta": (0.6,)}
+# Further values of nodes for a sampler and its sigmas, and their defaults.
+FURTHER: Mapping[str, tuple[Any, ...]] = {
+    "eta": (1,), "s_noise": (1,), "r": (0.5,), "order": (4,), "solver_type": ("midpoint",),
+    "sigma_max": (14.614642,), "sigma_min": (0.0291675,), "rho": (7, 1), "alpha": (0.6,), "beta": (0.6,),
+}  # fmt: skip
 # Nodes that compute a text from those in the graph.
 _COMPUTED = re.compile(
     r"random|wildcard|dynamic|combinatorial|style|template|replace|generat|llm|gpt|llava|florence|caption|interrogat|"
@@ -304,9 +307,10 @@ class Reader:
         self._passed: list[Node] = []
         self._near: dict[int, list[Node]] = {}
         name = self._value(sampler, "sampler_name")
-        if name is None and (kind := self._target(sampler, "sampler")):
-            # SamplerEulerAncestral, SamplerDPMPP_2M_SDE and others, which have further settings.
-            name = kind.kind.removeprefix("Sampler")
+        method = self._target(sampler, "sampler")
+        if name is None and method:
+            # SamplerEulerAncestral, SamplerDPMPP_2M_SDE and others.
+            name = method.kind.removeprefix("Sampler")
         schedule = self._value(sampler, "scheduler")
         sigmas = self._target(sampler, "sigmas")
         if schedule is None and sigmas:
@@ -352,8 +356,8 @@ class Reader:
             self._note(f"the node {sampler.kind} adds no noise")
         if _is(batch_size, (int,)) and batch_size > 1:
             self._note(f"the image is one of a batch of {batch_size}, with one seed")
-        if sigmas:
-            other |= {key: sigmas.values[key] for key in CURVES if sigmas.values.get(key, 0) not in (0, *CURVES[key])}
+        for node in filter(None, (method, sigmas)):
+            other |= {key: node.values[key] for key in FURTHER if node.values.get(key) not in (None, *FURTHER[key])}
         self.other = {key: each for key, each in other.items() if each not in (None, [], 1, 1.0)}
 
     def _has(self, node: Node, name: str) -> bool:

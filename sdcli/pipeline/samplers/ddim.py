@@ -81,4 +81,5 @@ SAMPLER = Sampler(
     why=why,
     schedules=SPACINGS,
     takes_eta=True,
+    aliases=("DDIMScheduler",),
 )

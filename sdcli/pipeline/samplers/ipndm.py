@@ -57,4 +57,5 @@ IPNDM = Sampler(
     sample=sample,
     schedules=k_diffusion.EULER.schedules,
     takes_sigmas=True,
+    aliases=("IPNDMScheduler",),
 )

@@ -102,5 +102,5 @@ SAMPLER = Sampler(
     sample=sample,
     why=why,
     schedules=SPACINGS,
-    aliases=("pndm",),
+    aliases=("pndm", "PNDMScheduler"),
 )

@@ -12,8 +12,8 @@ from tests.foreign import SWARMUI, found, png, saved, with_comment
 
 SETTINGS = {
     "prompt": "a red lighthouse, (storm:1.2) <segment:sky> dark", "negative_prompt": "fog", "seed": 1205218316,
-    "rng": "cpu", "steps": 20, "sampler": "ddim", "schedule": "linspace", "scale": 7.0, "width": 768, "height": 512, "model": "coast",
-    "model_hash": "0x6f00",
+    "rng": "cpu", "steps": 20, "sampler": "ddim", "schedule": "linspace", "scale": 7.0, "width": 768,
+    "height": 512, "model": "coast", "model_hash": "0x6f00",
 }  # fmt: skip
 
 
