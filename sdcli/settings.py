@@ -208,7 +208,7 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     schedule: str = option(
         "auto", "--schedule", aliases=("--scheduler", "--schedule-type"), scope="image", panel=SAMPLING,
-        choices=tuple(SCHEDULES), parameter="Schedule type",
+        choices=tuple(SCHEDULES), parameter="Schedule type", contradicts=("sigmas",),
         help="Where the steps of the sampler are; auto: as the model's files say.",
     )  # fmt: skip
     sigmas: str = option(

@@ -89,7 +89,7 @@ class Sampler:
         check: raises `UsageError` for a plan or a noise schedule that it cannot handle. The values of `schedules`,
             `sigmas` and `eta` are already checked.
         evaluations: evaluations of the model for a plan.
-        draws: draws of noise that it makes after the initial noise. Those that the original makes count, too, even where
+        draws: draws of noise that it makes after the initial noise. Those of the original count, even where
             nothing uses them: they move the run's stream of random numbers.
         sample: the generator.
         why: why the number of evaluations is not the number of steps, in words; "" if it is.

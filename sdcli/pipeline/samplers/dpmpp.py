@@ -29,8 +29,13 @@ def _brownian_seed(job: Job) -> int:
 
 def _give_brownian_noise(scheduler: Any, noise: BatchNoise) -> None:
     """Set the scheduler's source of noise: a Brownian tree for each image, on the CPU, so that every device has it."""
+    import warnings
+
     import torch
     from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
+
+    # torchsde compares the ends of the tree in another precision than it was given.
+    warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
 
     sigmas = scheduler.sigmas
     least, most = sigmas[sigmas > 0].min().item(), sigmas.max().item()
@@ -38,7 +43,7 @@ def _give_brownian_noise(scheduler: Any, noise: BatchNoise) -> None:
     tree = BrownianTreeNoiseSampler(torch.zeros(len(seeds), *noise.shape), least, most, seeds)
 
     def on_device(sigma: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        drawn: torch.Tensor = tree(sigma.cpu(), after.cpu())
+        drawn: torch.Tensor = tree(float(sigma), float(after))
         return drawn.to(noise.device)
 
     scheduler.noise_sampler = on_device

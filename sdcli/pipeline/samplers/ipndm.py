@@ -39,9 +39,9 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
         bar = next(left).alpha_bar
         signal, amount = bar**0.5, (1 - bar) ** 0.5
         if schedule.prediction_type == "epsilon":
-            return (output - amount * latents) / signal
-        if schedule.prediction_type == "sample":
-            return (signal * latents - output) / amount
+            output = (output - amount * latents) / signal
+        elif schedule.prediction_type == "sample":
+            output = (signal * latents - output) / amount
         return output
 
     # It finds its place by counting.

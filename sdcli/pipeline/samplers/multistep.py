@@ -10,5 +10,6 @@ UNIPC = sampler(
     "unipc_bh2", "unipc_tu",
     takes_sigmas=True,
 )  # fmt: skip
-DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler"), takes_sigmas=True)
+# Its last step ends where it begins with the schedules of curves, so a single one does nothing.
+DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler", least=2), takes_sigmas=True)
 SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step))

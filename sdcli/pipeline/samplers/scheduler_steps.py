@@ -43,9 +43,10 @@ def evaluations_of(scheduler: Any) -> list[Evaluation]:
     levels = [float(sigma) for sigma in sigmas[: len(times)]]
     # Methods of second order evaluate the model between two steps.
     between = getattr(scheduler, "sigmas_interpol", None)
+    shift = 1 if hasattr(scheduler, "sigmas_down") else 0  # in DPM2 a, they are listed with the step before
     for index in range(1, len(times), 2):
         if between is not None:
-            levels[index] = float(between[index - 1])
+            levels[index] = float(between[index - shift])
         elif type(scheduler).__name__ == "DPMSolverSDEScheduler":
             levels[index] = math.sqrt(levels[index - 1] * levels[index])
     return [Evaluation(float(time), time, 1 / (level * level + 1)) for time, level in zip(times, levels, strict=True)]

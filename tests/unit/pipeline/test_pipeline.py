@@ -15,7 +15,7 @@ from sdcli.pipeline import generate
 from sdcli.pipeline.conditioning import Conditioning, encode
 from sdcli.pipeline.decode import decode
 from sdcli.pipeline.guidance import GuidedDenoiser
-from sdcli.pipeline.samplers import Step
+from sdcli.pipeline.samplers import Plan, Step
 from sdcli.prompts import Prompts
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings
@@ -67,7 +67,7 @@ def test_a_whole_run_equals_the_original(
         fixed_code=fixed_code, steps=steps, height=16, width=16, precision="full",
     )  # fmt: skip
     unet = ReferenceUnet()
-    draws = SAMPLERS[sampler].draws(steps, SPEC.schedule)
+    draws = SAMPLERS[sampler].draws(Plan(steps), SPEC.schedule)
     results = [
         generate(toy_model(unet), batch, lambda step: None)[1]
         for batch in batches(Prompts(settings), settings, SPEC, "0", lambda *_: draws)

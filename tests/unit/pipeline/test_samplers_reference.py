@@ -9,6 +9,7 @@ import torch
 from reference import Latents, ddim, dpm_solver, model, plms
 
 from sdcli.model_spec import NoiseSchedule
+from sdcli.pipeline.samplers import Plan
 from sdcli.registry import SAMPLERS
 
 V1 = NoiseSchedule()
@@ -36,7 +37,7 @@ def sampled(name: str, latents: Latents, steps: int, eta: float, draws: Iterator
         return torch.from_numpy(model(state.double().numpy(), time)).float()
 
     noise: Any = GivenNoise(latents, draws)
-    *_, last = SAMPLERS[name].sample(denoiser, noise, steps, V1, eta)
+    *_, last = SAMPLERS[name].sample(denoiser, noise, Plan(steps, eta=eta), V1)
     result: Latents = last.latents.double().numpy()
     return result
 
