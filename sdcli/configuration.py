@@ -30,6 +30,7 @@ from sdcli.settings import (
     RANDOM,
     Settings,
     assignments,
+    default,
     flag,
     flags,
     in_use,
@@ -130,10 +131,12 @@ def load(
         ]
     typed = typed or {}
     by_flags = {}
-    for name, set_, value in assignments(flags or {}):
-        # The flag of a sampler whose name has a schedule is not that of the schedule.
-        is_own = set_ in (name, lists().get(name))
-        by_flags[set_] = Given(value, Origin("flag", typed.get(name, flag(name)) if is_own else flag(set_)))
+    origins = {name: Origin("flag", typed.get(name, flag(name))) for name in flags or {}}
+    with origins_in_errors({name: Given(value, origins[name]) for name, value in (flags or {}).items()}):
+        for name, set_, value in assignments(flags or {}):
+            # The flag of a sampler whose name has a schedule is not that of the schedule.
+            is_own = set_ in (name, lists().get(name))
+            by_flags[set_] = Given(value, origins[name] if is_own else Origin("flag", flag(set_)))
     layers.append(by_flags)
     if "prompts" in typed:
         layers.insert(0, _one_image_each(layers))
@@ -256,10 +259,11 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
         keys[name] = key, origin
         values[name] = value
     given: dict[str, Given] = {}
-    for name, set_, value in assignments(values):
-        key, origin = keys[name]
-        place = "the environment" if origin.kind == "environment" else origin
-        given[set_] = Given(_parsed(set_, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
+    with origins_in_errors({name: Given(value, keys[name][1]) for name, value in values.items()}):
+        for name, set_, value in assignments(values):
+            key, origin = keys[name]
+            place = "the environment" if origin.kind == "environment" else origin
+            given[set_] = Given(_parsed(set_, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
     return given
 
 
@@ -348,31 +352,31 @@ def merge(*layers: Layer) -> Layer:
         # --dpm_solver overrides --plms, also where a stronger layer turns --dpm_solver off.
         if weaker.get("dpm_solver"):
             dropped.add("plms")
-        if _takes_no_eta(values):
-            dropped.add("eta")
-        elif values.get("eta") and _takes_no_eta(weaker):
+        sampler, before = _sampler(values), _sampler(weaker)
+        if sampler is not None:
+            dropped |= _refused(sampler, weaker) | _of_name(merged)
+        elif before is not None and _refused(before, values) and not _refused(default("sampler"), values):
             dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
-        if "schedule" in merged and _replaces_schedule(values, merged):
-            dropped.add("schedule")
+            dropped |= _refused(default("sampler"), weaker) | _of_name(merged)
         merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)
     return merged
 
 
-def _takes_no_eta(values: Mapping[str, Any]) -> bool:
-    """Whether these values name a sampler, or a switch for one, that refuses --ddim_eta."""
-    sampler = _sampler(values)
-    return sampler is not None and not SAMPLERS[sampler].takes_eta
+def _refused(sampler: str, values: Mapping[str, Any]) -> set[str]:
+    """The settings among these values that a sampler does not take."""
+    row = SAMPLERS[sampler]
+    refused = {
+        "eta": not row.takes_eta and bool(values.get("eta")),
+        "schedule": values.get("schedule", default("schedule")) not in (default("schedule"), *row.schedules),
+        "sigmas": not row.takes_sigmas and bool(values.get("sigmas")),
+    }
+    return {name for name, is_refused in refused.items() if is_refused}
 
 
-def _replaces_schedule(values: Mapping[str, Any], weaker: Layer) -> bool:
-    """Whether these values name a sampler that does not take the schedule of weaker sources, or that replaces the
-    sampler whose name had this schedule.
-    """
-    sampler = _sampler(values)
-    if sampler is None:
-        return False
-    of_name = "sampler" in weaker and weaker["sampler"].origin == weaker["schedule"].origin
-    return of_name or weaker["schedule"].value not in ("auto", *SAMPLERS[sampler].schedules)
+def _of_name(given: Layer) -> set[str]:
+    """The schedule, if the name of the sampler has set it: both come from one place."""
+    both = {name: given[name].origin for name in ("sampler", "schedule") if name in given}
+    return {"schedule"} if len(both) == 2 and both["sampler"] == both["schedule"] else set()
 
 
 def _sampler(values: Mapping[str, Any]) -> str | None:
@@ -427,9 +431,9 @@ def template() -> str:
     ]
     for panel, group in groupby(flags(), key=lambda entry: entry[1].panel):
         lines += ["", f"### {panel}"]
-        for name, line, default, choices in group:
+        for name, line, value, choices in group:
             text = f"{line.help} One of: {', '.join(choices)}." if choices else line.help
             is_text = str in get_args(Settings.model_fields[name].annotation)
             placeholder = f'"{line.metavar}"' if is_text else line.metavar
-            lines += ["", f"# {text}", f"# {name} = {placeholder if default is None else toml(default)}"]
+            lines += ["", f"# {text}", f"# {name} = {placeholder if value is None else toml(value)}"]
     return "\n".join(lines) + "\n"

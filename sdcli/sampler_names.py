@@ -41,8 +41,8 @@ _LACKING = {
 Variants whose names begin with that of a sampler, such as `euler_cfg_pp`, are nearest to it."""
 _LACKING_SCHEDULES = {
     "kl_optimal": "align_your_steps", "linear_quadratic": "beta", "gits": "exponential",
-    "align_your_steps_gits": "exponential", "smoothstep": "align_your_steps", "turbo": "trailing", "SDTurbo": "trailing",
-    COMFYUI_BETA: "trailing", "BetaSampling": "trailing",
+    "align_your_steps_gits": "exponential", "smoothstep": "align_your_steps", "turbo": "trailing",
+    "SDTurbo": "trailing", COMFYUI_BETA: "trailing", "BetaSampling": "trailing",
 }  # fmt: skip
 """The same for schedules, by the distance of the logarithms of their sigmas with 20 steps and the betas of Stable
 Diffusion 1."""
