@@ -82,7 +82,6 @@ SAMPLER = with_spacings(
         sample=sample,
         why=why,
         takes_eta=True,
-        aliases=("ddim_uniform",),
         order=1,
     ),
     sampler(

@@ -133,6 +133,10 @@ def sampler(
 
         return counter
 
+    # Several samplers are the same class with another algorithm; its name stands for the default one.
+    own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
+    # Several samplers are the same class with another algorithm; its name stands for the default one.
+    own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
     return Sampler(
         title,
         check,
@@ -143,7 +147,7 @@ def sampler(
         schedules=schedules,
         takes_sigmas=takes_sigmas,
         takes_eta=takes_eta,
-        aliases=(*aliases, scheduler.place.partition(":")[2].lower()),
+        aliases=(*aliases, *own_class),
         order=order,
     )
 

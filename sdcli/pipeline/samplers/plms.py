@@ -104,7 +104,7 @@ def why(plan: Plan, schedule: NoiseSchedule) -> str:
 
 
 SAMPLER = with_spacings(
-    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm", "k_plms"), order=2),
+    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm",), order=2),
     sampler(
         "PLMS",
         Scheduler(
