@@ -11,7 +11,7 @@ from sdcli.cli.options import Debug
 from sdcli.model_spec import NoiseSchedule
 from sdcli.pipeline.samplers import Plan
 from sdcli.registry import SAMPLERS
-from sdcli.settings import SCHEDULES
+from sdcli.sampler_names import SCHEDULES
 from sdcli.terminal import json_line
 
 if TYPE_CHECKING:

@@ -113,6 +113,7 @@ SAMPLER = with_spacings(
             evaluations=once_more,
             spacing="leading",
             x0=False,
+            least=2,
         ),
         schedules=SPACINGS,
         why=_TWICE,
