@@ -21,7 +21,7 @@ from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompt, Prompts, Row
 from sdcli.prompts.templates import is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings
+from sdcli.settings import Settings, flag
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -196,7 +196,19 @@ class Run:
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
-        return self.stages.check(height, width)
+        return [*self._guidance_notes(settings), *self.stages.check(height, width)]
+
+    def _guidance_notes(self, settings: Settings) -> list[str]:
+        """What to know of guidance that is applied twice, or not at all."""
+        scale = self.spec.default_scale if settings.scale is None else settings.scale
+        if self.spec.default_scale == 1 != scale:
+            return [
+                f"{flag('scale')} {scale:g} adds guidance to that of the model {self.spec.name}, which was distilled "
+                "with it; it is meant for 1"
+            ]
+        if scale == 1 and settings.negative_prompt:
+            return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]
+        return []
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1
