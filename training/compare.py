@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: dict[str, list[Image.Image]] = {way.title: [] for way in WAYS}
     prompts = []
     for kind, trials in trials_of(icons, options.images, np.random.default_rng(options.seed)).items():
+        if not trials:
+            continue
         texts = [trial.prompt for trial in trials]
         prompts += texts[: SHEET_PROMPTS[kind]]
         reference: list[Image.Image] = []
