@@ -4,7 +4,7 @@
 
 Phased consistency distillation, see README.md. Needs `icons.jsonl` of `prepare.py`, for the captions; no latents. After
 an interruption, the same command continues from the last checkpoint. Writes `distil/paths/*.safetensors`,
-`distil/checkpoint.pt` and `distil/log.jsonl`. `compare.py` evaluates the student, and `export.py --fast` exports it.
+`distil/checkpoint.pt` and `distil/log.jsonl`. `compare_steps.py` evaluates the student, `export.py --fast` exports it.
 """
 
 from __future__ import annotations

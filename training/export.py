@@ -168,7 +168,7 @@ def publish(folder: Path, out: Path) -> None:
 
 
 def comparison_table(figures: Mapping[str, Any]) -> str:
-    """The figures of `compare.py` as a Markdown table."""
+    """The figures of `compare_steps.py` as a Markdown table."""
     columns = (
         ("one object", "singles", "recognised"),
         ("combination not seen", "held-out", "recognised"),
@@ -181,7 +181,8 @@ def comparison_table(figures: Mapping[str, Any]) -> str:
     ]
     for way, kinds in figures["ways"].items():
         shares = [f"{kinds[kind][what]:.1f} %" if kind in kinds else "" for _, kind, what in columns]
-        lines.append(f"| {way} | {' | '.join(shares)} | {kinds['singles']['psnr']:.1f} dB |")
+        psnr = f"{kinds['singles']['psnr']:.1f} dB" if "psnr" in kinds["singles"] else ""
+        lines.append(f"| {way} | {' | '.join(shares)} | {psnr} |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import compare
+import compare_steps
 import distil
 import evaluate
 import export
@@ -169,7 +169,7 @@ def test_training_goes_from_packages_to_an_image(
     ]
     last = last_row(work / "distil" / "log.jsonl")
     assert (last["step"], last["images"], last["paths"]) == (2, 16, 2 * distil.FIRST_FILES)
-    run(compare, *cpu, "--start", out, "--images", 2)
+    run(compare_steps, *cpu, "--start", out, "--images", 2)
     fast = tmp_path / "fast"
     run(export, "--fast", "--start", out, "--out", fast)
     card = (fast / "README.md").read_text("utf-8")

@@ -1,6 +1,6 @@
 """Compares the distilled model with the full one: the same prompts and noise, with 20, 4, 2 and 1 steps.
 
-    python training/compare.py --start sdcli/models/builtin --images 64
+    python training/compare_steps.py --start sdcli/models/builtin --images 64
 
 Uses the student of `distil.py`, and the classifiers of `classifier.py`. Writes `comparison/figures.json`, which
 `export.py --fast` adds to the model card, and the contact sheet `comparison/steps.png`: a row for each way, a column
@@ -20,11 +20,12 @@ import torch
 from arguments import new_parser
 from classifier import Drawings, load_classifiers
 from dataset import load_checkpoint, read_icons, write_atomically
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from distil import load_student
 from evaluate import classify, share, trials_of
+from model import load_exported, new_scheduler
 from PIL import Image
+from prepare import load_teacher
 from sheet import GUIDANCE_SCALE, contact_sheet, generate
 
 
@@ -69,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     icons = read_icons(options.work)
     classifiers = load_classifiers(options.work, Drawings(icons), torch.device(options.device))
+    full, text_encoder, tokenizer = load_exported(options.start)
+    vae = load_teacher(options.start)
     pipelines = {}
-    for distilled in (False, True):
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            options.start, safety_checker=None, torch_dtype=torch.float32, local_files_only=True,
-            **({"unet": load_student(options.work, options.start)} if distilled else {}),
+    for distilled, unet in ((False, full), (True, load_student(options.work, options.start))):
+        pipeline = StableDiffusionPipeline(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=new_scheduler(),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-        assert isinstance(pipeline.vae, AutoencoderTiny)
         pipelines[distilled] = pipeline.to(options.device)
     ways: dict[str, dict[str, Any]] = {way.title: {} for way in WAYS}
     rows: dict[str, list[Image.Image]] = {way.title: [] for way in WAYS}
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             reference = reference or images
             results = classify(classifiers, trials, images)
             figures = {what: share(results, what) for what in ("recognised", "style", "ground")}
-            ways[way.title][kind] = figures | {"psnr": psnr(images, reference)}
+            ways[way.title][kind] = figures | ({} if way == FULL else {"psnr": psnr(images, reference)})
             small = [image.resize((SHEET_SIZE, SHEET_SIZE)) for image in images[: SHEET_PROMPTS[kind]]]
             rows[way.title] += small
             print(json.dumps({kind: {way.title: ways[way.title][kind]}}), flush=True)
