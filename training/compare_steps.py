@@ -20,10 +20,9 @@ import torch
 from arguments import new_parser
 from classifier import Drawings, load_classifiers
 from dataset import load_checkpoint, read_icons, write_atomically
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from distil import load_student
 from evaluate import classify, share, trials_of
-from model import load_exported, new_scheduler
+from model import load_exported, pipeline_of
 from PIL import Image
 from prepare import load_teacher
 from sheet import GUIDANCE_SCALE, contact_sheet, generate
@@ -74,12 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vae = load_teacher(options.start)
     pipelines = {}
     for distilled, unet in ((False, full), (True, load_student(options.work, options.start))):
-        pipeline = StableDiffusionPipeline(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=new_scheduler(),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-        pipelines[distilled] = pipeline.to(options.device)
+        pipelines[distilled] = pipeline_of(unet, text_encoder, tokenizer, vae).to(options.device)
     ways: dict[str, dict[str, Any]] = {way.title: {} for way in WAYS}
     rows: dict[str, list[Image.Image]] = {way.title: [] for way in WAYS}
     prompts = []

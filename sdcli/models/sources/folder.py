@@ -113,7 +113,7 @@ class FolderModel:
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
             ),
         }
-        return cls(path, ModelSpec(**(fields | defaults)), parts, classes, base)
+        return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
     @property
     def family(self) -> Family:
