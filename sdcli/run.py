@@ -203,8 +203,8 @@ class Run:
         scale = self.spec.default_scale if settings.scale is None else settings.scale
         if self.spec.default_scale == 1 != scale:
             return [
-                f"{flag('scale')} {scale:g} adds guidance to that of the model {self.spec.name}, which was distilled "
-                "with it; it is meant for 1"
+                f"{flag('scale')} {scale:g} is applied beside the guidance in the weights of the model "
+                f"{self.spec.name}, which is meant for 1"
             ]
         if scale == 1 and settings.negative_prompt:
             return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]

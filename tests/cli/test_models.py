@@ -120,4 +120,4 @@ def test_the_few_step_model(run: Run, tmp_path: Path) -> None:
     assert (full.returncode, "model" in full.stderr) == (2, True), "the model is not a setting of one image"
 
     guided = run("txt2img", "--model", "builtin-fast", *one, "--scale", "2", "--outdir", "guided")
-    assert "--scale 2 adds guidance to that of the model builtin-fast" in guided.stderr
+    assert "--scale 2 is applied beside the guidance in the weights of the model builtin-fast" in guided.stderr
