@@ -22,7 +22,6 @@ from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
 from sdcli.models import hashes, shipped
 from sdcli.models.model import ModelSource
-from sdcli.models.sources import builtin
 from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
@@ -215,8 +214,8 @@ def _numbers_before(source: Source, job: Job, each: int) -> int:
 
 
 def _read_now(job: Job) -> tuple[bool, bool]:
-    """Whether the builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
-    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model == builtin.NAME else None
+    """Whether a builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
+    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model in shipped.NAMES else None
     if vocabulary is None:
         return True, job.read_as is None
     reading = vocabulary.read(job.prompt)
@@ -287,7 +286,7 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     different = [f"the {name.replace('_', ' ')} is not known" for name in found.unknown]
     different += _sampling(settings)
     Settings.of(**{name: settings[name] for name in names("image") if name in settings})
-    if (model := settings.pop("model", None)) and model != "builtin":
+    if (model := settings.pop("model", None)) and model not in shipped.NAMES:
         # Other tools name a checkpoint by its file name, often without suffix, and not by its path.
         settings["ckpt"] = model if model.endswith((".ckpt", ".safetensors")) else f"{model}.safetensors"
         by_hash = f" ({settings['model_hash']})" if settings.get("model_hash") else ""

@@ -192,7 +192,8 @@ class ImageSettings(BaseModel):
         None, "--ddim_steps", "--steps",
         aliases=("--num-inference-steps", "--inference-steps", "--sampling-steps", "--sample-steps", "--num-steps"),
         scope="image", essential=True, panel=SAMPLING, metavar="N", least=1, most=1_000_000, left_out=ORIGINAL_STEPS,
-        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 50 with any other.",
+        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 4 with "
+        "builtin-fast, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
         "ddim", "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
@@ -204,7 +205,7 @@ class ImageSettings(BaseModel):
         scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
-        "model, 7.5 with any other.",
+        "model, 1 with builtin-fast, 7.5 with any other.",
     )  # fmt: skip
     schedule: str = option(
         "auto", "--schedule", aliases=("--scheduler", "--schedule-type"), scope="image", panel=SAMPLING,
@@ -272,7 +273,7 @@ class Settings(ImageSettings):
     )  # fmt: skip
     any_words: bool = option(
         False, "--any-words", scope="run", panel=PROMPT,
-        help="Also generate prompts of which the builtin model knows no word.",
+        help="Also generate prompts of which the builtin models know no word.",
     )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
@@ -342,7 +343,8 @@ class Settings(ImageSettings):
         None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"),
         scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
         contradicts=("ckpt", "config", "laion400m"),
-        help="Diffusers folder or Hugging Face model id. Default: the builtin model.",
+        help="Diffusers folder, Hugging Face model id, or builtin-fast: the builtin model in 4 steps. Default: the "
+        "builtin model.",
     )  # fmt: skip
     revision: str | None = option(
         None, "--revision", scope="run", panel=MODEL, metavar="NAME", recorded=True, rerun=True,
@@ -395,7 +397,7 @@ class Settings(ImageSettings):
     )  # fmt: skip
     watermark_method: str = option(
         "auto", "--watermark-method", scope="file", panel=STAGES, choices=("auto", *WATERMARK_METHODS),
-        help="auto: dwtDct, as the original; robust for the builtin model and for small images.",
+        help="auto: dwtDct, as the original; robust for the builtin models and for small images.",
     )  # fmt: skip
     no_watermark: bool = option(False, "--no-watermark", scope="file", panel=STAGES, help="Write no watermark.")
     outdir: str = option(

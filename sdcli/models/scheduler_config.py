@@ -45,6 +45,8 @@ SPACINGS: Mapping[str, Literal["leading", "linspace"]] = {
     "DPMSolverSDEScheduler": "linspace",
     "SASolverScheduler": "linspace",
 }
+FEW_STEPS_BY: Mapping[str, str] = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
+"""The samplers of schedulers that only models for a few steps have."""
 CURVES = ("karras", "exponential", "beta")
 CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
     "LCMScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},

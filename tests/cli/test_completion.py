@@ -71,11 +71,12 @@ def test_names_that_need_quotes_are_left_to_the_shell(folder: Path) -> None:
 
 
 def test_models(folder: Path) -> None:
-    assert models("") == ["builtin", "org/model", "cache/models--org--model/snapshots/1/"], "no folder without models"
+    known = ["builtin", "builtin-fast", "org/model"]
+    assert models("") == [*known, "cache/models--org--model/snapshots/1/"], "no folder without models"
     (folder / "models/sd/one").mkdir(parents=True)
     (folder / "models/sd/one/model_index.json").touch()
     (folder / "models/sd/one/unet").mkdir()
-    assert models("") == ["builtin", "org/model", "cache/", "models/"]
+    assert models("") == [*known, "cache/", "models/"]
     assert models("models/") == ["models/sd/one/"]
     assert models("models/sd/one") == ["models/sd/one/"], "not the folders in a model"
     assert models("prompts") == models("models/ldm") == []
