@@ -193,6 +193,18 @@ def test_the_default_size_is_that_of_the_unet(folder: Path) -> None:
     assert (spec.default_height, spec.default_width) == (512, 512)
 
 
+def test_a_model_for_a_few_steps_has_their_defaults(folder: Path) -> None:
+    edit(folder / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler")
+    spec = find(ModelRequest(model=str(folder))).spec
+    assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("lcm", 4, 1.0)
+    edit(folder / "unet" / "config.json", time_cond_proj_dim=32)
+    spec = find(ModelRequest(model=str(folder))).spec
+    assert (spec.guidance_embedding, spec.default_scale) == (32, 8.5)
+    edit(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
+    spec = find(ModelRequest(model=str(folder))).spec
+    assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("", 50, 7.5)
+
+
 def test_the_safety_checker_is_found_if_the_folder_has_one(folder: Path) -> None:
     assert find(ModelRequest(model=str(folder))).safety_checker(download=False) is None
     edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])

@@ -57,6 +57,15 @@ def test_missing_fields_have_the_defaults_of_diffusers(name: str) -> None:
             assert actual[field] == parameters[field].default, field
 
 
+def test_the_spacing_and_the_curve_are_those_that_the_file_names() -> None:
+    default = {"_class_name": "DPMSolverMultistepScheduler"}
+    by_default = scheduler_config.schedule(default, PATH, "StableDiffusionPipeline")
+    assert (by_default.timestep_spacing, by_default.spacing_is_given, by_default.curve) == ("linspace", False, "")
+    named = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "use_karras_sigmas": True}
+    noise = scheduler_config.schedule(named, PATH, "StableDiffusionPipeline")
+    assert (noise.timestep_spacing, noise.spacing_is_given, noise.curve) == ("trailing", True, "karras")
+
+
 def test_the_pipeline_overrides_the_offset() -> None:
     given = {name: value for name, value in V1.items() if name != "steps_offset"}
     assert scheduler_config.schedule(given, PATH, "StableDiffusionPipeline").steps_offset == 1
