@@ -92,6 +92,14 @@ class TestSettings:
         assert rerun.settings_of(one, "a/folder") | {"model": "a/folder"} == rerun.settings_of(one, "a/folder")
 
 
+@pytest.mark.parametrize("changes", [{"schedule": "karras"}, {"sigmas": "5,1"}])
+def test_settings_of_a_job_do_not_contradict_each_other(tmp_path: Path, changes: dict[str, str]) -> None:
+    one = source(tmp_path, job(sampler="euler", eta=0.0, **changes))
+    settings = Settings.of(**rerun.settings_of(one))
+    assert {name: getattr(settings, name) for name in changes} == changes
+    assert "".join(changes.values()) in rerun.command(one)
+
+
 class TestChanges:
     def test_any_spelling(self) -> None:
         changes = {"ddim_steps": "30", "--H": "128", "guidance-scale": "2", "sampler": "dpm-solver", "format": "jpeg"}
