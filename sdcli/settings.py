@@ -851,7 +851,7 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether `values` turn a setting on: it is given, it is not off, and a choice or an empty text is not the default."""
+    """Whether `values` turn a setting on: it is given and not off; choices and empty texts are off by default."""
     value = values.get(name)
     is_off = value == default(name) and bool(options()[name].choices or value == "")
     return value is not None and value is not False and not is_off
