@@ -31,7 +31,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
-	$(BIN)/python -m sdcli.cli.reference docs/settings.md
+	$(BIN)/python -m sdcli.cli.reference docs/settings.md docs/samplers.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 setup: $(READY)

@@ -1,4 +1,7 @@
-"""Tables of all flags in Markdown, made from the settings: `python -m sdcli.cli.reference docs/settings.md`."""
+"""Tables of all flags and all samplers in Markdown: `python -m sdcli.cli.reference docs/settings.md docs/samplers.md`.
+
+Each replaces what is between two comments with its name, such as `<!-- flags -->` and `<!-- end of flags -->`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from sdcli.model_spec import NoiseSchedule
+from sdcli.pipeline.samplers import Plan
+from sdcli.registry import SAMPLERS
 from sdcli.settings import flags
 
-PLACE = re.compile("(?<=<!-- flags -->\n).*(?=<!-- end of flags -->)", re.DOTALL)
-"""The part of the page that the tables replace."""
+PLACE = re.compile(r"(<!-- (\w+) -->\n).*(<!-- end of \2 -->)", re.DOTALL)
+"""The part of a page that a table replaces."""
 
 
 def table() -> str:
@@ -33,11 +39,38 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def samplers() -> str:
+    """All samplers in Markdown. Evaluations of the model are those of 20 steps."""
+    heads = ("sampler", "name in other tools", "order", "evaluations", "schedules", "`--sigmas`", "`--eta`")
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | ---: | --- | --- | --- |"]
+    for name, sampler in SAMPLERS.items():
+        evaluations = sampler.evaluations(Plan(20), NoiseSchedule())
+        cells = (
+            f"`{name}`",
+            sampler.title,
+            str(sampler.order) if sampler.order else "adds noise",
+            str(evaluations),
+            ", ".join(sampler.schedules) or "its own",
+            "yes" if sampler.takes_sigmas else "",
+            "yes" if sampler.takes_eta else "",
+        )
+        lines.append(f"| {' | '.join(map(_escape, cells))} |")
+    return "\n".join(["", *lines, "", ""])
+
+
 def _escape(text: str) -> str:
     """Escape what Markdown would interpret in a table cell: bars and double underscores."""
     return text.replace("|", r"\|").replace("__", r"\_\_")
 
 
+def filled(page: str) -> str:
+    """A page with the tables in their places."""
+    return PLACE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
+
+
+TABLES = {"flags": table, "samplers": samplers}
+"""Functions that make the tables, by the name in the comments around their place."""
+
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(PLACE.sub(lambda _: table(), page.read_text()))
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(filled(page.read_text()))

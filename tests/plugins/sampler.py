@@ -49,4 +49,5 @@ SAMPLER = Sampler(
     evaluations=lambda plan, schedule: plan.steps,
     draws=lambda plan, schedule: 0,
     sample=sample,
+    order=1,
 )

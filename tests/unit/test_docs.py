@@ -12,7 +12,7 @@ import typer
 
 from sdcli import errors
 from sdcli.cli import app
-from sdcli.cli.reference import PLACE, table
+from sdcli.cli.reference import PLACE, filled
 from sdcli.settings import spellings
 from sdcli.suggestions import elsewhere
 
@@ -26,11 +26,12 @@ OTHER_FLAGS = {"--constraint", "--help"}
 """Flags of pip, and the one that Typer adds to every command."""
 
 
-def test_settings_table_is_up_to_date() -> None:
-    """`make docs` writes it."""
-    found = PLACE.search((ROOT / "docs/settings.md").read_text())
-    assert found
-    assert found[0] == table()
+@pytest.mark.parametrize("name", ["settings.md", "samplers.md"])
+def test_tables_are_up_to_date(name: str) -> None:
+    """`make docs` writes them."""
+    page = (ROOT / "docs" / name).read_text()
+    assert PLACE.search(page)
+    assert filled(page) == page
 
 
 def test_exit_codes_are_those_of_the_program() -> None:

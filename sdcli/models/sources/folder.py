@@ -104,6 +104,7 @@ class FolderModel:
             default_scale=2.0 if builtin else 7.5,
             default_steps=20 if builtin else ORIGINAL_STEPS,
             schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
+            guidance_embedding=unet.time_cond_proj_dim or 0,
             watermark_method="robust" if builtin else "dwtDct",
             nsfw_threshold=BUILTIN_NSFW_THRESHOLD if builtin else 0.5,
             has_safety_checker=_has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None,
@@ -298,7 +299,7 @@ def _check(name: str, pipeline: str, unet: UNetFile, vae: VAEFile) -> None:
     if unet.in_channels != vae.latent_channels:
         why = f"its UNet takes {unet.in_channels} channels and its VAE outputs {vae.latent_channels}, as for inpainting"
         raise _unsupported(name, pipeline, why)
-    more = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+    more = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
     needed = [field for field in more if getattr(unet, field) is not None]
     if needed:
         raise _unsupported(name, pipeline, f"its UNet needs more inputs than a prompt ({', '.join(needed)})")

@@ -24,4 +24,5 @@ TCD = sampler(
     Scheduler("scheduling_tcd:TCDScheduler", draws=_with_eta, zero_snr=True, most=_STEPS),
     schedules=(),
     takes_eta=True,
+    order=1,
 )

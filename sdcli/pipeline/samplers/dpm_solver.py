@@ -74,4 +74,5 @@ SAMPLER = Sampler(
     draws=lambda plan, schedule: 0,
     sample=sample,
     aliases=("dpm", "dpm_solver_stability"),
+    order=2,
 )

@@ -49,7 +49,9 @@ def _give_brownian_noise(scheduler: Any, noise: BatchNoise) -> None:
     scheduler.noise_sampler = on_device
 
 
-MULTISTEP_2 = sampler("DPM++ 2M", Scheduler(_MULTISTEP, zero_snr=True), "dpmpp_2", "dpmsolver++", takes_sigmas=True)
+MULTISTEP_2 = sampler(
+    "DPM++ 2M", Scheduler(_MULTISTEP, zero_snr=True), "dpmpp_2", "dpmsolver++", takes_sigmas=True, order=2
+)
 SINGLE_STEP_2 = sampler(
     "DPM++ 2S",
     Scheduler(
@@ -57,6 +59,7 @@ SINGLE_STEP_2 = sampler(
     ),
     "dpmsingle",
     schedules=("linspace", *CURVES),
+    order=2,
 )
 SDE = sampler(
     "DPM++ SDE",

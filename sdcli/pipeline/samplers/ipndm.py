@@ -46,7 +46,8 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
 
     # It finds its place by counting.
     counted = [replace(evaluation, scheduler_time=None) for evaluation in evaluations]
-    return scheduler_steps.sample(scheduler, counted, velocity, noise)
+    steps = scheduler_steps.sample(scheduler, counted, velocity, noise)
+    return scheduler_steps.with_denoised_end(steps, len(counted))
 
 
 IPNDM = Sampler(
@@ -58,4 +59,5 @@ IPNDM = Sampler(
     schedules=k_diffusion.EULER.schedules,
     takes_sigmas=True,
     aliases=("IPNDMScheduler",),
+    order=2,
 )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sdcli.pipeline.samplers.of_diffusers import Scheduler, between_steps, in_each_step, sampler, twice
-from sdcli.pipeline.schedules import SPACINGS
 
 EULER_SCHEDULER = Scheduler("scheduling_euler_discrete:EulerDiscreteScheduler", zero_snr=True)
-EULER = sampler("Euler", EULER_SCHEDULER, takes_sigmas=True)
+EULER = sampler("Euler", EULER_SCHEDULER, takes_sigmas=True, order=1)
 EULER_A = sampler(
     "Euler a",
     Scheduler(
@@ -14,12 +13,17 @@ EULER_A = sampler(
         draws=in_each_step, zero_snr=True, x0=False,
     ),
     "euler_ancestral",
-    schedules=SPACINGS, takes_sigmas=True,
+    takes_sigmas=True,
 )  # fmt: skip
-HEUN = sampler("Heun", Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False))
+HEUN = sampler(
+    "Heun",
+    Scheduler("scheduling_heun_discrete:HeunDiscreteScheduler", evaluations=twice, x0=False),
+    order=2,
+)
 DPM2 = sampler(
     "DPM2",
     Scheduler("scheduling_k_dpm_2_discrete:KDPM2DiscreteScheduler", evaluations=twice, x0=False),
+    order=2,
 )  # fmt: skip
 DPM2_A = sampler(
     "DPM2 a",
@@ -29,4 +33,9 @@ DPM2_A = sampler(
     ),
     "dpm_2_ancestral",
 )  # fmt: skip
-LMS = sampler("LMS", Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler"), "lmsd", takes_sigmas=True)
+LMS = sampler(
+    "LMS",
+    Scheduler("scheduling_lms_discrete:LMSDiscreteScheduler", extrapolates=True),
+    "lmsd",
+    takes_sigmas=True, order=3,
+)  # fmt: skip

@@ -8,8 +8,10 @@ UNIPC = sampler(
     "UniPC",
     Scheduler("scheduling_unipc_multistep:UniPCMultistepScheduler", zero_snr=True),
     "unipc_bh2", "unipc_tu",
-    takes_sigmas=True,
+    takes_sigmas=True, order=3,
 )  # fmt: skip
 # Its last step ends where it begins with the schedules of curves, so a single one does nothing.
-DEIS = sampler("DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler", least=2), takes_sigmas=True)
+DEIS = sampler(
+    "DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler", least=2), takes_sigmas=True, order=2
+)
 SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step))

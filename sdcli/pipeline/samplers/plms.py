@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
 from sdcli.pipeline.samplers import Plan, Sampler, Step, ddim
-from sdcli.pipeline.schedules import SPACINGS, scheduler_arguments, spaced, timesteps
+from sdcli.pipeline.samplers.of_diffusers import Scheduler, once_more, sampler, with_spacings
+from sdcli.pipeline.schedules import SPACINGS, scheduler_arguments, timesteps
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
@@ -21,12 +21,22 @@ _FEWEST = 10
 torn, so fewer than 10 are those of DDIM."""
 
 
+_TWICE = "PLMS evaluates it twice in its first step"
+
+
 def check(plan: Plan, schedule: NoiseSchedule) -> None:
-    """Refuse what DDIM refuses, and models with a zero terminal SNR."""
-    if schedule.rescale_betas_zero_snr:
+    """Refuse what DDIM refuses, models with a zero terminal SNR, and those that predict the noise-free latents."""
+    why = (
+        "The model was trained with a zero terminal SNR, and PLMS divides by the signal."
+        if schedule.rescale_betas_zero_snr
+        else "The model predicts the noise-free latents, and PLMS takes noise or velocity."
+        if schedule.prediction_type == "sample"
+        else ""
+    )
+    if why:
         raise UsageError(
             "--sampler plms does not work with this model",
-            why="The model was trained with a zero terminal SNR, and PLMS divides by the signal.",
+            why=why,
             fix="Pass --sampler ddim.",
             settings=("steps", "sampler"),
         )
@@ -45,7 +55,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
     scheduler = PNDMScheduler(
         **scheduler_arguments(schedule), skip_prk_steps=True, set_alpha_to_one=schedule.set_alpha_to_one
     )
-    steps, schedule = plan.steps, spaced(schedule, plan)
+    steps = plan.steps
     scheduler.set_timesteps(steps)
 
     def evaluation(model_time: int, scheduler_time: int) -> Evaluation:
@@ -59,12 +69,11 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
     # counts back from the second to the first, so it needs that time even if a single step leaves none.
     second = evaluation(times[min(1, len(times) - 1)], times[0] - stride)
     evaluations = [evaluation(time, time) for time in times]
-    steps_of_plms = scheduler_steps.sample(scheduler, [evaluations[0], second, *evaluations[1:]], denoiser, noise)
+    evaluations.insert(1, second)
+    steps_of_plms = scheduler_steps.sample(scheduler, evaluations, denoiser, noise)
     if not ends_without_noise(schedule):
         return steps_of_plms
-    # The last step goes from far above zero to no noise at all. Extrapolated from the steps before, it adds the noise
-    # that they differ in, and tears the image; the estimate of the noise-free latents is the step of first order.
-    return (replace(step, latents=step.denoised) if step.index == len(evaluations) else step for step in steps_of_plms)
+    return scheduler_steps.with_denoised_end(steps_of_plms, len(evaluations))
 
 
 def ends_without_noise(schedule: NoiseSchedule) -> bool:
@@ -73,7 +82,7 @@ def ends_without_noise(schedule: NoiseSchedule) -> bool:
 
 
 def _is_ddim(plan: Plan, schedule: NoiseSchedule) -> bool:
-    return ends_without_noise(spaced(schedule, plan)) and plan.steps < _FEWEST
+    return ends_without_noise(schedule) and plan.steps < _FEWEST
 
 
 def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
@@ -88,19 +97,25 @@ def draws(plan: Plan, schedule: NoiseSchedule) -> int:
 
 def why(plan: Plan, schedule: NoiseSchedule) -> str:
     """Why the model is evaluated more often than there are steps."""
-    own = "PLMS evaluates it twice in its first step"
+    own = _TWICE
     if _is_ddim(plan, schedule):
         own = f"fewer than {_FEWEST} of PLMS would tear this model's images, so they are those of DDIM"
     return "; ".join(filter(None, [ddim.why(plan, schedule), own]))
 
 
-SAMPLER = Sampler(
-    "PLMS",
-    check,
-    evaluations,
-    draws=draws,
-    sample=sample,
-    why=why,
-    schedules=SPACINGS,
-    aliases=("pndm", "PNDMScheduler"),
+SAMPLER = with_spacings(
+    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm",), order=2),
+    sampler(
+        "PLMS",
+        Scheduler(
+            "scheduling_pndm:PNDMScheduler",
+            options={"skip_prk_steps": True},
+            evaluations=once_more,
+            spacing="leading",
+            x0=False,
+            least=2,
+        ),
+        schedules=SPACINGS,
+        why=_TWICE,
+    ),
 )

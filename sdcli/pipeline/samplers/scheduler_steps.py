@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +87,24 @@ def sample(
         alpha_bar = evaluation.alpha_bar
         sigma = math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar else math.inf
         yield Step(index, evaluation.model_time, sigma, latents, denoised)
+
+
+def ends_far_above_zero(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether the last evaluation sees more noise than the last timesteps of the training have, a sigma of 0.1."""
+    return evaluations[-1].alpha_bar < 0.99
+
+
+def with_denoised_end(steps: Iterator[Step], count: int) -> Iterator[Step]:
+    """Replace the result of the last step by its estimate of the noise-free latents, which is a step of first order.
+
+    For methods that extrapolate from the steps before. Where the last step goes from far above zero to no noise at all,
+    that adds the noise in which they differ, and tears the image.
+
+    Args:
+        steps: the steps of `sample`.
+        count: how many there are.
+    """
+    return (replace(step, latents=step.denoised) if step.index == count - 1 else step for step in steps)
 
 
 def _denoised(output: torch.Tensor, latents: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:
