@@ -853,9 +853,10 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether `values` turn a setting on: it is given, it is not off, and a choice is not the default one."""
+    """Whether `values` turn a setting on: it is given and not off; choices and empty texts are off by default."""
     value = values.get(name)
-    return value is not None and value is not False and not (options()[name].choices and value == default(name))
+    is_off = value == default(name) and bool(options()[name].choices or value == "")
+    return value is not None and value is not False and not is_off
 
 
 def flags() -> Iterator[tuple[str, Option, Any, tuple[str, ...]]]:

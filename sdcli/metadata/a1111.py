@@ -223,6 +223,9 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
         notes.append("the record is missing; the values are those of the `parameters` text")
     others = {title.casefold(): name for title, name in _others().items()} if own else {}
     how = _sampling(values, writer)
+    if own and number == "0.1.0" and values.get("sampler") == "DPM++ 2M" and not how["schedule"]:
+        # What that version called the sampler that is DPM-Solver now.
+        how["sampler"] = "dpm_solver"
     if writer is COMFYUI and how["sampler"] in SAMPLERS and not how["schedule"]:
         notes.append(f"the text does not contain the schedule of the sampler {values['sampler']}")
     settings = known(

@@ -12,7 +12,7 @@ from sdcli.prompts.flags import written_for
 from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
 from sdcli.registry import Table
-from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, assignments, names, options, prompt_format
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, assignments, in_use, names, options, prompt_format
 
 _READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
@@ -278,11 +278,11 @@ class Prompts:
             else:
                 values = {name: value for _, name, value in assignments(row_settings(content))}
                 text, out = values.pop("prompt"), values.pop("out", None)
-                replaced = set()
+                replaced = {other for name in values if in_use(name, values) for other in options()[name].contradicts}
                 if "seed" in values:
-                    replaced = {"seeds"}
+                    replaced.add("seeds")
                 if "seeds" in values:
-                    replaced = {"images_per_prompt", *options()["seeds"].contradicts}
+                    replaced.add("images_per_prompt")
                 of_run = {name: value for name, value in self._run_values.items() if name not in replaced}
                 settings = Settings.of(**(of_run | values)) if values else self.settings
                 row = Row(text, settings, frozenset(values), out)

@@ -140,7 +140,7 @@ def test_the_command_of_a_foreign_file_executes_nothing(run: Run, tmp_path: Path
 
 def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
     generated(tmp_path / "a.png", "png")
-    foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms')
+    foreign(tmp_path / "b.png", Dream='"a cat" -s 20 -S 7 -A k_lms -U2')
     foreign(tmp_path / "bare.png")
     shown = run("inspect", "--command", "a.png", "b.png", "bare.png")
     assert shown.returncode == 1
@@ -152,7 +152,8 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
         "--model builtin --safety-checker opennsfw --watermark-method robust",
         "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --sampler lms --seed 7",
     ]
-    assert "k_lms" in shown.stderr
+    assert "-U 2 is ignored" in shown.stderr
+    assert "sampler" not in shown.stderr
     assert "bare.png" in shown.stderr
 
 

@@ -102,7 +102,7 @@ LAYER = st.fixed_dictionaries(
     optional={
         "prompt": st.just("a cat"),
         "from_file": st.just("prompts.txt"),
-        "sampler": st.sampled_from(["ddim", "plms", "dpm_solver", "euler", "euler_a", "heun", "tcd"]),
+        "sampler": st.sampled_from(["ddim", "plms", "dpm_solver", "euler", "ddpm", "heun", "tcd"]),
         "schedule": st.sampled_from(["auto", "karras", "linspace", "sgm_uniform"]),
         "sigmas": st.just("5,1"),
         "plms": st.booleans(),
@@ -151,7 +151,7 @@ def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, A
         ({"sampler": "plms"}, {"eta": 0.5}, {"sampler": "ddim", "eta": 0.5}),
         ({"sampler": "plms"}, {"eta": 0.0}, {"sampler": "plms"}),
         ({"sampler": "heun", "schedule": "karras"}, {"sampler": "euler"}, {"sampler": "euler", "schedule": "karras"}),
-        ({"sampler": "heun", "schedule": "karras"}, {"sampler": "euler_a"}, {"schedule": "auto"}),
+        ({"sampler": "heun", "schedule": "karras"}, {"sampler": "ddpm"}, {"schedule": "auto"}),
         ({"sampler": "euler", "sigmas": "5,1"}, {"plms": True}, {"sampler": "plms", "sigmas": ""}),
         ({"sampler": "euler", "sigmas": "5,1"}, {"schedule": "linspace"}, {"sampler": "euler", "sigmas": ""}),
         ({"sampler": "heun", "schedule": "karras"}, {"eta": 0.5}, {"sampler": "ddim", "schedule": "auto"}),

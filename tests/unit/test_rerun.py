@@ -92,12 +92,23 @@ class TestSettings:
         assert rerun.settings_of(one, "a/folder") | {"model": "a/folder"} == rerun.settings_of(one, "a/folder")
 
 
+@pytest.mark.parametrize("changes", [{"schedule": "karras"}, {"sigmas": "5,1"}])
+def test_settings_of_a_job_do_not_contradict_each_other(tmp_path: Path, changes: dict[str, str]) -> None:
+    one = source(tmp_path, job(sampler="euler", eta=0.0, **changes))
+    settings = Settings.of(**rerun.settings_of(one))
+    assert {name: getattr(settings, name) for name in changes} == changes
+    assert "".join(changes.values()) in rerun.command(one)
+
+
 class TestChanges:
     def test_any_spelling(self) -> None:
         changes = {"ddim_steps": "30", "--H": "128", "guidance-scale": "2", "sampler": "dpm-solver", "format": "jpeg"}
         changed = rerun.changes_by_name(changes)
         assert changed == {"steps": "30", "height": "128", "scale": "2", "sampler": "dpm_solver", "format": "jpeg"}
         assert Settings.of(**changed).steps == 30
+        assert rerun.changes_by_name({"sampler": "k_dpmpp_2m_ka"}) == {"sampler": "dpmpp_2m", "schedule": "karras"}
+        with pytest.raises(UsageError, match="contradicts --schedule beta"):
+            rerun.changes_by_name({"sampler": "LMS Karras", "--scheduler": "beta"})
 
     def test_a_watermark_can_be_added(self, tmp_path: Path) -> None:
         bare = rerun.settings_of(source(tmp_path, watermark=None))
@@ -253,6 +264,39 @@ class TestTheCommandOfAnotherTool:
         notes = "\n".join(rerun.nearest(found)[1])
         assert ("read as plain text" in notes) == bool(note)
         assert note in notes
+
+    @pytest.mark.parametrize(
+        ("values", "settings", "notes"),
+        [
+            ("Sampler: DPM++ 2M Karras", {"sampler": "dpmpp_2m", "schedule": "karras"}, []),
+            ("Sampler: DPM++ 2S a, Schedule type: Karras", {"sampler": "dpmpp_2s", "schedule": "karras"},
+             ["sdcli has no sampler DPM++ 2S a; dpmpp_2s is used instead"]),
+            ("Sampler: LMS, Schedule type: KL Optimal", {"sampler": "lms", "schedule": "align_your_steps"},
+             ["sdcli has no schedule KL Optimal; align_your_steps is used instead"]),
+            ("Sampler: Nonsense, Schedule type: Nonsense", {"sampler": "ddim", "schedule": "auto"},
+             ["sdcli has no sampler Nonsense; ddim is used instead",
+              "sdcli has no schedule Nonsense; auto is used instead"]),
+            ("Sampler: LCM, Schedule type: Turbo", {"sampler": "lcm"},
+             ["the schedule Turbo is ignored: lcm does not take it"]),
+            ("Sampler: DDPM, Schedule type: Karras, Eta DDIM: 0.5", {"sampler": "ddpm"},
+             ["the schedule karras is ignored: ddpm does not take it",
+              "eta 0.5 is ignored: ddpm does not take it"]),
+            ("Sampler: ddim, Scheduler: normal, Version: ComfyUI", {"sampler": "euler", "schedule": "linspace"},
+             ["DDIM with the schedule linspace is the sampler euler here"]),
+            ("Sampler: ddim, Scheduler: simple, Version: ComfyUI", {"sampler": "ddim", "schedule": "trailing"}, []),
+            ("Sampler: euler, Scheduler: beta, Version: ComfyUI", {"sampler": "euler", "schedule": "trailing"},
+             ["sdcli has no schedule ComfyUI beta; trailing is used instead"]),
+        ],
+    )  # fmt: skip
+    def test_the_nearest_sampler_and_schedule(
+        self, tmp_path: Path, values: str, settings: dict[str, str], notes: list[str]
+    ) -> None:
+        one = foreign(tmp_path, f"a cat\nSteps: 20, {values}, Seed: 5, CFG scale: 7, Size: 512x512, Model: builtin")
+        assert one.provenance is not None
+        found, different = rerun.nearest(one.provenance)
+        names = ("sampler", "schedule", "eta")
+        assert ({name: found[name] for name in names if name in found}, different) == (settings, notes)
+        Settings.of(**{name: found[name] for name in names if name in found})
 
     @pytest.mark.parametrize("sampler", ["DDIM", "Euler a"])
     @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_the_builtin_model_is_used_if_the_default_checkpoint_does_not_exist(
         {"schedule": "KL Optimal"},
         {"sampler": "DPM++ 2M Karras", "schedule": "exponential"},
         {"sampler": "DPM++ 2M Karras", "sigmas": "3,1"},
-        {"sampler": "Euler a Karras"},
+        {"sampler": "DDPM Karras"},
         {"sampler": "ddim", "plms": True},
         {"precision": "half"},
         {"seed": -2},

@@ -180,6 +180,8 @@ def test_other_values(values: str, other: dict[str, str]) -> None:
         ("Sampler: Euler a, Created Date: 2026, Civitai resources: []", "euler_a", None, False),
         ("Sampler: euler_a karras, RNG: cuda, Version: stable-diffusion.cpp", "euler_a", "karras", False),
         ("Sampler: dpm++2m, RNG: cuda, Version: stable-diffusion.cpp", "dpmpp_2m", "linspace", False),
+        ("Sampler: DPM++ 2M, Version: sdcli 0.1.0", "dpm_solver", None, True),
+        ("Sampler: DPM++ 2M, Schedule type: Simple, Version: sdcli 9", "dpmpp_2m", "trailing", True),
         ("Sampler: dpm++2mv2 gits, RNG: cuda, Version: stable-diffusion.cpp", "dpm++2mv2", "gits", False),
     ],
 )

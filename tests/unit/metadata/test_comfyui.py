@@ -234,6 +234,35 @@ def test_a_graph_that_only_changes_an_image(kind: str) -> None:
     assert (beside.settings, beside.other["nodes"]) == (SETTINGS, [kind])
 
 
+@pytest.mark.parametrize(
+    ("sampler_node", "sigmas", "own", "other"),
+    [
+        (node("KSamplerSelect", sampler_name="dpmpp_2m"), node("KarrasScheduler", steps=20, sigma_max=14.614642,
+         sigma_min=0.0291675, rho=7.0), ("dpmpp_2m", "karras"), {"scheduler": "Karras"}),
+        (node("SamplerEulerAncestral", eta=1.0, s_noise=1.0), node("BasicScheduler", scheduler="sgm_uniform", steps=20),
+         ("euler_a", "sgm_uniform"), {"scheduler": "sgm_uniform"}),
+        (node("SamplerDPMPP_2M_SDE", solver_type="heun", eta=0.5, s_noise=1.0, noise_device="gpu"),
+         node("ExponentialScheduler", steps=20, sigma_max=10.0, sigma_min=0.0291675), ("dpmpp_2m_sde", "exponential"),
+         {"scheduler": "Exponential", "eta": 0.5, "solver_type": "heun", "sigma_max": 10.0}),
+        (node("KSamplerSelect", sampler_name="euler"), node("AlignYourStepsScheduler", model_type="SD1", steps=20),
+         ("euler", "align_your_steps"), {"scheduler": "AlignYourSteps"}),
+        (node("KSamplerSelect", sampler_name="lcm"), node("SDTurboScheduler", steps=20), ("lcm", "SDTurbo"),
+         {"scheduler": "SDTurbo"}),
+        (node("SamplerDPMAdaptative", order=3), node("BetaSamplingScheduler", steps=20, alpha=0.6, beta=0.6),
+         ("DPMAdaptative", "BetaSampling"), {"scheduler": "BetaSampling", "order": 3}),
+    ],
+)  # fmt: skip
+def test_samplers_and_sigmas_of_their_own_nodes(
+    sampler_node: dict[str, Any], sigmas: dict[str, Any], own: tuple[str, str], other: dict[str, Any]
+) -> None:
+    custom = node("SamplerCustom", add_noise=True, noise_seed=156680208700286, cfg=8, model=["4", 0], positive=["6", 0],
+                  negative=["7", 0], sampler=["32", 0], sigmas=["33", 0], latent_image=["5", 0])  # fmt: skip
+    result = found(GRAPH | {"3": custom, "32": sampler_node, "33": sigmas})
+    assert result.settings == SETTINGS | {"sampler": own[0], "schedule": own[1]}
+    assert (result.other, result.notes) == (other, ())
+    assert "scheduler" in result.harmless
+
+
 def test_a_workflow_that_is_too_large_is_a_note() -> None:
     result = found({"nodes": [{"id": 1}], "links": [0] * 200_000}, "workflow")
     assert result.settings == {}

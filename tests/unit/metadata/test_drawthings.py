@@ -50,5 +50,18 @@ def test_seed_modes(mode: str, rng: str | None) -> None:
     assert found(with_comment(json.dumps(DRAW_THINGS | {"seed_mode": mode}))).settings.get("rng") == rng
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("Euler A Trailing", ("euler_a", "trailing")),
+        ("DPM++ SDE AYS", ("dpmpp_sde", "align_your_steps")),
+        ("Euler A Substep", ("Euler A Substep", None)),
+    ],
+)
+def test_samplers(name: str, own: tuple[str, str | None]) -> None:
+    settings = found(with_comment(json.dumps(DRAW_THINGS | {"sampler": name}))).settings
+    assert (settings["sampler"], settings.get("schedule")) == own
+
+
 def test_an_image_from_another_one() -> None:
     assert found(with_comment(json.dumps(DRAW_THINGS | {"strength": 0.6}))).other["strength"] == 0.6

@@ -29,3 +29,19 @@ def test_all_containers(data: bytes) -> None:
         "scale": 7.5, "width": 512, "height": 768, "model": "coast",
     }  # fmt: skip
     assert result.other == {"use_vae_model": "vae-ft-mse"}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("dpmpp_2m", ("dpmpp_2m", "karras")),
+        ("dpmpp_2s_a", ("dpmpp_2s_a", "karras")),
+        ("dpm_solver_stability", ("dpm_solver", None)),
+        ("unipc_tu", ("unipc", None)),
+        ("unipc_snr", ("unipc_snr", None)),
+    ],
+)
+def test_samplers(name: str, own: tuple[str, str | None]) -> None:
+    values = EASY_DIFFUSION | {"sampler_name": name}
+    settings = found(png(**{key: str(value) for key, value in values.items()})).settings
+    assert (settings["sampler"], settings.get("schedule")) == own

@@ -65,6 +65,13 @@ def test_the_graph_of_the_editor() -> None:
     assert found(invokeai_workflow={"name": "", "nodes": nodes, "edges": edges}).settings == SETTINGS
 
 
+def test_the_schedule_and_the_rescaling_in_a_graph() -> None:
+    node = NODES["denoise"] | {"scheduler": "kdpm_2_a_k", "cfg_rescale_multiplier": 0.7}
+    own = {"sampler": "dpm2_a", "schedule": "karras", "guidance_rescale": 0.7}
+    assert found(invokeai_graph=graph(denoise=node)).settings == SETTINGS | own
+    assert found(invokeai_graph=graph(denoise=NODES["denoise"] | {"cfg_rescale_multiplier": 0})).settings == SETTINGS
+
+
 @pytest.mark.parametrize(
     ("content", "unknown", "note"),
     [

@@ -16,6 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from sdcli.metadata import a1111, provenance, record_in, texts
 from sdcli.metadata.provenance import Provenance, kinds, needed
 from sdcli.records import ImageRecord, WatermarkRecord
+from sdcli.registry import SAMPLERS
+from sdcli.sampler_names import SCHEDULES
 from tests.jobs import job
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
@@ -82,18 +84,33 @@ class TestA1111:
                 "a cat\nNegative prompt: dog\nSteps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 7, Size: 128x64, "
                 'Model hash: 0123456789, Model: "a, b", Eta: 0.5, Precision: full, RNG: CPU, Version: sdcli 9',
             ),
+            (
+                {"sampler": "dpmpp_2m_sde", "schedule": "sgm_uniform", "precision": "autocast"},
+                "a cat\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: SGM Uniform, CFG scale: 7.5, Seed: 7, "
+                "Size: 128x64, Model hash: 0123456789, Model: builtin, RNG: NV, Version: sdcli 9",
+            ),
         ],
     )
     def test_text_of_a_job(self, changes: dict[str, object], text: str) -> None:
         assert a1111.write(job(**changes), "9") == text
 
-    @given(TEXTS, TEXTS, TEXTS, st.integers(0, 2**64 - 1), st.sampled_from(["ddim", "plms", "dpm_solver"]))
-    def test_a_written_text_is_read_back(self, prompt: str, negative: str, model: str, seed: int, sampler: str) -> None:
-        one = job(prompt=prompt, negative_prompt=negative, model=model, seed=seed, sampler=sampler)
+    @given(
+        TEXTS,
+        TEXTS,
+        TEXTS,
+        st.integers(0, 2**64 - 1),
+        st.sampled_from(list(SAMPLERS)),
+        st.sampled_from(list(SCHEDULES)),
+    )
+    def test_a_written_text_is_read_back(
+        self, prompt: str, negative: str, model: str, seed: int, sampler: str, schedule: str
+    ) -> None:
+        one = job(prompt=prompt, negative_prompt=negative, model=model, seed=seed, sampler=sampler, schedule=schedule)
         result = found(parameters=a1111.write(one, "9"))
         same = ("prompt", "negative_prompt", "model", "seed", "sampler", "steps", "scale", "width", "height", "rng",
                 "precision")  # fmt: skip
         assert {name: result.settings[name] for name in same} == one.model_dump(include=set(same))
+        assert result.settings.get("schedule", "auto") == schedule
         assert (result.tool, result.version) == ("sdcli", "9")
 
     def test_a_text_of_the_web_ui(self) -> None:

@@ -231,6 +231,7 @@ def as_csv(*rows: dict[str, object]) -> str:
 
 VALUES: dict[str, object] = {
     "negative_prompt": "a dog", "seed": 7, "rng": "cpu", "steps": 20, "sampler": "dpm_solver", "scale": 3.5, "eta": 0.5,
+    "schedule": "trailing", "sigmas": "5,1", "guidance_rescale": 0.5,
     "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2,
 }  # fmt: skip
 
@@ -245,7 +246,7 @@ class TestRows:
     @pytest.mark.parametrize("kind", ["jsonl", "csv"])
     def test_every_setting_by_every_spelling(self, write: Callable[..., str], name: str, kind: str) -> None:
         value = VALUES[name]
-        of_run = {"sampler": "ddim"} if name != "eta" else {}
+        of_run = {"eta": {}, "sigmas": {"sampler": "euler"}}.get(name, {"sampler": "ddim"})
         for flag in (name, *options()[name].names):
             for spelling in {flag, flag.lstrip("-"), flag.replace("_", "-"), flag.lstrip("-").replace("-", "_")}:
                 row = {"prompt": "a cat", spelling: value}
@@ -262,6 +263,18 @@ class TestRows:
         assert (one.settings.steps, one.settings.sampler) == (9, "dpm_solver")
         assert (two.settings.steps, two.settings.sampler) == (30, "plms")
         assert {(row.settings.scale, row.settings.height) for row in (one, two)} == {(2.0, 256)}
+
+    def test_the_name_of_a_sampler_sets_its_schedule(self, write: Callable[..., str]) -> None:
+        rows = [{"prompt": "a", "sampler": "DPM++ 2M Karras"}, {"prompt": "b"}, {"prompt": "c", "schedule": "Uniform"},
+                {"prompt": "d", "sampler": "heun", "schedule": "Beta"}]  # fmt: skip
+        path = write(jsonl(*rows), "rows.jsonl")
+        found = [(row.settings.sampler, row.settings.schedule) for row in prompts(path, sampler="Euler Exponential")]
+        assert found == [("dpmpp_2m", "karras"), ("euler", "exponential"), ("euler", "linspace"), ("heun", "beta")]
+        found = [(row.settings.schedule, row.settings.sigmas) for row in prompts(path, sampler="lms", sigmas="5,1")][:3]
+        assert found == [("karras", ""), ("auto", "5,1"), ("linspace", "")]
+        flags = write('--prompt a --sampler_name "LMS Karras"\n')
+        (row,) = prompts(flags, prompt_format="a1111")
+        assert (row.settings.sampler, row.settings.schedule) == ("lms", "karras")
 
     def test_seeds_of_a_row(self, write: Callable[..., str]) -> None:
         rows = ({"prompt": "a", "seed": [8, 3]}, {"prompt": "b", "seed": "1-2"}, {"prompt": "c", "seed": 5},
@@ -342,6 +355,7 @@ class TestRows:
             ({"prompt": "x", "negative_prompt": 5}, "--negative-prompt 5 is not valid"),
             ({"prompt": "x", "steps": [5]}, "--ddim_steps [5] is not valid"),
             ({"prompt": "x", "sampler": {"a": 1}}, "is not valid"),
+            ({"prompt": "x", "sampler": "LMS Karras", "schedule": "beta"}, "contradicts --schedule beta"),
             ("a cat", "the line is not a JSON object"),
             (["a cat"], "the line is not a JSON object"),
             (None, "the line is not a JSON object"),
