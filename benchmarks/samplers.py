@@ -1,7 +1,7 @@
 """Measures how many steps each sampler and each schedule needs, and shows their images.
 
     python benchmarks/samplers.py                                    # table of samplers
-    python benchmarks/samplers.py --schedules euler dpmpp_2m unipc   # table of their schedules
+    python benchmarks/samplers.py --schedules dpmpp_2m unipc euler   # table of their schedules
     python benchmarks/samplers.py --sheet docs/images/samplers.webp  # one prompt on every sampler
     python benchmarks/samplers.py --schedules dpmpp_2m --sheet docs/images/schedules.webp
 
