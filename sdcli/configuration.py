@@ -29,7 +29,8 @@ from sdcli.registry import SAMPLERS
 from sdcli.settings import (
     RANDOM,
     Settings,
-    assigned,
+    assignments,
+    default,
     flag,
     flags,
     in_use,
@@ -130,9 +131,12 @@ def load(
         ]
     typed = typed or {}
     by_flags = {}
-    for name, value in (flags or {}).items():
-        set_, its_value = assigned(name, value)
-        by_flags[set_] = Given(its_value, Origin("flag", typed.get(name, flag(name))))
+    origins = {name: Origin("flag", typed.get(name, flag(name))) for name in flags or {}}
+    with origins_in_errors({name: Given(value, origins[name]) for name, value in (flags or {}).items()}):
+        for name, set_, value in assignments(flags or {}):
+            # The flag of a sampler whose name has a schedule is not that of the schedule.
+            is_own = set_ in (name, lists().get(name))
+            by_flags[set_] = Given(value, origins[name] if is_own else Origin("flag", flag(set_)))
     layers.append(by_flags)
     if "prompts" in typed:
         layers.insert(0, _one_image_each(layers))
@@ -239,8 +243,8 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
     """The settings of entries (key, value, origin). `strict` distinguishes 30 and "30"; otherwise strings are parsed as
     those of flags.
     """
-    given: dict[str, Given] = {}
-    keys: dict[str, str] = {}
+    keys: dict[str, tuple[str, Origin]] = {}
+    values: dict[str, Any] = {}
     for key, value, origin in entries:
         place = "the environment" if origin.kind == "environment" else origin
         name = _spellings().get(key.replace("-", "_"))
@@ -251,10 +255,15 @@ def _layer(entries: Iterable[tuple[str, Any, Origin]], *, strict: bool) -> dict[
                 fix="sdcli txt2img --help lists all settings.",
             )
         if name in keys:
-            raise UsageError(f"{keys[name]} and {key} in {place} are the same setting", fix="Remove one of them.")
-        keys[name] = key
-        name, value = assigned(name, value)
-        given[name] = Given(_parsed(name, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
+            raise UsageError(f"{keys[name][0]} and {key} in {place} are the same setting", fix="Remove one of them.")
+        keys[name] = key, origin
+        values[name] = value
+    given: dict[str, Given] = {}
+    with origins_in_errors({name: Given(value, keys[name][1]) for name, value in values.items()}):
+        for name, set_, value in assignments(values):
+            key, origin = keys[name]
+            place = "the environment" if origin.kind == "environment" else origin
+            given[set_] = Given(_parsed(set_, value, f"{key} = {_shown(value)} in {place}", strict=strict), origin)
     return given
 
 
@@ -343,19 +352,38 @@ def merge(*layers: Layer) -> Layer:
         # --dpm_solver overrides --plms, also where a stronger layer turns --dpm_solver off.
         if weaker.get("dpm_solver"):
             dropped.add("plms")
-        if _takes_no_eta(values):
-            dropped.add("eta")
-        elif values.get("eta") and _takes_no_eta(weaker):
+        sampler, before = _sampler(values), _sampler(weaker)
+        if sampler is not None:
+            dropped |= _refused(sampler, weaker) | _of_name(merged)
+        elif before is not None and _refused(before, values) and not _refused(default("sampler"), values):
             dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
+            dropped |= _refused(default("sampler"), weaker) | _of_name(merged)
         merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)
     return merged
 
 
-def _takes_no_eta(values: Mapping[str, Any]) -> bool:
-    """Whether these values name a sampler, or a switch for one, that refuses --ddim_eta."""
+def _refused(sampler: str, values: Mapping[str, Any]) -> set[str]:
+    """The settings among these values that a sampler does not take."""
+    row = SAMPLERS[sampler]
+    refused = {
+        "eta": not row.takes_eta and bool(values.get("eta")),
+        "schedule": values.get("schedule", default("schedule")) not in (default("schedule"), *row.schedules),
+        "sigmas": not row.takes_sigmas and bool(values.get("sigmas")),
+    }
+    return {name for name, is_refused in refused.items() if is_refused}
+
+
+def _of_name(given: Layer) -> set[str]:
+    """The schedule, if the name of the sampler has set it: both come from one place."""
+    both = {name: given[name].origin for name in ("sampler", "schedule") if name in given}
+    return {"schedule"} if len(both) == 2 and both["sampler"] == both["schedule"] else set()
+
+
+def _sampler(values: Mapping[str, Any]) -> str | None:
+    """The sampler that these values name, or that a switch of theirs stands for; None if there is none."""
     switches = (name for name in ("dpm_solver", "plms") if values.get(name))
     sampler = next((options()[name].stands_for["sampler"] for name in switches), values.get("sampler"))
-    return sampler is not None and sampler in SAMPLERS and not SAMPLERS[sampler].takes_eta
+    return sampler if sampler in SAMPLERS else None
 
 
 def origin(name: str, given: Layer) -> Origin:
@@ -403,9 +431,9 @@ def template() -> str:
     ]
     for panel, group in groupby(flags(), key=lambda entry: entry[1].panel):
         lines += ["", f"### {panel}"]
-        for name, line, default, choices in group:
+        for name, line, value, choices in group:
             text = f"{line.help} One of: {', '.join(choices)}." if choices else line.help
             is_text = str in get_args(Settings.model_fields[name].annotation)
             placeholder = f'"{line.metavar}"' if is_text else line.metavar
-            lines += ["", f"# {text}", f"# {name} = {placeholder if default is None else toml(default)}"]
+            lines += ["", f"# {text}", f"# {name} = {placeholder if value is None else toml(value)}"]
     return "\n".join(lines) + "\n"

@@ -27,7 +27,9 @@ class NoiseSchedule(BaseModel):
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
     spacing_is_given: bool = True
-    """Whether the model's files name the spacing. Otherwise it is that of the files' own scheduler."""
+    """Whether the model's files name the spacing. If not, each sampler that the original lacks has one of its own."""
+    curve: Literal["", "karras", "exponential", "beta"] = ""
+    """The schedule of noise levels that the model's files name, for samplers that take it."""
     steps_offset: int = Field(default=1, ge=0)
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
@@ -51,14 +53,20 @@ class ModelSpec(BaseModel):
     default_height: int
     default_width: int
     only_default_size: bool = False
-    """Whether the model generates images of its default size only, as the builtin model."""
+    """Whether the model generates images of its default size only, as the builtin models."""
     default_scale: float
-    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images."""
+    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images; 1 for
+    a model that was distilled with guidance and needs none."""
     default_steps: int
-    """Sampling steps: 50 as in the original script; fewer for the builtin model, whose images do not change after."""
+    """Sampling steps: 50 as in the original script; fewer for the builtin models, whose images do not change after."""
     schedule: NoiseSchedule
+    few_steps_by: str = ""
+    """The sampler that a model needs that was distilled for a few steps of it, if its files say so: "lcm" or "tcd"."""
+    guidance_embedding: int = 0
+    """Width of the embedding of the guidance scale that the UNet takes, for models that have learned guidance and so
+    need no evaluations without the prompt (LCM); 0 for all others."""
     watermark_method: str
-    """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin model."""
+    """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin models."""
     nsfw_threshold: float = 0.5
     """Score in [0, 1] from which opennsfw flags an image of the model."""
     has_safety_checker: bool = False

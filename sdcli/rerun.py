@@ -22,15 +22,16 @@ from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
 from sdcli.models import hashes, shipped
 from sdcli.models.model import ModelSource
-from sdcli.models.sources import builtin
 from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
+from sdcli.pipeline.samplers import Plan
 from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
-from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assigned, default, names, options, spellings
+from sdcli.sampler_names import SCHEDULES, nearest_sampler, nearest_schedule
+from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assignments, default, names, options, spellings
 from sdcli.stages import safety
 from sdcli.suggestions import did_you_mean, elsewhere, near, spelling
 from sdcli.terminal import shortened
@@ -213,8 +214,8 @@ def _numbers_before(source: Source, job: Job, each: int) -> int:
 
 
 def _read_now(job: Job) -> tuple[bool, bool]:
-    """Whether the builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
-    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model == builtin.NAME else None
+    """Whether a builtin model knows a word of the job's prompt, and whether it reads the prompt as the job says."""
+    vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model in shipped.NAMES else None
     if vocabulary is None:
         return True, job.read_as is None
     reading = vocabulary.read(job.prompt)
@@ -283,17 +284,13 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     """
     settings = dict(found.settings)
     different = [f"the {name.replace('_', ' ')} is not known" for name in found.unknown]
-    # The sampler of another tool is replaced below.
-    Settings.of(**{name: settings[name] for name in names("image") if name in settings and name != "sampler"})
-    if (model := settings.pop("model", None)) and model != "builtin":
+    different += _sampling(settings)
+    Settings.of(**{name: settings[name] for name in names("image") if name in settings})
+    if (model := settings.pop("model", None)) and model not in shipped.NAMES:
         # Other tools name a checkpoint by its file name, often without suffix, and not by its path.
         settings["ckpt"] = model if model.endswith((".ckpt", ".safetensors")) else f"{model}.safetensors"
         by_hash = f" ({settings['model_hash']})" if settings.get("model_hash") else ""
         different.append(f"the path of the model {model}{by_hash} is not known: pass it with --ckpt")
-    sampler = settings.get("sampler", default("sampler"))
-    if sampler not in SAMPLERS:
-        settings["sampler"] = "dpm_solver" if sampler.casefold().startswith("dpm") else "ddim"
-        different.append(f"sdcli has no sampler {sampler}; {settings['sampler']} is used instead")
     if found.tool != "sdcli":
         different += _ignored(found)
     different += [
@@ -302,8 +299,9 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
         if settings.get(name, 0) % 64
     ]
     try:
-        chosen = SAMPLERS[settings.get("sampler", default("sampler"))]
-        chosen.check(settings.get("steps", ORIGINAL_STEPS), NoiseSchedule())
+        chosen = Settings.of(**{name: settings[name] for name in names("image") if name in settings})
+        plan = Plan.of(chosen, chosen.steps or ORIGINAL_STEPS)
+        SAMPLERS[chosen.sampler].check(plan, NoiseSchedule(spacing_is_given=False))
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)
@@ -311,6 +309,33 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     if not is_plain(settings.get("prompt", "")):
         settings["compat"] = True
     return settings | {"n_samples": 1, "n_iter": 1}, different
+
+
+def _sampling(settings: dict[str, Any]) -> list[str]:
+    """Replaces a sampler, a schedule and an eta that sdcli does not have by the nearest; returns what differs."""
+    different = []
+    sampler, schedule = settings.get("sampler", default("sampler")), settings.get("schedule", default("schedule"))
+    if sampler not in SAMPLERS:
+        settings["sampler"] = nearest_sampler(sampler) or default("sampler")
+        different.append(
+            f"sdcli has no sampler {shortened(sampler, _LONGEST_NOTE)}; {settings['sampler']} is used instead"
+        )
+        sampler = settings["sampler"]
+    taken = (default("schedule"), *SAMPLERS[sampler].schedules)
+    if schedule not in SCHEDULES and (nearest := nearest_schedule(schedule) or default("schedule")) in taken:
+        different.append(f"sdcli has no schedule {shortened(schedule, _LONGEST_NOTE)}; {nearest} is used instead")
+        settings["schedule"] = schedule = nearest
+    # Other tools run DDIM as Euler's method, which it is without eta. With linspace, DDIM here does not end at 0.
+    only_of_euler = set(SAMPLERS["euler"].schedules) - {"leading", "trailing"}
+    if sampler == "ddim" and schedule in only_of_euler and not settings.get("eta"):
+        settings["sampler"] = "euler"
+        different.append(f"DDIM with the schedule {schedule} is the sampler euler here")
+    elif schedule not in taken:
+        del settings["schedule"]
+        different.append(f"the schedule {shortened(schedule, _LONGEST_NOTE)} is ignored: {sampler} does not take it")
+    if settings.get("eta") and not SAMPLERS[sampler].takes_eta:
+        different.append(f"eta {settings.pop('eta'):g} is ignored: {sampler} does not take it")
+    return different
 
 
 def _ignored(found: Provenance) -> list[str]:
@@ -364,8 +389,8 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
         UsageError: a setting does not exist, or cannot be changed for a single image.
     """
     changeable = names(rerun=True)
-    changed: dict[str, Any] = {}
-    for given, value in changes.items():
+    spelled: dict[str, str] = {}
+    for given in changes:
         name = spellings().get(spelling(given))
         if name not in changeable:
             why = elsewhere(given) or did_you_mean(near(given, changeable))
@@ -374,10 +399,13 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
                 why=why,
                 fix="" if why else f"These are: {', '.join(changeable)}.",
             )
-        name, changed_to = assigned(name, value)
+        spelled[name] = given
+    changed: dict[str, Any] = {}
+    for given, name, value in assignments({name: changes[given] for name, given in spelled.items()}):
         if options()[name].list_of:
-            raise UsageError(f"--set {given}={value} has several values", fix="An image has one: pass one.")
-        changed[name] = changed_to
+            given = spelled[given]
+            raise UsageError(f"--set {given}={changes[given]} has several values", fix="An image has one: pass one.")
+        changed[name] = value
     if "watermark" in changed:
         changed = {"no_watermark": False} | changed
     return changed

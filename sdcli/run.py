@@ -14,6 +14,7 @@ from sdcli.errors import InputFileError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models.model import ModelSource
+from sdcli.models.scheduler_config import FEW_STEPS_BY
 from sdcli.models.vocabulary import Reading, Vocabulary
 from sdcli.outputs import formats, names
 from sdcli.outputs.folder import SAMPLES
@@ -21,7 +22,7 @@ from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompt, Prompts, Row
 from sdcli.prompts.templates import is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings
+from sdcli.settings import Settings, flag
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -196,7 +197,30 @@ class Run:
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
-        return self.stages.check(height, width)
+        notes = self._guidance_notes(settings)
+        if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
+            notes.append(
+                f"the model {self.spec.name} is made for a few steps of another sampler: pass --sampler {sampler}"
+            )
+        return [*notes, *self.stages.check(height, width)]
+
+    def _guidance_notes(self, settings: Settings) -> list[str]:
+        """What to know of guidance that is applied twice, or not at all."""
+        scale = self.spec.default_scale if settings.scale is None else settings.scale
+        if self.spec.guidance_embedding:
+            return (
+                [f"{flag('negative_prompt')} has no effect with the model {self.spec.name}"]
+                if settings.negative_prompt
+                else []
+            )
+        if self.spec.default_scale == 1 != scale:
+            return [
+                f"{flag('scale')} {scale:g} is applied beside the guidance in the weights of the model "
+                f"{self.spec.name}, which is meant for 1"
+            ]
+        if scale == 1 and settings.negative_prompt:
+            return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]
+        return []
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1

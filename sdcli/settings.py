@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sdcli.errors import UsageError
 from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
+from sdcli.sampler_names import SCHEDULES, is_lacking, nearest_sampler, nearest_schedule, own_schedule, split
 from sdcli.suggestions import did_you_mean, near, spelling
 from sdcli.terminal import shortened
 
@@ -52,10 +53,6 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 )
 """Panels of the help page, in order."""
 
-SCHEDULES = (
-    "auto", "leading", "linspace", "trailing", "karras", "exponential", "beta", "sgm_uniform", "align_your_steps",
-)  # fmt: skip
-"""Values of `--schedule`. Which of them a sampler takes is in its `Sampler.schedules`."""
 ORIGINAL_STEPS = 50
 """Sampling steps of the original script."""
 LARGEST_SIDE = 16_384
@@ -195,7 +192,8 @@ class ImageSettings(BaseModel):
         None, "--ddim_steps", "--steps",
         aliases=("--num-inference-steps", "--inference-steps", "--sampling-steps", "--sample-steps", "--num-steps"),
         scope="image", essential=True, panel=SAMPLING, metavar="N", least=1, most=1_000_000, left_out=ORIGINAL_STEPS,
-        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 50 with any other.",
+        help="Number of sampling steps, for every sampler. Default: 20 with the builtin model, 4 with "
+        "builtin-fast, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
         "ddim", "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
@@ -207,11 +205,11 @@ class ImageSettings(BaseModel):
         scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
-        "model, 7.5 with any other.",
+        "model, 1 with builtin-fast, 7.5 with any other.",
     )  # fmt: skip
     schedule: str = option(
         "auto", "--schedule", aliases=("--scheduler", "--schedule-type"), scope="image", panel=SAMPLING,
-        choices=SCHEDULES, parameter="Schedule type",
+        choices=tuple(SCHEDULES), parameter="Schedule type", contradicts=("sigmas",),
         help="Where the steps of the sampler are; auto: as the model's files say.",
     )  # fmt: skip
     sigmas: str = option(
@@ -275,7 +273,7 @@ class Settings(ImageSettings):
     )  # fmt: skip
     any_words: bool = option(
         False, "--any-words", scope="run", panel=PROMPT,
-        help="Also generate prompts of which the builtin model knows no word.",
+        help="Also generate prompts of which the builtin models know no word.",
     )  # fmt: skip
     matrix: bool = option(
         False, "--matrix", scope="run", panel=PROMPT, contradicts=("compat",),
@@ -345,7 +343,8 @@ class Settings(ImageSettings):
         None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"),
         scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
         contradicts=("ckpt", "config", "laion400m"),
-        help="Diffusers folder or Hugging Face model id. Default: the builtin model.",
+        help="Diffusers folder, Hugging Face model id, or builtin-fast: the builtin model in 4 steps. Default: the "
+        "builtin model.",
     )  # fmt: skip
     revision: str | None = option(
         None, "--revision", scope="run", panel=MODEL, metavar="NAME", recorded=True, rerun=True,
@@ -398,7 +397,7 @@ class Settings(ImageSettings):
     )  # fmt: skip
     watermark_method: str = option(
         "auto", "--watermark-method", scope="file", panel=STAGES, choices=("auto", *WATERMARK_METHODS),
-        help="auto: dwtDct, as the original; robust for the builtin model and for small images.",
+        help="auto: dwtDct, as the original; robust for the builtin models and for small images.",
     )  # fmt: skip
     no_watermark: bool = option(False, "--no-watermark", scope="file", panel=STAGES, help="Write no watermark.")
     outdir: str = option(
@@ -483,7 +482,7 @@ class Settings(ImageSettings):
     @classmethod
     def _expand(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Apply switches that stand for other settings, and defaults that depend on other settings."""
-        values = dict(assigned(name, value) for name, value in values.items())
+        values = {name: value for _, name, value in assignments(values)}
         for name, value in values.items():
             # Python, and so pydantic, counts booleans as numbers.
             if isinstance(value, bool) and name in options() and not isinstance(default(name), bool):
@@ -689,8 +688,21 @@ def invalid(name: str, value: Any) -> UsageError:
     else:
         kinds = re.findall(r"\w+", str(Settings.model_fields[name].annotation))
         fix = f"Pass {next((_EXPECTED[kind] for kind in kinds if kind in _EXPECTED), 'another value')}."
-    why = did_you_mean(near(str(value), options()[name].choices))
+    why = _meant(name, str(value)) or did_you_mean(near(str(value), options()[name].choices))
     return UsageError(f"{flag(name)} {shown} is not valid", why=why, fix=fix, settings=(name,))
+
+
+def _meant(name: str, value: str) -> str:
+    """What to use here instead of another tool's sampler or schedule; empty if that is not known."""
+    if name not in ("sampler", "schedule"):
+        return ""
+    by_name = {"sampler": own_schedule(value), "schedule": split(value)[0]}
+    other = "schedule" if name == "sampler" else "sampler"
+    if by_name[name] in options()[other].choices:
+        return f"It is a {other}: {flag(other)} {by_name[name]}."
+    nearest = (nearest_sampler if name == "sampler" else nearest_schedule)(value)
+    typing_error = near(value, options()[name].choices) and not is_lacking(value)
+    return f"sdcli does not have it; the nearest is {nearest}." if nearest and not typing_error else ""
 
 
 def is_text(value: str) -> bool:
@@ -744,16 +756,39 @@ def lists() -> dict[str, str]:
     return {line.list_of: name for name, line in options().items() if line.list_of}
 
 
-def assigned(name: str, value: Any) -> tuple[str, Any]:
-    """The setting that a value sets, and the value: several values set the setting for lists.
+def assigned(name: str, value: Any) -> dict[str, Any]:
+    """The settings that a value sets, and their values.
 
-    Choices and seeds may be spelled in several ways. A value that is not valid stays as it is.
+    Several values set the setting for lists; the name of a sampler may set the schedule, too. Choices and seeds may be
+    spelled in several ways. A value that is not valid stays as it is.
     """
     if name == "seed":
         value = seeds(value)
     if name in lists() and isinstance(value, (list, tuple)):
-        return lists()[name], tuple(value)
-    return (name, as_choice(name, value)) if name in options() else (name, value)
+        return {lists()[name]: tuple(value)}
+    if name == "sampler" and isinstance(value, str):
+        sampler, schedule = split(value)
+        if schedule is not None and sampler in SAMPLERS:
+            return {"sampler": sampler, "schedule": schedule}
+    return {name: as_choice(name, value) if name in options() else value}
+
+
+def assignments(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """What the values of one source set: the name of the setting that is given, that of the one it sets, and its value.
+
+    Raises:
+        UsageError: the name of the sampler has another schedule than the one that is given.
+    """
+    for given, value in values.items():
+        for name, its_value in assigned(given, value).items():
+            if name != given and name in values and as_choice(name, values[name]) != its_value:
+                raise UsageError(
+                    f"{flag(given)} {value!r} contradicts {flag(name)} {values[name]}",
+                    why=f"The name stands for {flag(name)} {its_value}.",
+                    fix=f"Pass one of them, or the name of the {given} alone.",
+                    settings=(given, name),
+                )
+            yield given, name, its_value
 
 
 _SEED_LIST = re.compile(r"\s*\d{1,20}\s*(-\s*\d{1,20}\s*)?(,\s*\d{1,20}\s*(-\s*\d{1,20}\s*)?)*", re.ASCII)
@@ -788,7 +823,10 @@ def as_choice(name: str, value: Any) -> Any:
         return found
     if name == "format":
         return image_format(f"x.{value.removeprefix('.')}") or value
-    return own_sampler(value) if name == "sampler" else value
+    if name == "sampler":
+        sampler, schedule = split(value)
+        return sampler if schedule is None else value
+    return (name == "schedule" and own_schedule(value)) or value
 
 
 def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
@@ -812,12 +850,6 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
             settings=("sigmas",),
         )
     return tuple(found)
-
-
-def own_sampler(name: str) -> str:
-    """The name in `SAMPLERS` of the sampler that other tools call `name`; `name` itself if sdcli does not have it."""
-    others = {other: own for own, sampler in SAMPLERS.items() for other in (sampler.title.casefold(), *sampler.aliases)}
-    return others.get(name.casefold(), name)
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:

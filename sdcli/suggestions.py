@@ -17,7 +17,6 @@ _NO_CONTROL = "ControlNet and IP-Adapter are not supported yet."
 _NO_VAE = "Another VAE cannot be chosen yet: the model's own decodes the images."
 _NO_UPSCALE = "Upscaling is not supported yet; --H and --W set the size."
 _NO_FACES = "Restoring of faces is not supported yet."
-_NO_SCHEDULE = "The noise schedule is that of the model and cannot be chosen yet; --sampler chooses the sampler."
 _NO_PARTS = "A model is loaded whole: --ckpt takes a checkpoint, --model a diffusers folder or a Hugging Face model id."
 _NO_VARIATION = "Variation seeds are not supported yet."
 _NO_TILING = "Images that repeat as tiles are not supported yet."
@@ -61,13 +60,14 @@ ELSEWHERE = {
     "model_path": _MODEL, "model_name": _MODEL, "models_path": _MODEL, "base_model": _MODEL, "m": _MODEL,
     "weights": _MODEL, "sd_model": _MODEL, "variant": "--revision chooses a branch, tag or commit of a model.",
     # Sampling.
-    "scheduler": _NO_SCHEDULE, "schedule": _NO_SCHEDULE, "schedule_type": _NO_SCHEDULE, "karras": _NO_SCHEDULE,
-    "sigmas": _NO_SCHEDULE, "A": "Here it is --sampler NAME.", "ddim": "Here it is --sampler ddim.",
+    "karras": "Here it is --schedule karras.", "use_karras_sigmas": "Here it is --schedule karras.",
+    "timestep_spacing": "Here it is --schedule: leading, linspace or trailing.", "A": "Here it is --sampler NAME.",
+    "euler_a": "Here it is --sampler euler_a.", "ddim": "Here it is --sampler ddim.",
     "dpm": "Here it is --sampler dpm_solver.",
     "s": "Here it is --steps N for the number of steps, --seed N for the seed.", "S": "Here it is --seed N.",
     "C": "Here it is --scale X for the guidance scale.", "random": "Here it is --seed random.",
-    "random_seed": "Here it is --seed random.", "guidance_rescale": "Rescaled guidance is not supported yet.",
-    "cfg_rescale": "Rescaled guidance is not supported yet.", "rescale_cfg": "Rescaled guidance is not supported yet.",
+    "random_seed": "Here it is --seed random.", "rescale_cfg": "Here it is --guidance-rescale X.",
+    "cfg_rescale_multiplier": "Here it is --guidance-rescale X.",
     "subseed": _NO_VARIATION, "subseed_strength": _NO_VARIATION, "variation_amount": _NO_VARIATION,
     "with_variations": _NO_VARIATION, "variations": _NO_VARIATION, "v": _TALK, "V": _NO_VARIATION,
     "perlin": "Perlin noise is not supported yet.", "threshold": "Thresholds of latents are not supported yet.",

@@ -4,6 +4,7 @@ Reads the last checkpoints, so it can run during training. The figures in the ca
 
     python training/export.py --tokenizer CLIP --out sdcli/models/builtin
     python training/export.py --vae-only --out sdcli/models/builtin   # the rest of the model stays
+    python training/export.py --fast --start sdcli/models/builtin --out sdcli/models/builtin-fast   # of distil.py
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 import torch
 from arguments import ARGUMENTS, HERE, new_parser
 from dataset import CELL, load_checkpoint, read_icons
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.modeling_utils import ModelMixin
+from distil import load_student
 from icons import BACKGROUNDS, Icon
 from model import TEXT_WIDTH, Vocabulary, cell_of, new_pipeline
 from PIL import Image
 from safety import SEEDS
 from scenes import every_word
+from sheet import GUIDANCE_SCALE
 from sources import LABELS, STYLES
 from train_text import load_text_encoder
 from train_unet import load_averaged
@@ -146,9 +149,9 @@ def model_card(
     )
 
 
-def save_vae(vae: AutoencoderTiny, folder: Path) -> None:
-    """Writes a VAE without the path that it was loaded from, which diffusers stores."""
-    vae.save_pretrained(folder, safe_serialization=True)
+def save_part(part: ModelMixin, folder: Path) -> None:
+    """Writes a part of a model without the path that it was loaded from, which diffusers stores."""
+    part.save_pretrained(folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -164,6 +167,54 @@ def publish(folder: Path, out: Path) -> None:
         part.replace(target)
 
 
+def comparison_table(figures: Mapping[str, Any]) -> str:
+    """The figures of `compare_steps.py` as a Markdown table."""
+    columns = (
+        ("one object", "singles", "recognised"),
+        ("combination not seen", "held-out", "recognised"),
+        ("pair not seen: both", "couples", "recognised"),
+        ("background", "grounds", "ground"),
+    )
+    lines = [
+        f"| | {' | '.join(title for title, _, _ in columns)} | PSNR of one object |",
+        "| --- " * (len(columns) + 2) + "|",
+    ]
+    for way, kinds in figures["ways"].items():
+        shares = [f"{kinds[kind][what]:.1f} %" if kind in kinds else "" for _, kind, what in columns]
+        psnr = f"{kinds['singles']['psnr']:.1f} dB" if "psnr" in kinds["singles"] else ""
+        lines.append(f"| {way} | {' | '.join(shares)} | {psnr} |")
+    return "\n".join(lines)
+
+
+def export_fast(work: Path, start: Path, out: Path) -> None:
+    """Writes the student of `distil.py`: the UNet in float16 and the model card, and nothing that it shares."""
+    comparison = work / "comparison"
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        folder = Path(temporary)
+        student = load_student(work, start).to(torch.float16)  # type: ignore[arg-type]
+        save_part(student, folder / "unet")
+        log = json.loads((work / "distil" / "log.jsonl").read_text("utf-8").splitlines()[-1])
+        figures, sheet = comparison / "figures.json", comparison / "steps.png"
+        if sheet.exists():
+            (folder / "sheets").mkdir()
+            with Image.open(sheet) as image:
+                image.save(folder / "sheets" / "steps.webp", quality=80, method=6)
+        measured = json.loads(figures.read_text("utf-8")) if figures.exists() else None
+        card = Template((HERE / "fast_card.md").read_text("utf-8")).substitute(
+            megabytes=f"{sum(file.stat().st_size for file in folder.rglob('*.safetensors')) / 1e6:.1f}",
+            scale=f"{GUIDANCE_SCALE:g}",
+            paths=f"{log['paths']:,}",
+            steps=f"{log['step']:,}",
+            samples=f"{log['images']:,}",
+            images=measured["images"] if measured else "",
+            seed=measured["seed"] if measured else "",
+            figures=comparison_table(measured) if measured else "Not measured.",
+        )
+        (folder / "README.md").write_text(card, "utf-8")
+        publish(folder, out)
+    print(f"{out}: step {log['step']}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, help=ARGUMENTS["--tokenizer"]["help"])
@@ -172,15 +223,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--vae-only", action="store_true", help="replace the VAE of the model in --out, and nothing else"
     )
+    parser.add_argument("--fast", action="store_true", help="write the student of distil.py, and nothing else")
+    parser.add_argument("--start", type=Path, help="with --fast: the exported model that it started from")
     options = parser.parse_args(arguments)
-    if not (options.tokenizer or options.vae_only):
-        parser.error("give --tokenizer, or --vae-only")
+    if not (options.tokenizer or options.vae_only or (options.fast and options.start)):
+        parser.error("give --tokenizer, or --vae-only, or --fast and --start")
 
+    if options.fast:
+        export_fast(options.work, options.start, options.out)
+        return
     vae = load_vae(options.work)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         folder = Path(temporary)
         if options.vae_only:
-            save_vae(vae.to(torch.float16), folder / "vae")  # type: ignore[arg-type]
+            save_part(vae.to(torch.float16), folder / "vae")  # type: ignore[arg-type]
             publish(folder, options.out)
             return
         icons = read_icons(options.work)
@@ -189,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pipeline = new_pipeline(load_averaged(options.work), text_encoder, vocabulary, vae)
         pipeline.to(torch.float16)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        save_vae(pipeline.vae, folder / "vae")
+        save_part(pipeline.vae, folder / "vae")
         shutil.rmtree(folder / "tokenizer")
         (folder / "tokenizer").mkdir()
         for name, content in vocabulary.files.items():

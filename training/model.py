@@ -318,10 +318,17 @@ def new_pipeline(
     unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vocabulary: Vocabulary, vae: AutoencoderTiny
 ) -> StableDiffusionPipeline:
     """Combines the components into a pipeline, which can generate images and save itself as a diffusers folder."""
+    return pipeline_of(unet, vocabulary.widen(text_encoder), vocabulary.tokenizer, vae)
+
+
+def pipeline_of(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderTiny
+) -> StableDiffusionPipeline:
+    """Combines the components of an exported model into a pipeline."""
     parts: dict[str, Any] = {
         "vae": vae,
-        "text_encoder": vocabulary.widen(text_encoder),
-        "tokenizer": vocabulary.tokenizer,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
         "unet": unet,
         "scheduler": new_scheduler(),
         "safety_checker": None,

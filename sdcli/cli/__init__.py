@@ -21,6 +21,7 @@ from sdcli.cli.console import Console, StreamError, checked_streams
 from sdcli.cli.help import Group
 from sdcli.cli.inspect import inspect
 from sdcli.cli.rerun import rerun
+from sdcli.cli.samplers import samplers
 from sdcli.cli.txt2img import txt2img
 from sdcli.cli.watermark import watermark
 from sdcli.errors import EXIT_SIGNAL, OutputError
@@ -47,6 +48,7 @@ app.command("watermark", cls=Command)(watermark)
 app.command("inspect", cls=Command)(inspect)
 app.command("rerun", cls=Command)(rerun)
 app.command("config", cls=Command)(config)
+app.command("samplers", cls=Command)(samplers)
 app.add_typer(models.app, name="models")
 
 

@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 
 from sdcli.cli.help import PlainHelp
 from sdcli.errors import UsageError
+from sdcli.models import shipped
 from sdcli.settings import names, options, spellings
 
 _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
@@ -29,8 +30,8 @@ _MODEL = "model_index.json"
 
 
 def models(incomplete: str) -> list[str]:
-    """The builtin model, models in the Hugging Face cache, folders of models, and folders that lead to them."""
-    names = ["builtin", *_cached(_MODEL)]
+    """The builtin models, models in the Hugging Face cache, folders of models, and folders that lead to them."""
+    names = [*shipped.NAMES, *_cached(_MODEL)]
     found = _paths(incomplete, (), _Search(lambda name: name == _MODEL))
     return [name for name in names if name.startswith(incomplete)] + found
 

@@ -13,6 +13,7 @@ from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, ModelError, UsageError
 from sdcli.registry import SAMPLERS, WATERMARK_METHODS
+from sdcli.sampler_names import SCHEDULES
 from sdcli.settings import default, names
 from sdcli.terminal import json_line, one_line, printable, shortened
 
@@ -223,11 +224,14 @@ def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
         own = SAMPLERS.get(settings["sampler"])
         eta = f", eta {settings['eta']:g}" if settings.get("eta") else ""
         yield "Sampler", f"{own.title}{eta}" if own else f"{settings['sampler']}{eta} (sdcli does not have it)"
+    if (schedule := settings.get("schedule", default("schedule"))) != default("schedule"):
+        yield "Schedule", schedule if schedule in SCHEDULES else f"{schedule} (sdcli does not have it)"
     if "scale" in settings:
         yield "Guidance scale", f"{settings['scale']:g}"
     if {"width", "height"} <= settings.keys():
         yield "Size", f"{settings['width']} x {settings['height']} pixels"
-    shown = {"prompt", "negative_prompt", "seed", "rng", "steps", "sampler", "eta", "scale", "width", "height"}
+    shown = {"prompt", "negative_prompt", "seed", "rng", "steps", "sampler", "schedule", "eta", "scale", "width",
+             "height"}  # fmt: skip
     for name in names("image"):
         # The record names the precision that was used, see "Computed".
         if name not in {*shown, "precision"} and settings.get(name, default(name)) != default(name):

@@ -35,7 +35,7 @@ def words(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List the things that the builtin model knows: emoji, name, other names.
+    """List the things that the builtin models know: emoji, name, other names.
 
     On a terminal a table; elsewhere lines, with tabs between emoji, name and
     other names. With SEARCH, the best match first, and the words that match.

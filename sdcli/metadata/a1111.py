@@ -23,9 +23,10 @@ from sdcli.jobs import Job
 from sdcli.metadata import comfyui
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
-from sdcli.metadata.values import harmless
+from sdcli.metadata.values import harmless, sampling
 from sdcli.registry import SAMPLERS
-from sdcli.settings import default, names, options, own_sampler
+from sdcli.sampler_names import SCHEDULES, nearest_sampler
+from sdcli.settings import default, names, options
 from sdcli.version import VERSION
 
 NEGATIVE = "Negative prompt:"
@@ -41,7 +42,9 @@ class Writer:
         rng: the random number generator of a text without RNG; None if unknown.
         keys: keys of which each shows that the tool wrote the text, if Version does not name another tool.
         texts: names of other texts of the file of which each shows the same.
-        schedules: the schedules with which the samplers of sdcli are the same.
+        schedules: the schedule by sampler, of a text that does not name it or names it "Automatic"; "" stands for the
+            other samplers.
+        fixed: the same, of samplers that ignore a schedule that the text names.
         harmless: keys of values that do not change the image, beside those of every tool.
         neutral: the same for single values of a key.
     """
@@ -51,13 +54,27 @@ class Writer:
     rng: str | None
     keys: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
-    schedules: frozenset[str] = frozenset({"", "uniform", "ddim"})
+    schedules: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     neutral: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
-COMFYUI = Writer(comfyui.TOOL, r"ComfyUI\s*(.*)", "cpu", schedules=frozenset({"", *comfyui.OWN_SCHEDULES}))
-WEB_UI = Writer("AUTOMATIC1111's web UI", r"(v?\d+\.\d.*|)", "cuda")
+# Those of the web UI from version 1.9 on, which names them. Before, the name of the sampler has them.
+_AUTOMATIC = {
+    "dpm2": "karras", "dpm2_a": "karras", "dpmpp_2m": "karras", "dpmpp_2s": "karras", "dpmpp_sde": "karras",
+    "dpmpp_2m_sde": "exponential", "dpmpp_3m_sde": "exponential", "": "linspace",
+}  # fmt: skip
+# The web UI has samplers of the original, with timesteps of their own, beside those of k-diffusion.
+_ORIGINAL = {"ddim": "leading", "plms": "leading", "unipc": "leading"}
+
+
+def _web_ui(tool: str, version: str, rng: str | None = "cuda") -> Writer:
+    return Writer(tool, version, rng, schedules={"": "linspace"}, fixed=_ORIGINAL)
+
+
+COMFYUI = Writer(comfyui.TOOL, r"ComfyUI\s*(.*)", "cpu")
+WEB_UI = _web_ui("AUTOMATIC1111's web UI", r"(v?\d+\.\d.*|)")
 UNKNOWN = Writer("not known", r"(.*)", None)
 # First match wins.
 WRITERS = (
@@ -69,15 +86,16 @@ WRITERS = (
         r"(?:stable-diffusion|sd)\.cpp\s*(.*)",
         None,
         frozenset({"sdcpp"}),
+        schedules={"": "linspace"},
         harmless=frozenset({"sdcpp"}),
         # It always writes them: the guidance of distilled models, and an eta that is not set.
         neutral={"guidance": ("3.5",), "eta": ("0.0", "inf")},
     ),
-    Writer("reForge", r"(f[\d.]+v\d\w*-v.*)", "cuda"),
-    Writer("Forge", r"(f\d+\.\d.*)", "cuda"),
+    _web_ui("reForge", r"(f[\d.]+v\d\w*-v.*)"),
+    _web_ui("Forge", r"(f\d+\.\d.*)"),
     # They use the CPU unless set otherwise.
-    Writer("Forge Neo", r"(neo.*)", None),
-    Writer("Forge Classic", r"(classic.*)", None),
+    _web_ui("Forge Neo", r"(neo.*)", None),
+    _web_ui("Forge Classic", r"(classic.*)", None),
     Writer(
         "Fooocus",
         r"Fooocus\s*(.*)",
@@ -103,20 +121,21 @@ WRITERS = (
     WEB_UI,
     UNKNOWN,
 )
+_RUN_COMFYUI = [writer for writer in WRITERS if writer.tool in ("ComfyUI", "Fooocus", "SwarmUI", "Stability Matrix")]
 # The names that the tools give to the generators that sdcli can reproduce.
 RNGS = {"gpu": "cuda", "nv": "cuda", "cuda": "cuda", "cpu": "cpu"}
 # What a saver of ComfyUI writes in place of a prompt that it does not find.
 PLACEHOLDERS = ("", "unknown", "undefined", "none", "null", "n/a")
 READ = {"steps", "sampler", "schedule type", "cfg scale", "seed", "size", "size-1", "size-2", "model", "model hash",
-        "eta ddim", "rng", "version"}  # fmt: skip
+        "eta ddim", "cfg rescale", "rng", "version"}  # fmt: skip
 HARMLESS = {"batch pos", "batch size", "civitai metadata", "created date", "hashes", "lora hashes", "negative template",
             "scheduler", "template", "user", "vae hash", "wildcard prompt"}  # fmt: skip
 NEUTRAL: Mapping[str, Collection[str]] = {
-    "cfg rescale": ("0.0",), "civitai resources": ("[]",), "clip skip": ("0.0", "1.0"), "denoising strength": ("1.0",),
+    "civitai resources": ("[]",), "clip skip": ("0.0", "1.0"), "denoising strength": ("1.0",),
     "ensd": ("0.0",), "vae": ("Automatic", "Baked VAE", "Default (model)"), "variation seed strength": ("0.0",),
     "variation strength": ("0.0",),
 }  # fmt: skip
-NUMBERS = {"steps": "steps", "cfg scale": "scale", "seed": "seed"}
+NUMBERS = {"steps": "steps", "cfg scale": "scale", "seed": "seed", "cfg rescale": "guidance_rescale"}
 _STEPS_LINE = re.compile(r"^[ \t]*Steps:.*", re.IGNORECASE | re.MULTILINE)
 _STEPS_WITHIN = re.compile(r"^.*?[,|][ \t]*Steps:[ \t]*\d", re.IGNORECASE | re.MULTILINE)
 # Values that stand beside the steps, or alone if the tool writes no steps.
@@ -139,7 +158,7 @@ _END = re.compile(r"[,\n]")
 
 def _others() -> dict[str, str]:
     """The image settings without a fixed place in the text, by their names in it."""
-    placed = {"prompt", "negative_prompt", "steps", "sampler", "scale", "seed", "height", "width", "rng"}
+    placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng"}
     return {
         options()[name].parameter or name.replace("_", " ").capitalize(): name
         for name in names("image")
@@ -155,6 +174,7 @@ def write(job: Job, version: str = VERSION) -> str:
     values: dict[str, Any] = {
         "Steps": job.steps,
         "Sampler": SAMPLERS[job.sampler].title,
+        **({} if job.schedule == default("schedule") else {"Schedule type": SCHEDULES[job.schedule][0]}),
         "CFG scale": f"{job.scale:g}",
         "Seed": job.seed,
         "Size": f"{job.width}x{job.height}",
@@ -202,13 +222,13 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     if own:
         notes.append("the record is missing; the values are those of the `parameters` text")
     others = {title.casefold(): name for title, name in _others().items()} if own else {}
-    sampler = _sampler(values, writer)
-    if writer is COMFYUI and sampler in SAMPLERS and not (values.get("schedule type") or values.get("scheduler")):
+    how = _sampling(values, writer)
+    if writer is COMFYUI and how["sampler"] in SAMPLERS and not how["schedule"]:
         notes.append(f"the text does not contain the schedule of the sampler {values['sampler']}")
     settings = known(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        sampler=sampler or None,
+        **how,
         rng=RNGS.get(values["rng"].casefold()) if "rng" in values else writer.rng,
         width=width,
         height=height,
@@ -281,21 +301,20 @@ def _writer(version: str, keys: Collection[str], texts: Mapping[str, str]) -> tu
     raise AssertionError("the last writer matches any version")
 
 
-def _sampler(values: Mapping[str, str], writer: Writer) -> str:
-    """Returns the name of the sampler, with its schedule unless it is that of the sampler of sdcli."""
-    sampler = values.get("sampler", "")
+def _sampling(values: Mapping[str, str], writer: Writer) -> dict[str, str | None]:
+    """Returns the sampler and the schedule."""
+    name = values.get("sampler")
     # Older versions have no schedule type; the sampler's name contains it: "DPM++ 2M Karras".
-    schedule = values.get("schedule type") or values.get("scheduler") or ""
-    if writer is COMFYUI:
-        for each in comfyui.OWN_SCHEDULES:
-            sampler = sampler.removesuffix(f"_{each}")
-    own = own_sampler(sampler)
-    # The web UI has a schedule of its own for DDIM and PLMS, and Karras for DPM++ 2M.
-    automatic = schedule.casefold() == "automatic" and own in ("ddim", "plms")
-    if automatic or schedule.casefold() in writer.schedules:
-        return own
-    # Fooocus writes it twice.
-    return sampler if sampler.casefold().endswith(f" {schedule.casefold()}") else f"{sampler} {schedule}"
+    schedule = values.get("schedule type") or values.get("scheduler")
+    found = (comfyui.sampling_of if writer in _RUN_COMFYUI else sampling)(name, schedule)
+    sampler = nearest_sampler(found["sampler"] or "") or ""
+    if fixed := writer.fixed.get(found["sampler"] or ""):
+        found["schedule"] = fixed
+    elif sampler and not found["schedule"]:
+        # "Automatic" stands for the schedule of the sampler from version 1.9 on, before it for that of the name.
+        automatic = writer.schedules if schedule is None else _AUTOMATIC
+        found["schedule"] = automatic.get(sampler, automatic.get(""))
+    return found
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:

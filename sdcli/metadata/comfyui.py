@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import harmless
-from sdcli.settings import own_sampler
+from sdcli.metadata.values import harmless, sampling
+from sdcli.sampler_names import COMFYUI_BETA
 
 TOOL = "ComfyUI"
 # Names of a node's widgets by position; a `workflow` has only the values. "" is the widget that changes the seed after
@@ -79,8 +79,11 @@ TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "mt5xl", "bert
 PARTS = ("string", "text")
 # Other values that the sampler, or a note, contains.
 HARMLESS = ("scheduler", "batch_size")
-# The schedules with which ComfyUI's DDIM and DPM++ 2M are the same samplers as sdcli's.
-OWN_SCHEDULES = ("normal", "ddim_uniform")
+# Further values of nodes for a sampler and its sigmas, and their defaults.
+FURTHER: Mapping[str, tuple[Any, ...]] = {
+    "eta": (1,), "s_noise": (1,), "r": (0.5,), "order": (4,), "solver_type": ("midpoint",),
+    "sigma_max": (14.614642,), "sigma_min": (0.0291675,), "rho": (7, 1), "alpha": (0.6,), "beta": (0.6,),
+}  # fmt: skip
 # Nodes that compute a text from those in the graph.
 _COMPUTED = re.compile(
     r"random|wildcard|dynamic|combinatorial|style|template|replace|generat|llm|gpt|llava|florence|caption|interrogat|"
@@ -110,6 +113,12 @@ _DEEPEST, _LONGEST, _MOST_SAMPLERS, _MOST_NODES = 200, 1_000_000, 20, 1000
 _MOST_NESTED, _MOST_EDITED = 8, 200_000
 # Modes of a node in the editor.
 _MUTED, _BYPASSED = 2, 4
+
+
+def sampling_of(name: Any, schedule: Any) -> dict[str, str | None]:
+    """Returns the sampler and the schedule of ComfyUI, and of tools that run it, see `sampling`."""
+    found = sampling(name, schedule)
+    return found | {"schedule": COMFYUI_BETA} if found["schedule"] == "beta" else found
 
 
 class Link(NamedTuple):
@@ -298,11 +307,15 @@ class Reader:
         self._passed: list[Node] = []
         self._near: dict[int, list[Node]] = {}
         name = self._value(sampler, "sampler_name")
+        method = self._target(sampler, "sampler")
+        if name is None and method:
+            # SamplerEulerAncestral, SamplerDPMPP_2M_SDE and others.
+            name = method.kind.removeprefix("Sampler")
         schedule = self._value(sampler, "scheduler")
-        if schedule is None and (sigmas := self._target(sampler, "sigmas")):
-            schedule = sigmas.kind
-        if isinstance(name, str):
-            name = own_sampler(name) if schedule in (None, *OWN_SCHEDULES) else f"{name} {schedule}"
+        sigmas = self._target(sampler, "sigmas")
+        if schedule is None and sigmas:
+            # KarrasScheduler, AlignYourStepsScheduler and others.
+            schedule = sigmas.kind.removesuffix("Scheduler")
         # In some graphs, a guider node is between the sampler and the prompts.
         guiding = self._target(sampler, "guider")
         guider = guiding or self._source(sampler)
@@ -319,7 +332,7 @@ class Reader:
             seed=seed,
             rng="cuda" if noise_mode.startswith("GPU") else "cpu",
             steps=self._value(sampler, "steps"),
-            sampler=name,
+            **sampling_of(name, schedule),
             # This guider has no guidance.
             scale=1 if guider.kind == "BasicGuider" else self._value(guiding or sampler, "cfg"),
             width=width or None,
@@ -343,6 +356,8 @@ class Reader:
             self._note(f"the node {sampler.kind} adds no noise")
         if _is(batch_size, (int,)) and batch_size > 1:
             self._note(f"the image is one of a batch of {batch_size}, with one seed")
+        for node in filter(None, (method, sigmas)):
+            other |= {key: node.values[key] for key in FURTHER if node.values.get(key) not in (None, *FURTHER[key])}
         self.other = {key: each for key, each in other.items() if each not in (None, [], 1, 1.0)}
 
     def _has(self, node: Node, name: str) -> bool:

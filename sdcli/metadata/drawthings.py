@@ -8,7 +8,7 @@ from typing import Any
 
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, CREATOR_KEY
-from sdcli.metadata.values import fields, file_name, objects, others, sampler_name
+from sdcli.metadata.values import fields, file_name, objects, others, sampling
 
 TOOL = "Draw Things"
 READ = {"c", "uc", "seed", "steps", "sampler", "scale", "size", "model"}
@@ -65,7 +65,7 @@ def _read(values: dict[str, Any], notes: list[str]) -> Provenance:
             seed=values.get("seed"),
             rng=rng,
             steps=values.get("steps"),
-            sampler=sampler_name(values.get("sampler"), None, ()),
+            **sampling(values.get("sampler")),
             scale=values.get("scale"),
             width=found and found[1],
             height=found and found[2],

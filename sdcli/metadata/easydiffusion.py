@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, file_name, harmless, objects, others, sampler_name
+from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, file_name, harmless, objects, others, sampling
 
 TOOL = "Easy Diffusion"
 # The names of values and their titles, which it writes if it also writes text files.
@@ -30,6 +30,9 @@ MORE = {
     "upscale_amount": "Upscale By", "latent_upscaler_steps": "Latent Upscaler Steps",
 }  # fmt: skip
 
+# The samplers that it runs with this schedule.
+KARRAS = ("dpmpp_2s_a", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde")
+
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
     """Reads the settings from Easy Diffusion's metadata; returns None if the file has none."""
@@ -42,6 +45,7 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
 
 def _read(values: dict[str, Any]) -> Provenance:
     notes = [NO_RNG]
+    name = values.get("sampler_name")
     other = {name: value for name, value in others(values, TITLES).items() if value != "False"}
     if "prompt_strength" in other:
         notes.append(OTHER_IMAGE)
@@ -53,7 +57,7 @@ def _read(values: dict[str, Any]) -> Provenance:
             negative_prompt=values.get("negative_prompt"),
             seed=values.get("seed"),
             steps=values.get("num_inference_steps"),
-            sampler=sampler_name(values.get("sampler_name"), None, ()),
+            **sampling(name, "karras" if name in KARRAS else None),
             scale=values.get("guidance_scale"),
             width=values.get("width"),
             height=values.get("height"),

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdcli.metadata.comfyui import OWN_SCHEDULES
+from sdcli.metadata.comfyui import sampling_of
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import file_name, harmless, objects, others, sampler_name
+from sdcli.metadata.values import file_name, harmless, objects, others
 
 TOOL = "Fooocus"
 # The names in lower case and with underscores that differ between versions and forks.
@@ -68,7 +68,7 @@ def _read(tool: str, version: str, values: dict[str, Any], content: dict[str, An
             seed=values.get("seed"),
             rng="cpu",
             steps=values.get("steps"),
-            sampler=sampler_name(values.get("sampler"), values.get("scheduler"), OWN_SCHEDULES),
+            **sampling_of(values.get("sampler"), values.get("scheduler")),
             scale=values.get("guidance_scale"),
             width=width,
             height=height,

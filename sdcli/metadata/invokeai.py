@@ -15,8 +15,7 @@ from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
-from sdcli.metadata.values import OTHER_IMAGE, fields, harmless, others
-from sdcli.settings import own_sampler
+from sdcli.metadata.values import OTHER_IMAGE, fields, harmless, others, sampling
 
 TOOL = "InvokeAI"
 # The options in a Dream command line, with the value attached ("-s50") or as the next argument ("-s 50").
@@ -56,7 +55,7 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
     if isinstance(metadata.get("cfg_scale"), list):
         notes.append(SCALES)
     used = ("positive_prompt", "negative_prompt", "seed", "rand_device", "steps", "scheduler", "cfg_scale", "width",
-             "height", "model", "app_version")  # fmt: skip
+             "height", "model", "app_version", "cfg_rescale_multiplier")  # fmt: skip
     return Provenance(
         TOOL,
         str(metadata.get("app_version", "")),
@@ -66,8 +65,9 @@ def _metadata(metadata: dict[str, Any]) -> Provenance:
             seed=metadata.get("seed"),
             rng={"cpu": "cpu", "cuda": "cuda"}.get(str(metadata.get("rand_device"))),
             steps=metadata.get("steps"),
-            sampler=own_sampler(str(metadata.get("scheduler", ""))) or None,
+            **sampling(metadata.get("scheduler")),
             scale=metadata.get("cfg_scale"),
+            guidance_rescale=metadata.get("cfg_rescale_multiplier") or None,
             width=metadata.get("width"),
             height=metadata.get("height"),
             model=model.get("name", model.get("model_name", metadata.get("model"))),
@@ -127,8 +127,9 @@ class _Graph:
             seed=self._value(noise, "seed"),
             rng={"True": "cpu", "False": "cuda"}.get(str(self._value(noise, "use_cpu"))),
             steps=self._value(node, "steps"),
-            sampler=own_sampler(str(self._value(node, "scheduler") or "")) or None,
+            **sampling(self._value(node, "scheduler")),
             scale=scale,
+            guidance_rescale=self._value(node, "cfg_rescale_multiplier") or None,
             width=self._value(noise, "width"),
             height=self._value(noise, "height"),
             model=model.get("name", model.get("model_name")),
@@ -206,7 +207,7 @@ def _sd_metadata(metadata: dict[str, Any]) -> Provenance:
             negative_prompt=negative,
             seed=image.get("seed"),
             steps=image.get("steps"),
-            sampler=own_sampler(str(image.get("sampler", ""))) or None,
+            **sampling(image.get("sampler")),
             scale=image.get("cfg_scale"),
             width=image.get("width"),
             height=image.get("height"),
@@ -256,14 +257,11 @@ def _dream(command: str) -> Provenance:
     other = {"Dream": command} | {
         f"-{name}" if len(name) < 3 else f"--{name}": " ".join(each) for name, each in given.items()
     }
-    if "sampler" in values:
-        values["sampler"] = own_sampler(values["sampler"])
     positive, negative = _split(prompt)
+    given = known(prompt=positive, negative_prompt=negative, **(values | sampling(values.get("sampler"))))
     if {"-I", "--init_img"} & other.keys():
         notes += (OTHER_IMAGE,)
-    return Provenance(
-        TOOL, "", known(prompt=positive, negative_prompt=negative, **values), other, notes, frozenset({"Dream"})
-    )
+    return Provenance(TOOL, "", given, other, notes, frozenset({"Dream"}))
 
 
 def _split(prompt: str) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from typing import Any
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY
-from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, fields, objects, others, sampler_name
+from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, fields, objects, others, sampling
 
 TOOL = "NovelAI"
 READ = {"prompt", "uc", "seed", "steps", "sampler", "noise_schedule", "scale", "width", "height", "v4_prompt",
-        "v4_negative_prompt"}  # fmt: skip
+        "v4_negative_prompt", "cfg_rescale"}  # fmt: skip
 # Values that have no effect, or only beside others.
 HARMLESS = {"signed_hash", "version", "params_version", "hide_debug_overlay", "stream", "n_samples", "legacy_v3_extend",
             "cfg_sched_eligibility", "deliberate_euler_ancestral_bug", "prefer_brownian", "explike_fine_detail",
@@ -72,8 +72,9 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
             negative_prompt=comment.get("uc") if negative is None else negative,
             seed=comment.get("seed"),
             steps=comment.get("steps"),
-            sampler=sampler_name(comment.get("sampler"), comment.get("noise_schedule"), ("native",)),
+            **sampling(comment.get("sampler"), comment.get("noise_schedule")),
             scale=comment.get("scale"),
+            guidance_rescale=comment.get("cfg_rescale") or None,
             width=comment.get("width"),
             height=comment.get("height"),
             model=model[1] if model else source or None,

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdcli.metadata.comfyui import OWN_SCHEDULES
+from sdcli.metadata.comfyui import sampling_of
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import PARAMETERS_KEY
-from sdcli.metadata.values import OTHER_IMAGE, fields, file_name, harmless, objects, others, sampler_name
-from sdcli.settings import own_sampler
+from sdcli.metadata.values import OTHER_IMAGE, fields, file_name, harmless, objects, others, sampling
 
 TOOL = "SwarmUI"
 READ = {"prompt", "negativeprompt", "seed", "steps", "cfgscale", "width", "height", "model", "sampler",
@@ -42,13 +41,7 @@ def _read(params: dict[str, Any], extra: dict[str, Any], models: Any) -> Provena
     ]
     # Before version 0.6, the names say which program computed the image.
     of_web_ui = params.get("autowebuisampler")
-    sampler = sampler_name(
-        params.get("sampler", params.get("comfyuisampler")),
-        params.get("scheduler", params.get("comfyuischeduler")),
-        OWN_SCHEDULES,
-    )
-    if isinstance(of_web_ui, str):
-        sampler = own_sampler(of_web_ui)
+    of_comfyui = (params.get(name, params.get(f"comfyui{name}")) for name in ("sampler", "scheduler"))
     return Provenance(
         TOOL,
         str(params.get("swarm_version", "")),
@@ -59,7 +52,7 @@ def _read(params: dict[str, Any], extra: dict[str, Any], models: Any) -> Provena
             # Those of ComfyUI, which computes the images.
             rng=None if of_web_ui else "cpu",
             steps=params.get("steps"),
-            sampler=sampler,
+            **(sampling(of_web_ui) if isinstance(of_web_ui, str) else sampling_of(*of_comfyui)),
             scale=params.get("cfgscale"),
             width=params.get("width"),
             height=params.get("height"),

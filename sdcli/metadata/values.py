@@ -9,7 +9,7 @@ from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
-from sdcli.settings import own_sampler
+from sdcli.sampler_names import own_schedule, split
 
 OTHER_IMAGE = "the image was generated from another image"
 NO_RNG = "the random number generator is not known"
@@ -39,19 +39,18 @@ def file_name(path: Any) -> str | None:
     return None if name in ("", "None") else name
 
 
-def sampler_name(name: Any, schedule: Any, own: Collection[str]) -> str | None:
-    """Returns the name of a sampler, with its schedule unless that is the schedule of the sampler of sdcli.
+def sampling(name: Any, schedule: Any = None) -> dict[str, str | None]:
+    """Returns the sampler and the schedule, by their names in sdcli if it has them, otherwise by those of the tool.
 
     Args:
-        name: the tool's name of the sampler.
+        name: the tool's name of the sampler, which may be followed by that of the schedule.
         schedule: its name of the schedule; any value that is not a text if the tool does not name one.
-        own: the schedules with which the samplers of sdcli are the same.
     """
-    if not isinstance(name, str) or name in ("", "None"):
-        return None
-    if not isinstance(schedule, str) or schedule in ("", *own):
-        return own_sampler(name)
-    return f"{name} {schedule}"
+    sampler, of_name = split(name) if isinstance(name, str) and name not in ("", "None") else (None, None)
+    given = schedule if isinstance(schedule, str) and schedule not in ("", "None") else "auto"
+    found = own_schedule(given) or given
+    found = (of_name or "auto") if found == "auto" else found
+    return {"sampler": sampler, "schedule": None if found == "auto" else found}
 
 
 def harmless(

@@ -146,6 +146,7 @@ def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
         default_scale=7.5,
         default_steps=ORIGINAL_STEPS,
         schedule=NoiseSchedule(
+            spacing_is_given=False,
             num_train_timesteps=params.timesteps,
             beta_start=params.linear_start,
             beta_end=params.linear_end,

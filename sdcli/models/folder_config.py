@@ -75,7 +75,7 @@ class UNetFile(PartFile):
     num_class_embeds: int | None = None
     addition_embed_type: str | None = None
     encoder_hid_dim_type: str | None = None
-    time_cond_proj_dim: int | None = None
+    time_cond_proj_dim: Channels | None = None
 
 
 class VAEFile(PartFile):

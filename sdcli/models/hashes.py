@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,14 +25,13 @@ def of_file(path: Path) -> str:
     return str(known[key])
 
 
-def of_folder(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the names and hashes of files, 64 hexadecimal digits; the order of `files` does not matter.
+def of_files(files: Mapping[str, Path]) -> str:
+    """SHA-256 of the names and hashes of a model's files, 64 hexadecimal digits; their order does not matter.
 
     Args:
-        folder: names are relative to it.
-        files: files in the folder.
+        files: their places, by name: relative to the model's folder, with forward slashes.
     """
     digest = hashlib.sha256()
-    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+    for name, path in sorted(files.items()):
         digest.update(f"{name} {of_file(path)}\n".encode())
     return digest.hexdigest()

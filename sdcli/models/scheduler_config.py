@@ -42,13 +42,19 @@ SPACINGS: Mapping[str, Literal["leading", "linspace"]] = {
     "DPMSolverSinglestepScheduler": "linspace",
     "DEISMultistepScheduler": "linspace",
     "UniPCMultistepScheduler": "linspace",
+    "DPMSolverSDEScheduler": "linspace",
+    "SASolverScheduler": "linspace",
 }
+FEW_STEPS_BY: Mapping[str, str] = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
+"""The samplers of schedulers that only models for a few steps have."""
+CURVES = ("karras", "exponential", "beta")
 CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
     "LCMScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
     "TCDScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
     "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
     "KDPM2DiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
     "KDPM2AncestralDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "DPMSolverSDEScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
     "PNDMScheduler": {"set_alpha_to_one": False},
 }
 
@@ -75,6 +81,7 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
     defaults = {**DEFAULTS, "timestep_spacing": SPACINGS[name], **CHANGED_BETAS.get(name, {})}
     fields = {field: config.get(field, defaults[field]) for field in FIELDS}
     fields["spacing_is_given"] = "timestep_spacing" in config
+    fields["curve"] = next((curve for curve in CURVES if config.get(f"use_{curve}_sigmas")), "")
     if pipeline.startswith("StableDiffusion"):
         fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value
     try:

@@ -1,4 +1,4 @@
-"""Files that ship with sdcli: model configurations, vocabularies, the builtin model."""
+"""Files that ship with sdcli: model configurations, vocabularies, the builtin models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent
 
 BUILTIN = PACKAGE / "models" / "builtin"
+FAST = PACKAGE / "models" / "builtin-fast"
+"""The parts in which the few-step model differs from `BUILTIN`."""
+NAMES = ("builtin", "builtin-fast")
+"""Values of `--model`, and names in records, of the two. They know the same words."""
 VOCABULARIES = PACKAGE / "models" / "vocabularies"
 
 

@@ -44,7 +44,8 @@ def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None])
     with torch.inference_mode():
         conditioning = encode(model, jobs)
         noise = BatchNoise(jobs, latent_shape(first, model.spec), model.device)
-        denoiser = GuidedDenoiser(model.unet, conditioning, first.scale, first.guidance_rescale)
+        embedding = model.spec.guidance_embedding
+        denoiser = GuidedDenoiser(model.unet, conditioning, first.scale, first.guidance_rescale, embedding)
         plan = Plan.of(first, first.steps)
         for step in SAMPLERS[first.sampler].sample(denoiser, noise, plan, model.spec.schedule):
             on_step(step)

@@ -62,15 +62,22 @@ def scheduler_arguments(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def by_sigmas(plan: Plan, schedule: NoiseSchedule) -> tuple[list[float], list[float]]:
-    """The noise levels of a plan with `sigmas`, or with one of the schedules `BY_SIGMAS`.
+    """The noise levels of a plan with `sigmas`, or with one of the schedules `BY_SIGMAS` or `CURVES`.
 
     Returns:
         The sigma of each step, and its timestep, which may lie between two trained ones.
     """
     import numpy as np
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
-    bars = DDIMScheduler(**scheduler_arguments(schedule)).alphas_cumprod.double().numpy()
+    curve = {f"use_{plan.schedule}_sigmas": True} if plan.schedule in CURVES else {}
+    euler = EulerDiscreteScheduler(
+        **scheduler_arguments(schedule), rescale_betas_zero_snr=schedule.rescale_betas_zero_snr, **curve
+    )
+    if curve:
+        euler.set_timesteps(plan.steps)
+        return euler.sigmas[:-1].tolist(), euler.timesteps.tolist()
+    bars = euler.alphas_cumprod.double().numpy()
     # Between trained timesteps the logarithm of sigma is interpolated, as k-diffusion does.
     logs = 0.5 * (np.log1p(-bars) - np.log(bars))
     trained = np.arange(len(bars))

@@ -12,7 +12,7 @@ from sdcli.prompts.flags import written_for
 from sdcli.prompts.formats import every_line
 from sdcli.prompts.templates import Template, Wildcards
 from sdcli.registry import Table
-from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, assigned, names, options, prompt_format
+from sdcli.settings import MOST_IMAGES, PROMPT_FORMATS, Settings, assignments, names, options, prompt_format
 
 _READERS = Table({name: line.reader for name, line in PROMPT_FORMATS.items()})
 
@@ -276,14 +276,13 @@ class Prompts:
             if isinstance(content, str):
                 row = Row(content, self.settings)
             else:
-                values = row_settings(content)
+                values = {name: value for _, name, value in assignments(row_settings(content))}
                 text, out = values.pop("prompt"), values.pop("out", None)
                 replaced = set()
                 if "seed" in values:
-                    several = assigned("seed", values["seed"])[0] == "seeds"
                     replaced = {"seeds"}
-                    if several:
-                        replaced |= {"images_per_prompt", *options()["seeds"].contradicts}
+                if "seeds" in values:
+                    replaced = {"images_per_prompt", *options()["seeds"].contradicts}
                 of_run = {name: value for name, value in self._run_values.items() if name not in replaced}
                 settings = Settings.of(**(of_run | values)) if values else self.settings
                 row = Row(text, settings, frozenset(values), out)

@@ -137,8 +137,6 @@ def _settings(pairs: list[tuple[str, str]], known: Mapping[str, str], tool: str)
     Raises:
         InputFileError: an unknown flag, or one that is given twice.
     """
-    from sdcli.settings import own_sampler
-
     values: dict[str, Any] = {}
     seen: set[str] = set()
     for flag, value in pairs:
@@ -155,5 +153,5 @@ def _settings(pairs: list[tuple[str, str]], known: Mapping[str, str], tool: str)
         seen.add(flag)
         if name == "images_per_prompt" and name in values and value.isdecimal() and values[name].isdecimal():
             value = str(int(value[:20]) * int(values[name][:20]))
-        values[name] = own_sampler(value) if name == "sampler" else value
+        values[name] = value
     return values

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcli.cli.completion import COMPLETERS, checkpoints, folders, models, safety_models
+from sdcli.registry import SAMPLERS
 from sdcli.settings import flags
 
 if TYPE_CHECKING:
@@ -70,11 +71,12 @@ def test_names_that_need_quotes_are_left_to_the_shell(folder: Path) -> None:
 
 
 def test_models(folder: Path) -> None:
-    assert models("") == ["builtin", "org/model", "cache/models--org--model/snapshots/1/"], "no folder without models"
+    known = ["builtin", "builtin-fast", "org/model"]
+    assert models("") == [*known, "cache/models--org--model/snapshots/1/"], "no folder without models"
     (folder / "models/sd/one").mkdir(parents=True)
     (folder / "models/sd/one/model_index.json").touch()
     (folder / "models/sd/one/unet").mkdir()
-    assert models("") == ["builtin", "org/model", "cache/", "models/"]
+    assert models("") == [*known, "cache/", "models/"]
     assert models("models/") == ["models/sd/one/"]
     assert models("models/sd/one") == ["models/sd/one/"], "not the folders in a model"
     assert models("prompts") == models("models/ldm") == []
@@ -113,7 +115,7 @@ def complete(folder: Path, refuse: Run) -> Complete:
     ("line", "answer"),
     [
         ("sdcli conf", ["config"]),
-        ("sdcli txt2img --sampler ", ["ddim", "plms", "dpm_solver"]),
+        ("sdcli txt2img --sampler ", list(SAMPLERS)),
         ("sdcli txt2img --plms --safety_checker o", ["opennsfw", "off"]),
         ("sdcli txt2img --n_s", ["--n_samples"]),
         ("sdcli txt2img --n-s", ["--n-samples"]),
@@ -203,7 +205,7 @@ def test_in_fish(refuse: Run, folder: Path) -> None:
     fish = shutil.which("fish")
     if fish is None:
         pytest.skip("fish is not installed")
-    lines = "source ./script; complete -C 'sdcli txt2img --sampler d'"
+    lines = "source ./script; complete -C 'sdcli txt2img --sampler dpmpp_2'"
     ended = subprocess.run(
         [fish, "--no-config", "-c", lines],
         env=script(refuse, "fish", folder),
@@ -212,7 +214,7 @@ def test_in_fish(refuse: Run, folder: Path) -> None:
         check=False,
     )
     assert ended.stderr == ""
-    assert ended.stdout.split() == ["ddim", "dpm_solver"]
+    assert ended.stdout.split() == ["dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s"]
 
 
 def test_nothing_heavy_is_imported(folder: Path) -> None:

@@ -131,6 +131,21 @@ def test_aliases_are_the_same_flags(parse: Parse) -> None:
     assert parse("--cfg=7")[0].scale == parse("--guidance", "7")[0].scale == 7
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--sampler", "DPM++ 2M Karras"),
+        ("--sampler", "k_dpmpp_2m", "--scheduler", "Karras"),
+        ("--sampler", "dpm++2m", "--schedule", "karras"),
+        ("--sampling-method", "dpmpp_2m_k"),
+        ("--sampler", "DPMSolverMultistepScheduler", "--schedule-type", "karras"),
+    ],
+)
+def test_names_of_samplers_in_other_tools_are_the_same(parse: Parse, arguments: tuple[str, ...]) -> None:
+    settings, said = parse("a cat", *arguments)
+    assert (settings.sampler, settings.schedule, said) == ("dpmpp_2m", "karras", "")
+
+
 class TestErrorsRepeatWhatWasTyped:
     @pytest.mark.parametrize(
         ("arguments", "says"),
@@ -141,8 +156,11 @@ class TestErrorsRepeatWhatWasTyped:
             (("-n0",), "-n 0 is out of range"),
             (("--cfg", "much"), "--cfg 'much' is not valid\n  Pass a number."),
             (("--steps", "4.5"), "--steps '4.5' is not valid\n  Pass a whole number."),
-            (("--sampler", "ddm"), "--sampler 'ddm' is not valid\n  Did you mean ddim?\n  Pass one of: ddim, plms"),
-            (("--sampler", "eulr"), "--sampler 'eulr' is not valid\n  Pass one of: ddim, plms"),
+            (("--sampler", "unpc"), "--sampler 'unpc' is not valid\n  Did you mean unipc?\n  Pass one of: ddim, plms"),
+            (("--sampler", "eulr"), "--sampler 'eulr' is not valid\n  Did you mean euler?\n  Pass one of: ddim, plms"),
+            (("--scheduler", "euler_a"), "--scheduler 'euler_a' is not valid\n  It is a sampler: --sampler euler_a.\n"),
+            (("--sampler", "LMS Karras", "--scheduler", "beta"),
+             "--sampler 'LMS Karras' contradicts --scheduler beta\n  The name stands for --scheduler karras.\n"),
             (("--sampler-name", "plms", "--eta", "0.5"), "--eta 0.5 cannot be used with the sampler plms"),
             (("--seed", "one"), "--seed 'one' is not valid"),
             (("-o", "x.gif"), "-o x.gif has the suffix .gif, which is no format of sdcli\n"

@@ -57,7 +57,10 @@ def foreign(path: Path, **chunks: str) -> Path:
 
 def test_tables_fit_80_columns_and_do_not_control_the_terminal(run: Run, tmp_path: Path) -> None:
     generated(tmp_path / "a.jpg", "jpeg")
-    foreign(tmp_path / "b.png", parameters="a \x9b31mcat\nSteps: 20, Sampler: Euler a, Seed: 1, Hires: \x1b[2J")
+    foreign(
+        tmp_path / "b.png",
+        parameters="a \x9b31mcat\nSteps: 20, Sampler: Restart, Schedule type: KL Optimal, Seed: 1, Hires: \x1b[2J",
+    )
     shown = run("inspect", "a.jpg", "b.png", COLUMNS="80")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert max(map(len, shown.stdout.splitlines())) <= 80
@@ -68,7 +71,8 @@ def test_tables_fit_80_columns_and_do_not_control_the_terminal(run: Run, tmp_pat
         "image 5 of its run, 2 of 3 in its batch", "Sampler PLMS", "Model builtin",
         "Model hash abababababababab Computed on cpu", "safe by opennsfw",
         "'StableDiffusionV1' by robust; wrong bits of 136: 0 when saved, 0 now", "AUTOMATIC1111's web UI",
-        r"a \u009b31mcat", "Euler a (sdcli does not have it)", r"Hires \x1b[2J",
+        r"a \u009b31mcat", "Sampler Restart (sdcli does not have it)", r"Hires \x1b[2J",
+        "Schedule KL Optimal (sdcli does not have it)",
         "Unknown height, width, scale, model",
     ):  # fmt: skip
         assert words in lines, words
@@ -146,7 +150,7 @@ def test_the_command_line_of_an_image(run: Run, tmp_path: Path) -> None:
         r"sdcli txt2img --prompt 'a [bold]red[/] apple, '\\'x1b]0;owned'\\'x07 ein Apfel 🍎' --compat --H 128 --W 128 "
         "--n_samples 2 --n_iter 2 --ddim_steps 20 --sampler plms --scale 3.0 --seed 42 --precision full "
         "--model builtin --safety-checker opennsfw --watermark-method robust",
-        "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --seed 7",
+        "sdcli txt2img --prompt 'a cat' --n_samples 1 --n_iter 1 --ddim_steps 20 --sampler lms --seed 7",
     ]
     assert "k_lms" in shown.stderr
     assert "bare.png" in shown.stderr

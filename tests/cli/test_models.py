@@ -91,3 +91,33 @@ def test_the_record_keeps_the_reading_and_a_rerun_repeats_it(run: Run, tmp_path:
         with Image.open(tmp_path / file) as opened:
             pixels.append(opened.tobytes())
     assert pixels[0] == pixels[1], "the same words for the text encoder give the same image"
+
+
+@pytest.mark.slow
+def test_the_few_step_model(run: Run, tmp_path: Path) -> None:
+    """Its own steps and guidance scale are used and recorded; the same seed gives the same image."""
+    one = ("--n_samples", "1", "--n_iter", "1", "--skip_grid", "--safety-checker", "off", "--prompt", "a red apple")
+    images = [run("txt2img", "--model", "builtin-fast", *one, "--outdir", out, "--json") for out in ("one", "two")]
+    assert [ended.returncode for ended in images] == [0, 0], images[0].stderr
+    records = [json.loads(ended.stdout) for ended in images]
+    job = records[0]["job"]
+    chosen = {name: job[name] for name in ("model", "steps", "scale", "sampler", "eta", "height", "width")}
+    assert chosen == {
+        "model": "builtin-fast", "steps": 4, "scale": 1.0, "sampler": "ddim", "eta": 0.0, "height": 256, "width": 256,
+    }  # fmt: skip
+    pixels = []
+    for record in records:
+        with Image.open(tmp_path / record["file"]) as opened:
+            assert opened.size == (256, 256)
+            pixels.append(opened.tobytes())
+    assert pixels[0] == pixels[1]
+
+    command = run("inspect", "--command", records[0]["file"]).stdout
+    assert "--ddim_steps 4 --scale 1.0 --seed 42 --model builtin-fast" in command
+    again = run("rerun", records[0]["file"], "--outdir", "again", "--json")
+    assert json.loads(again.stdout)["comparison"]["same"]
+    full = run("rerun", records[0]["file"], "--set", "model=builtin", "--outdir", "again", "--json")
+    assert (full.returncode, "model" in full.stderr) == (2, True), "the model is not a setting of one image"
+
+    guided = run("txt2img", "--model", "builtin-fast", *one, "--scale", "2", "--outdir", "guided")
+    assert "--scale 2 is applied beside the guidance in the weights of the model builtin-fast" in guided.stderr

@@ -23,9 +23,11 @@ from sdcli.model_spec import NoiseSchedule
 from sdcli.models import families
 from sdcli.outputs.formats import encode, opened
 from sdcli.pipeline.noise import BatchNoise
+from sdcli.pipeline.samplers import Plan
 from sdcli.pipeline.schedules import scheduler_arguments
 from sdcli.records import ImageRecord
-from sdcli.settings import Settings, image_format, own_sampler
+from sdcli.sampler_names import split
+from sdcli.settings import Settings, image_format
 from sdcli.stages import StageContext, Stages
 from sdcli.stages.safety import find_checker
 from sdcli.stages.watermark import check, choose, search, write
@@ -233,14 +235,15 @@ class TestTables:
             return (latents - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
 
         noise = BatchNoise([job()], (4, 8, 8), torch.device("cpu"))
-        steps = list(registry.SAMPLERS["dummy"].sample(denoiser, noise, 4, NoiseSchedule(), 0.0))
+        steps = list(registry.SAMPLERS["dummy"].sample(denoiser, noise, Plan(4), NoiseSchedule()))
         assert [step.index for step in steps] == [0, 1, 2, 3]
         for step in steps:
             torch.testing.assert_close(step.denoised, clean, atol=1e-3, rtol=0)
         torch.testing.assert_close(steps[-1].latents, clean, atol=1e-3, rtol=0)
 
     def test_sampler_of_another_tool(self) -> None:
-        assert own_sampler("Dummy Euler") == "dummy"
+        assert split("Dummy Euler") == ("dummy", None)
+        assert split("dummy_euler_karras") == ("dummy", "karras")
 
     def test_source_and_family(self) -> None:
         found = models.find(models.ModelRequest(model="dummy:x"))

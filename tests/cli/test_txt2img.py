@@ -16,7 +16,7 @@ import pytest
 
 from sdcli import txt2img
 from sdcli.settings import flags
-from tests.cli.runs import opened
+from tests.cli.runs import opened, samples
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -101,6 +101,21 @@ def test_spellings(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_sampler_by_its_names_in_other_tools(run: Run, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """The names give the same files, which have sdcli's own names and those of the web UI."""
+    names = (["--sampler", "DPM++ 2M SDE Karras"], ["--sampler", "dpmpp_2m_sde_gpu", "--schedule", "karras"])
+    for number, name in enumerate(names):
+        ended = run("txt2img", *model(small_checkpoint), *FAST, *name, "--n_iter", "1", "--outdir", f"{number}")
+        assert ended.returncode == 0, ended.stderr
+    one, other = (samples(tmp_path / f"{number}") for number in range(2))
+    assert one == other
+    texts = opened(next((tmp_path / "0/samples").iterdir())).text
+    job = json.loads(texts["sdcli"])["job"]
+    assert (job["sampler"], job["schedule"]) == ("dpmpp_2m_sde", "karras")
+    assert "Sampler: DPM++ 2M SDE, Schedule type: Karras, " in texts["parameters"]
+
+
+@pytest.mark.slow
 def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sdcli", "txt2img", *model(small_checkpoint), *FAST, "--n_iter", "10000", "--quiet",
@@ -125,7 +140,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--sampler", "euler"], 2, ["--sampler", "ddim"]),
+        (["--sampler", "eulr"], 2, ["--sampler", "ddim"]),
         (["--plms", "--ddim_eta", "0.5"], 2, ["--ddim_eta 0.5 cannot be used with the sampler plms", "--sampler ddim"]),
         (["--steps", "0"], 2, ["--steps 0"]),
         (["--steps", "-3"], 2, ["--steps -3"]),

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from sdcli.models import shipped
 from sdcli.models.model import ModelRequest
+from sdcli.models.sources import builtin
 from sdcli.models.sources.folder import FolderModel
 
 SCHEME = "dummy:"
@@ -19,5 +20,5 @@ def find(request: ModelRequest) -> FolderModel | None:
     """The builtin model under the requested name; None if the request has another scheme."""
     if request.model is None or not request.model.startswith(SCHEME):
         return None
-    model = FolderModel.read(shipped.BUILTIN, name=request.model, builtin=True)
+    model = FolderModel.read(shipped.BUILTIN, name=request.model, defaults=builtin.DEFAULTS)
     return replace(model, spec=model.spec.model_copy(update={"family": "dummy"}))

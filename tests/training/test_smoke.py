@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import compare_steps
+import distil
 import evaluate
 import export
 import prepare
@@ -21,7 +23,7 @@ import train_unet
 import train_vae
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ROOT / "training"
@@ -157,6 +159,26 @@ def test_training_goes_from_packages_to_an_image(
     assert done.returncode == 0, done.stderr[-3000:]
     with Image.open(done.stdout.split()[0]) as image:
         assert image.size == (128, 128)
+
+    # Its few-step version; the same command continues.
+    monkeypatch.setattr(distil, "PATHS_PER_FILE", 2)
+    for steps in (1, 2):
+        run(distil, *cpu, "--start", out, "--steps", steps, "--batch", 8)
+    assert [path.name for path in sorted((work / "distil" / "paths").iterdir())] == [
+        f"0000{number}.safetensors" for number in range(distil.FIRST_FILES)
+    ]
+    last = last_row(work / "distil" / "log.jsonl")
+    assert (last["step"], last["images"], last["paths"]) == (2, 16, 2 * distil.FIRST_FILES)
+    run(compare_steps, *cpu, "--start", out, "--images", 2)
+    fast = tmp_path / "fast"
+    run(export, "--fast", "--start", out, "--out", fast)
+    card = (fast / "README.md").read_text("utf-8")
+    assert "| distilled, 4 steps |" in card and "$" not in card and "Not measured" not in card
+    assert {path.name for path in fast.iterdir()} == {"README.md", "sheets", "unet"}
+    kept, learnt = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (out, fast))
+    assert kept.keys() == learnt.keys() and any(not kept[name].equal(learnt[name]) for name in kept)
+    config = json.loads((fast / "unet" / "config.json").read_text())
+    assert "_name_or_path" not in config and config == json.loads((out / "unet" / "config.json").read_text())
 
     # The exported model can replace the teacher and the checkpoints.
     again = tmp_path / "again"

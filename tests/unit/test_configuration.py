@@ -41,6 +41,8 @@ def file(tmp_path: Path) -> File:
 def values(name: str) -> st.SearchStrategy[Any]:
     """The values of a setting that are valid alone."""
     annotation = Settings.model_fields[name].annotation
+    if name == "sigmas":
+        return st.sampled_from(["5,1", "14.6, 0.4, 0"])
     if options()[name].choices:
         return st.sampled_from(options()[name].choices)
     kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
@@ -76,7 +78,8 @@ def test_a_value_is_the_same_from_every_source(
 ) -> None:
     value = data.draw(values(name))
     spelling = data.draw(st.sampled_from(spellings(name)))
-    needed = {"model": "org/name"} if name == "revision" else {}
+    needed = {"revision": {"model": "org/name"}, "schedule": {"sampler": "euler"}, "sigmas": {"sampler": "euler"}}
+    needed = needed.get(name, {})
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(f"{spelling} = {quoted(value)}\n")
     variable = f"SDCLI_{spelling.replace('-', '_').upper()}"
@@ -99,7 +102,9 @@ LAYER = st.fixed_dictionaries(
     optional={
         "prompt": st.just("a cat"),
         "from_file": st.just("prompts.txt"),
-        "sampler": st.sampled_from(["ddim", "plms", "dpm_solver"]),
+        "sampler": st.sampled_from(["ddim", "plms", "dpm_solver", "euler", "euler_a", "heun", "tcd"]),
+        "schedule": st.sampled_from(["auto", "karras", "linspace", "sgm_uniform"]),
+        "sigmas": st.just("5,1"),
         "plms": st.booleans(),
         "dpm_solver": st.booleans(),
         "eta": st.sampled_from([0.0, 0.5]),
@@ -115,7 +120,8 @@ LAYER = st.fixed_dictionaries(
 
 
 def layer(values: dict[str, Any]) -> dict[str, Given]:
-    return {name: Given(value, Origin("config file", "here")) for name, value in values.items()}
+    lines = enumerate(values.items())
+    return {name: Given(value, Origin("config file", "here", line)) for line, (name, value) in lines}
 
 
 # Most layers contradict themselves.
@@ -144,6 +150,12 @@ def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, A
         ({"eta": 0.5}, {"plms": True}, {"sampler": "plms", "eta": 0.0}),
         ({"sampler": "plms"}, {"eta": 0.5}, {"sampler": "ddim", "eta": 0.5}),
         ({"sampler": "plms"}, {"eta": 0.0}, {"sampler": "plms"}),
+        ({"sampler": "heun", "schedule": "karras"}, {"sampler": "euler"}, {"sampler": "euler", "schedule": "karras"}),
+        ({"sampler": "heun", "schedule": "karras"}, {"sampler": "euler_a"}, {"schedule": "auto"}),
+        ({"sampler": "euler", "sigmas": "5,1"}, {"plms": True}, {"sampler": "plms", "sigmas": ""}),
+        ({"sampler": "euler", "sigmas": "5,1"}, {"schedule": "linspace"}, {"sampler": "euler", "sigmas": ""}),
+        ({"sampler": "heun", "schedule": "karras"}, {"eta": 0.5}, {"sampler": "ddim", "schedule": "auto"}),
+        ({"sampler": "tcd"}, {"schedule": "linspace"}, {"sampler": "ddim", "schedule": "linspace"}),
         ({"ckpt": "a.ckpt", "config": "a.yaml"}, {"model": "org/b"}, {"model": "org/b", "ckpt": DEFAULTS.ckpt}),
         ({"model": "org/a", "revision": "v2"}, {"model": "org/b"}, {"model": "org/b", "revision": None}),
         ({"model": "org/a", "revision": "v2"}, {"ckpt": "b.ckpt"}, {"model": None, "revision": None, "ckpt": "b.ckpt"}),
@@ -173,6 +185,36 @@ def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, A
 def test_a_stronger_layer_wins(weaker: dict[str, Any], stronger: dict[str, Any], settings: dict[str, Any]) -> None:
     merged = Settings.of(**{name: given.value for name, given in merge(layer(weaker), layer(stronger)).items()})
     assert {name: getattr(merged, name) for name in settings} == settings
+
+
+def test_the_name_of_a_sampler_sets_its_schedule(file: File) -> None:
+    """From every source; a stronger sampler replaces it, and a stronger schedule, too."""
+    path = file("steps = 5\nsampler = 'DPM++ 2M Karras'\n")
+
+    def found(environment: dict[str, str] | None = None, **flags: str) -> tuple[str, str]:
+        settings = load(flags, config_file=path, environment=environment or {}).settings
+        return settings.sampler, settings.schedule
+
+    assert found() == ("dpmpp_2m", "karras")
+    assert found({"SDCLI_SAMPLER": "dpmpp_2m_sde_gpu"}) == ("dpmpp_2m_sde", "auto")
+    assert found({"SDCLI_SAMPLER": "Euler_Exponential"}) == ("euler", "exponential")
+    assert found({"SDCLI_SAMPLER": "k_euler_ancestral"}) == ("euler_a", "auto")
+    assert found({"SDCLI_SAMPLER": "euler", "SDCLI_SCHEDULE": "sgm-uniform"}) == ("euler", "sgm_uniform")
+    assert found({"SDCLI_SCHEDULE": "exponential"}) == ("dpmpp_2m", "exponential")
+    assert found({"SDCLI_SCHEDULE": "exponential"}, sampler="DPM++ SDE Karras") == ("dpmpp_sde", "karras")
+    assert found(sampler="DPM++ 2M") == ("dpmpp_2m", "auto")
+    assert load({"plms": True}, config_file=path, environment={}).settings.schedule == "auto"
+    given = load(config_file=path, environment={}).given
+    assert given["sampler"].origin == given["schedule"].origin == Origin("config file", path, 2)
+    two = {"sampler": "LMS Karras", "schedule": "beta"}
+    with pytest.raises(UsageError) as caught:
+        load(two, environment={}, typed={"schedule": "--scheduler"})
+    assert caught.value.what == "--sampler 'LMS Karras' contradicts --scheduler beta"
+    with pytest.raises(UsageError) as caught:
+        load(config_file=file("sampler = 'LMS Karras'\nschedule = 'beta'"), environment={})
+    assert caught.value.what == "--sampler 'LMS Karras' contradicts --schedule beta"
+    assert "line 1" in caught.value.why
+    assert "line 2" in caught.value.why
 
 
 def test_sources_from_the_weakest_to_the_strongest(file: File) -> None:
@@ -252,7 +294,7 @@ def test_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("prompt = [\n]", 2, ["--prompt is an empty list", "FILE, line 1"]),
         ("prompt.a = 5", 2, ["prompt", "Pass text"]),
         ("prompt = 1979-05-27", 2, ["1979-05-27", "Pass text"]),
-        ('sampler = "euler"', 2, ["--sampler 'euler' is not valid", "FILE, line 1", "ddim, plms, dpm_solver"]),
+        ('sampler = "eula"', 2, ["--sampler 'eula' is not valid", "FILE, line 1", "ddim, plms, dpm_solver"]),
         ('on-unsafe = "hide"', 2, ['on-unsafe = "hide" in FILE, line 1', "replace, blur, skip"]),
         ("steps = 3\nddim-steps = 3", 2, ["steps and ddim-steps in FILE, line 2", "the same setting"]),
         ("\nsteps = 0", 2, ["--ddim_steps 0", "--ddim_steps is set by FILE, line 2."]),

@@ -175,7 +175,11 @@ def test_the_builtin_model_is_used_if_the_default_checkpoint_does_not_exist(
         {"eta": 1.5},
         {"eta": -0.1},
         {"eta": 0.5, "plms": True},
-        {"sampler": "euler"},
+        {"sampler": "DPM++ 2S a"},
+        {"schedule": "KL Optimal"},
+        {"sampler": "DPM++ 2M Karras", "schedule": "exponential"},
+        {"sampler": "DPM++ 2M Karras", "sigmas": "3,1"},
+        {"sampler": "Euler a Karras"},
         {"sampler": "ddim", "plms": True},
         {"precision": "half"},
         {"seed": -2},
@@ -298,7 +302,7 @@ def test_advice_for_bytes_that_are_not_text_names_the_locale() -> None:
     ("name", "spelled", "value"),
     [
         ("format", "jpg", "jpeg"), ("format", "JPG", "jpeg"), ("format", ".jpg", "jpeg"), ("format", "PNG", "png"),
-        ("sampler", "DPM-Solver", "dpm_solver"), ("sampler", "DPM++ 2M", "dpm_solver"), ("rng", "CPU", "cpu"),
+        ("sampler", "DPM-Solver", "dpm_solver"), ("sampler", "DPM++ 2M", "dpmpp_2m"), ("rng", "CPU", "cpu"),
         ("watermark_method", "DWTDCT", "dwtDct"),
     ],
 )  # fmt: skip

@@ -42,7 +42,7 @@ def test_flags_of_other_tools_have_an_answer() -> None:
     assert "not supported yet" in elsewhere("--lora")
     assert "Image to image" in elsewhere("--init-img")
     assert elsewhere("--init_img") == elsewhere("--INIT-IMG") == elsewhere("init_img")
-    assert "--sampler" in elsewhere("--scheduler")
+    assert "--schedule" in elsewhere("--karras")
     assert elsewhere("-s") != elsewhere("-S")
     assert elsewhere("--s") == elsewhere("s") == ""
     assert elsewhere("--steps") == ""

@@ -34,9 +34,14 @@ FILES = {
     "sdcli/models/builtin/vae/config.json",
     *(f"sdcli/models/builtin/words/{path.name}" for path in (ROOT / "sdcli/models/builtin/words").glob("*.json")),
     "sdcli/models/builtin/vae/diffusion_pytorch_model.safetensors",
+    "sdcli/models/builtin-fast/README.md",
+    "sdcli/models/builtin-fast/sheets/steps.webp",
+    "sdcli/models/builtin-fast/unet/config.json",
+    "sdcli/models/builtin-fast/unet/diffusion_pytorch_model.safetensors",
     *(f"sdcli/models/builtin/sheets/{name}.webp" for name in ("singles", "held-out", "couples", "grounds", "seeds")),
 }
-WEIGHTS_MEGABYTES = 65
+WEIGHTS_MEGABYTES = 80
+WHEEL_MEGABYTES = 100
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,7 @@ def test_the_wheel_contains_what_it_needs_and_nothing_else(wheel: Path) -> None:
     assert names <= shipped, "no other files"
     weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
     assert weights < WEIGHTS_MEGABYTES * 1e6
+    assert wheel.stat().st_size < WHEEL_MEGABYTES * 1e6
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
@@ -19,13 +20,13 @@ from sdcli.models.model import Model, ModelRequest, PartCallback
 from sdcli.models.vocabulary import Vocabulary
 from sdcli.models.weight_files import WeightFiles
 from sdcli.settings import LARGEST_SIDE, ORIGINAL_STEPS
+from sdcli.suggestions import did_you_mean, near
 
 if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-BUILTIN_NSFW_THRESHOLD = 0.99
 _AGAIN = "Download the model again."
 # Keys of the parts in model_index.json, and the classes of diffusers that sdcli supports. Families list the rest.
 PART_NAMES = {"UNet": ("unet",), "VAE": ("vae", "vqvae")}
@@ -42,6 +43,8 @@ class FolderModel:
     """The weights of "text encoder", "UNet" and "VAE"."""
     classes: Mapping[str, str]
     """The class names of "UNet" and "VAE" in diffusers."""
+    base: Path | None = None
+    """The folder of another model, with the parts that `path` lacks."""
 
     @classmethod
     def read(
@@ -49,7 +52,8 @@ class FolderModel:
         path: Path,
         *,
         name: str,
-        builtin: bool = False,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+        base: Path | None = None,
         names: Collection[str] | None = None,
     ) -> FolderModel:
         """Read and check the configuration files of a model.
@@ -57,15 +61,16 @@ class FolderModel:
         Args:
             path: the model's folder.
             name: the model's name in records and errors.
-            builtin: whether it is the builtin model, which has its own guidance scale and watermark method.
+            defaults: fields of the `ModelSpec` for this model, instead of those for any model.
+            base: the folder of another model, with the parts that `path` lacks.
             names: the model's files, relative to `path`; by default those in the folder.
 
         Raises:
             ModelError: the folder is not a model, or one that is not supported, or parts are missing.
         """
         if names is None:
-            names = files_in(path)
-        index = _read_index(path, name, names)
+            names = files_in(path, base)
+        index = _read_index(_home(path, base, INDEX), name, names)
         pipeline = str(index.get("_class_name", ""))
         text_encoders = families.each("text_encoders")
         parts = {"text encoder": _part(index, names, name, "text encoder", families.each("part"), text_encoders)}
@@ -76,14 +81,14 @@ class FolderModel:
         text_encoder = classes.pop("text encoder")
         family = families.first(lambda family: text_encoder in family.text_encoders)
         assert family is not None, "_part has checked it"
-        files = {label: path / part.part / CONFIG for label, part in parts.items()}
+        files = {label: _home(path, base, part.part) / part.part / CONFIG for label, part in parts.items()}
         json_files.read_fields(TextEncoderFile, files["text encoder"])
         unet = json_files.read_fields(UNetFile, files["UNet"])
         vae = json_files.read_fields(VAEFile, files["VAE"])
         if vae.downscale > MAX_DOWNSCALE:
             raise ModelError(f"{files['VAE']} describes a VAE that enlarges {vae.downscale} times", fix=_AGAIN)
         _check(name, pipeline, unet, vae)
-        scheduler = path / "scheduler" / "scheduler_config.json"
+        scheduler = _home(path, base, "scheduler") / "scheduler" / "scheduler_config.json"
         size = unet.sample_size if unet.sample_size is not None else 512 // vae.downscale
         height, width = size if isinstance(size, list) else (size, size)
         if max(height, width) * vae.downscale > LARGEST_SIDE:
@@ -92,23 +97,29 @@ class FolderModel:
                 why=f"Images have at most {LARGEST_SIDE} pixels on each side.",
                 fix=_AGAIN,
             )
-        spec = ModelSpec(
-            name=name,
-            family=family,
-            latent_channels=unet.in_channels,
-            downscale=vae.downscale,
-            size_multiple=vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
-            default_height=height * vae.downscale,
-            default_width=width * vae.downscale,
-            only_default_size=builtin,
-            default_scale=2.0 if builtin else 7.5,
-            default_steps=20 if builtin else ORIGINAL_STEPS,
-            schedule=scheduler_config.schedule(json_files.read(scheduler), scheduler, pipeline),
-            watermark_method="robust" if builtin else "dwtDct",
-            nsfw_threshold=BUILTIN_NSFW_THRESHOLD if builtin else 0.5,
-            has_safety_checker=_has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None,
-        )
-        return cls(path, spec, parts, classes)
+        steps = json_files.read(scheduler)
+        fields = {
+            "name": name,
+            "family": family,
+            "latent_channels": unet.in_channels,
+            "downscale": vae.downscale,
+            "size_multiple": vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
+            "default_height": height * vae.downscale,
+            "default_width": width * vae.downscale,
+            "default_scale": 7.5,
+            "default_steps": ORIGINAL_STEPS,
+            "schedule": scheduler_config.schedule(steps, scheduler, pipeline),
+            "guidance_embedding": unet.time_cond_proj_dim or 0,
+            "watermark_method": "dwtDct",
+            "has_safety_checker": (
+                _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
+            ),
+        }
+        if few_steps_by := scheduler_config.FEW_STEPS_BY.get(str(steps.get("_class_name", ""))):
+            # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
+            fields |= {"few_steps_by": few_steps_by, "default_steps": 4}
+            fields |= {"default_scale": 8.5 if unet.time_cond_proj_dim else 1.0}
+        return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
     @property
     def family(self) -> Family:
@@ -119,27 +130,31 @@ class FolderModel:
 
     @cached_property
     def _hash(self) -> str:
-        return hashes.of_folder(self.path, [self.path / name for part in self.parts.values() for name in part.files])
+        return hashes.of_files({name: self._file(name) for part in self.parts.values() for name in part.files})
+
+    def _file(self, name: str) -> Path:
+        """A file or folder of the model, relative to its folder."""
+        return _home(self.path, self.base, name) / name
 
     def hash(self) -> str:
         return self._hash
 
     def here(self) -> bool:
-        return all((self.path / name).is_file() for part in self.parts.values() for name in part.files)
+        return all(self._file(name).is_file() for part in self.parts.values() for name in part.files)
 
     def weights(self) -> int:
-        return sum(checkpoint_file.size(self.path / name) for part in self.parts.values() for name in part.weights)
+        return sum(checkpoint_file.size(self._file(name)) for part in self.parts.values() for name in part.weights)
 
     def tokenizer(self) -> Any:
         from sdcli.models import tokenizer
 
-        fields = json_files.read(self.path / self.parts["text encoder"].part / CONFIG)
+        fields = json_files.read(self._file(f"{self.parts['text encoder'].part}/{CONFIG}"))
         length = self.family.max_length(fields)
-        return tokenizer.load(self.family, self.path / "tokenizer", length, vocabulary=fields.get("vocab_size"))
+        return tokenizer.load(self.family, self._file("tokenizer"), length, vocabulary=fields.get("vocab_size"))
 
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
-        return Vocabulary.find(self.path)
+        return Vocabulary.find(self._file("words").parent)
 
     def vocabulary(self) -> Vocabulary | None:
         return self._vocabulary
@@ -157,7 +172,8 @@ class FolderModel:
             loaded = {}
             for label, files in self.parts.items():
                 progress(label)
-                part = pretrained.load(classes[label], self.path, files, what=label, source=self.spec.name)
+                home = _home(self.path, self.base, files.part)
+                part = pretrained.load(classes[label], home, files, what=label, source=self.spec.name)
                 loaded[label] = part.to(device)
             weights.check_width(loaded["text encoder"], loaded["UNet"], self.spec.name)
             model = Model(
@@ -168,7 +184,7 @@ class FolderModel:
                 vae=loaded["VAE"],
                 device=device,
             )
-            if self.path != shipped.BUILTIN:
+            if self.path not in (shipped.BUILTIN, shipped.FAST):
                 pretrained.try_out(model)
             return model
 
@@ -198,12 +214,17 @@ def find(request: ModelRequest) -> FolderModel | None:
         return None  # the form of hub ids
     raise ModelNotFound(
         f"folder {given} does not exist",
+        why=did_you_mean(near(given, shipped.NAMES)),
         fix="Pass the path of a folder that contains model_index.json, or a hub id of the form owner/name.",
     )
 
 
-def files_in(path: Path) -> list[str]:
+def files_in(path: Path, base: Path | None = None) -> list[str]:
     """The files of a model, relative to its folder, with forward slashes: those in the folder and in folders in it.
+
+    Args:
+        path: the folder.
+        base: the folder of another model, with the parts that `path` lacks.
 
     Raises:
         ModelError: the folder cannot be read.
@@ -211,13 +232,20 @@ def files_in(path: Path) -> list[str]:
     try:
         entries = list(os.scandir(path))
         names = [entry.name for entry in entries if entry.is_file()]
-        if INDEX not in names:
+        if INDEX not in names and base is None:
             return names  # not a model, and perhaps a folder with all files of a disk
         for part in (entry.name for entry in entries if entry.is_dir()):
             names += [f"{part}/{entry.name}" for entry in os.scandir(path / part) if entry.is_file()]
+        if base is not None:
+            names += [name for name in files_in(base) if _home(path, base, name) == base]
         return names
     except OSError as error:
         raise ModelError(f"the folder {error.filename} cannot be read", why=f"{error.strerror}.") from error
+
+
+def _home(path: Path, base: Path | None, name: str) -> Path:
+    """The folder that has a file of a model: `base`, if `path` does not have its part."""
+    return path if base is None or (path / name.split("/")[0]).exists() else base
 
 
 def _read_index(path: Path, name: str, names: Collection[str]) -> Mapping[str, Any]:
@@ -298,7 +326,7 @@ def _check(name: str, pipeline: str, unet: UNetFile, vae: VAEFile) -> None:
     if unet.in_channels != vae.latent_channels:
         why = f"its UNet takes {unet.in_channels} channels and its VAE outputs {vae.latent_channels}, as for inpainting"
         raise _unsupported(name, pipeline, why)
-    more = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+    more = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
     needed = [field for field in more if getattr(unet, field) is not None]
     if needed:
         raise _unsupported(name, pipeline, f"its UNet needs more inputs than a prompt ({', '.join(needed)})")

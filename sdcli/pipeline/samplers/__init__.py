@@ -96,7 +96,8 @@ class Sampler:
         schedules: the values of `--schedule` that it takes, besides auto.
         takes_sigmas: whether it takes `--sigmas`.
         takes_eta: whether it takes an eta other than 0.
-        aliases: names that other tools have for it, in lower case, besides `title`.
+        aliases: names that other tools have for it, besides `title`. Capitals, spaces, punctuation, and what
+            `sdcli.sampler_names.key` leaves out do not matter.
         order: order of convergence to the solution of the probability-flow ODE (Song et al., 2021), at an eta of 0:
             twice as many steps divide the error by 2 to the power of it. 0 if the sampler adds noise in each step.
     """

@@ -17,7 +17,6 @@ def _with_eta(plan: Plan, steps: int) -> int:
 LCM = sampler(
     "LCM",
     Scheduler("scheduling_lcm:LCMScheduler", draws=between_steps, zero_snr=True, most=_STEPS),
-    "k_lcm",
     schedules=(),
 )
 TCD = sampler(

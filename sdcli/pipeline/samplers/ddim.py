@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
 from sdcli.pipeline.samplers import Plan, Sampler, Step
-from sdcli.pipeline.schedules import SPACINGS, exceeds_training, scheduler_arguments, spaced, timesteps
+from sdcli.pipeline.samplers.of_diffusers import Scheduler, if_eta, sampler, with_spacings
+from sdcli.pipeline.schedules import SPACINGS, exceeds_training, scheduler_arguments, timesteps
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def check(plan: Plan, schedule: NoiseSchedule) -> None:
     """Refuse numbers of steps whose timesteps exceed those of the training. PLMS shares this check."""
-    steps, schedule = plan.steps, spaced(schedule, plan)
+    steps = plan.steps
     total = schedule.num_train_timesteps
     if steps <= total and not exceeds_training(steps, schedule):
         return
@@ -53,7 +54,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
         set_alpha_to_one=schedule.set_alpha_to_one,
         rescale_betas_zero_snr=schedule.rescale_betas_zero_snr,
     )
-    times = timesteps(plan.steps, spaced(schedule, plan))
+    times = timesteps(plan.steps, schedule)
     # The scheduler steps back by T // num_inference_steps; the list may be one longer than `steps`.
     scheduler.num_inference_steps = plan.steps
     scheduler.timesteps = torch.tensor(list(times))
@@ -63,7 +64,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
 
 def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
     """One evaluation for each timestep. The original draws noise in each, whatever eta is."""
-    return len(timesteps(plan.steps, spaced(schedule, plan)))
+    return len(timesteps(plan.steps, schedule))
 
 
 def why(plan: Plan, schedule: NoiseSchedule) -> str:
@@ -72,15 +73,21 @@ def why(plan: Plan, schedule: NoiseSchedule) -> str:
     return "" if count == plan.steps else f"{total} timesteps in strides of {total // plan.steps} are {count}"
 
 
-SAMPLER = Sampler(
-    "DDIM",
-    check,
-    evaluations,
-    draws=evaluations,
-    sample=sample,
-    why=why,
-    schedules=SPACINGS,
-    takes_eta=True,
-    aliases=("ddim_uniform", "ddimscheduler"),
-    order=1,
+SAMPLER = with_spacings(
+    Sampler(
+        "DDIM",
+        check,
+        evaluations,
+        draws=evaluations,
+        sample=sample,
+        why=why,
+        takes_eta=True,
+        order=1,
+    ),
+    sampler(
+        "DDIM",
+        Scheduler("scheduling_ddim:DDIMScheduler", draws=if_eta, spacing="leading", zero_snr=True),
+        schedules=SPACINGS,
+        takes_eta=True,
+    ),
 )

@@ -73,5 +73,6 @@ SAMPLER = Sampler(
     evaluations=lambda plan, schedule: plan.steps,
     draws=lambda plan, schedule: 0,
     sample=sample,
+    aliases=("dpm", "dpm_solver_stability"),
     order=2,
 )

@@ -50,14 +50,14 @@ def _give_brownian_noise(scheduler: Any, noise: BatchNoise) -> None:
 
 
 MULTISTEP_2 = sampler(
-    "DPM++ 2M", Scheduler(_MULTISTEP, zero_snr=True), "dpmpp_2m", "k_dpmpp_2m", takes_sigmas=True, order=2
+    "DPM++ 2M", Scheduler(_MULTISTEP, zero_snr=True), "dpmpp_2", "dpmsolver++", takes_sigmas=True, order=2
 )
 SINGLE_STEP_2 = sampler(
     "DPM++ 2S",
     Scheduler(
         "scheduling_dpmsolver_singlestep:DPMSolverSinglestepScheduler", options={"lower_order_final": True}, least=2
     ),
-    "dpmpp_2s",
+    "dpmsingle",
     schedules=("linspace", *CURVES),
     order=2,
 )
@@ -67,17 +67,15 @@ SDE = sampler(
         "scheduling_dpmsolver_sde:DPMSolverSDEScheduler",
         evaluations=twice, prepare=_give_brownian_noise, x0=False,
     ),
-    "dpmpp_sde", "k_dpmpp_sde", "dpmpp_sde_gpu",
+    "dpm_sde",
 )  # fmt: skip
 MULTISTEP_2_SDE = sampler(
     "DPM++ 2M SDE",
     Scheduler(_MULTISTEP, options=_SDE, draws=in_each_step, zero_snr=True),
-    "dpmpp_2m_sde", "k_dpmpp_2m_sde", "dpmpp_2m_sde_gpu",
     takes_sigmas=True,
 )  # fmt: skip
 MULTISTEP_3_SDE = sampler(
     "DPM++ 3M SDE",
     Scheduler(_MULTISTEP, options={**_SDE, "solver_order": 3}, draws=in_each_step, zero_snr=True),
-    "dpmpp_3m_sde", "k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu",
     takes_sigmas=True,
 )  # fmt: skip

@@ -58,5 +58,6 @@ IPNDM = Sampler(
     sample=sample,
     schedules=k_diffusion.EULER.schedules,
     takes_sigmas=True,
+    aliases=("IPNDMScheduler",),
     order=2,
 )

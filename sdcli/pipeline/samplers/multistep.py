@@ -7,11 +7,11 @@ from sdcli.pipeline.samplers.of_diffusers import Scheduler, in_each_step, sample
 UNIPC = sampler(
     "UniPC",
     Scheduler("scheduling_unipc_multistep:UniPCMultistepScheduler", zero_snr=True),
-    "uni_pc", "k_unipc", "uni_pc_bh2",
+    "unipc_bh2", "unipc_tu",
     takes_sigmas=True, order=3,
 )  # fmt: skip
 # Its last step ends where it begins with the schedules of curves, so a single one does nothing.
 DEIS = sampler(
     "DEIS", Scheduler("scheduling_deis_multistep:DEISMultistepScheduler", least=2), takes_sigmas=True, order=2
 )
-SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step), "sa_solver")
+SA_SOLVER = sampler("SA Solver", Scheduler("scheduling_sasolver:SASolverScheduler", draws=in_each_step))

@@ -32,6 +32,16 @@ def between_steps(plan: Plan, steps: int) -> int:
     return steps - 1
 
 
+def if_eta(plan: Plan, steps: int) -> int:
+    """One in each step, if eta is not 0."""
+    return steps if plan.eta else 0
+
+
+def once_more(plan: Plan, steps: int) -> int:
+    """One in each step, and one more."""
+    return steps + 1
+
+
 def twice(plan: Plan, steps: int) -> int:
     """Two in each step but the last."""
     return 2 * steps - 1
@@ -80,6 +90,7 @@ def sampler(
     schedules: tuple[str, ...] = (*SPACINGS, *CURVES),
     takes_sigmas: bool = False,
     takes_eta: bool = False,
+    why: str = "",
     order: int = 0,
 ) -> Sampler:
     """A sampler around a scheduler.
@@ -92,6 +103,7 @@ def sampler(
         takes_sigmas: whether the scheduler reads its noise levels from an array `sigmas` with one entry for each step
             and one for the end, so that any others can take their place. Then it has the schedules `BY_SIGMAS`, too.
         takes_eta: see `Sampler`.
+        why: see `Sampler`.
         order: see `Sampler`.
     """
     if takes_sigmas:
@@ -109,7 +121,7 @@ def sampler(
         options = {"eta": plan.eta} if takes_eta else {}
         evaluations = scheduler_steps.evaluations_of(made)
         steps = scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
-        if scheduler.extrapolates and scheduler_steps.ends_far_above_zero(evaluations):
+        if scheduler.extrapolates and plan.schedule == "auto" and scheduler_steps.ends_far_above_zero(evaluations):
             return scheduler_steps.with_denoised_end(steps, len(evaluations))
         return steps
 
@@ -121,17 +133,40 @@ def sampler(
 
         return counter
 
+    # Several samplers are the same class with another algorithm; its name stands for the default one.
+    own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
+    # Several samplers are the same class with another algorithm; its name stands for the default one.
+    own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
     return Sampler(
         title,
         check,
         evaluations=count(scheduler.evaluations),
         draws=count(scheduler.draws),
         sample=sample,
+        why=lambda plan, schedule: why,
         schedules=schedules,
         takes_sigmas=takes_sigmas,
         takes_eta=takes_eta,
-        aliases=(*aliases, scheduler.place.partition(":")[2].lower()),
+        aliases=(*aliases, *own_class),
         order=order,
+    )
+
+
+def with_spacings(original: Sampler, by_diffusers: Sampler) -> Sampler:
+    """The original's sampler, which has timesteps of its own, and diffusers' for a spacing that the user names."""
+
+    def chosen(plan: Plan) -> Sampler:
+        return original if plan.schedule == "auto" else by_diffusers
+
+    return replace(
+        original,
+        check=lambda plan, schedule: chosen(plan).check(plan, schedule),
+        evaluations=lambda plan, schedule: chosen(plan).evaluations(plan, schedule),
+        draws=lambda plan, schedule: chosen(plan).draws(plan, schedule),
+        sample=lambda denoiser, noise, plan, schedule: chosen(plan).sample(denoiser, noise, plan, schedule),
+        why=lambda plan, schedule: chosen(plan).why(plan, schedule),
+        schedules=by_diffusers.schedules,
+        aliases=(*original.aliases, *by_diffusers.aliases),
     )
 
 
@@ -154,6 +189,19 @@ def _check(title: str, scheduler: Scheduler, plan: Plan, schedule: NoiseSchedule
             why=f"It takes {least} to {most} steps with this model.",
             fix=f"Pass {least if steps < least else most}, or another --sampler.",
             settings=(setting, "sampler"),
+        )
+    spacing = spaced(schedule, plan, scheduler.spacing).timestep_spacing
+    total = schedule.num_train_timesteps
+    if (
+        spacing == "leading"
+        and not plan.sigmas
+        and (last := (steps - 1) * (total // steps) + schedule.steps_offset) >= total
+    ):
+        raise UsageError(
+            f"--ddim_steps {steps} does not work with {title} and the schedule leading",
+            why=f"The timesteps would reach {last}; the model's last one is {total - 1}.",
+            fix=f"Pass at most {total // 2}, or --schedule trailing.",
+            settings=("steps", "schedule"),
         )
     lacking = (
         "trained with a zero terminal SNR"
@@ -184,15 +232,17 @@ def make(scheduler: Scheduler, plan: Plan, schedule: NoiseSchedule) -> Any:
 
     module, _, name = scheduler.place.partition(":")
     kind = getattr(importlib.import_module(f"diffusers.schedulers.{module}"), name)
-    own = bool(plan.sigmas) or plan.schedule in BY_SIGMAS
+    accepted = inspect.signature(kind.__init__).parameters
+    curve = schedule.curve if plan.schedule == "auto" and not plan.sigmas else plan.schedule
+    by_diffusers = f"use_{curve}_sigmas" in accepted
+    own = bool(plan.sigmas) or plan.schedule in BY_SIGMAS or (plan.schedule in CURVES and not by_diffusers)
     spacing = spaced(schedule, plan, scheduler.spacing)
     arguments = {**spacing.model_dump(), "clip_sample": False, **scheduler.options}
     if own:
         # With other spacings some schedulers begin with more noise than the first sigma.
         arguments["timestep_spacing"] = "trailing"
-    if plan.schedule in CURVES:
-        arguments[f"use_{plan.schedule}_sigmas"] = True
-    accepted = inspect.signature(kind.__init__).parameters
+    if by_diffusers:
+        arguments[f"use_{curve}_sigmas"] = True
     made = kind(**{name: value for name, value in arguments.items() if name in accepted})
     made.set_timesteps(len(plan.sigmas) or plan.steps)
     if own:

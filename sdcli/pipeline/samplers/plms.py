@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sdcli.errors import UsageError
 from sdcli.model_spec import NoiseSchedule
 from sdcli.pipeline.samplers import Plan, Sampler, Step, ddim
-from sdcli.pipeline.schedules import SPACINGS, scheduler_arguments, spaced, timesteps
+from sdcli.pipeline.samplers.of_diffusers import Scheduler, once_more, sampler, with_spacings
+from sdcli.pipeline.schedules import SPACINGS, scheduler_arguments, timesteps
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _FEWEST = 10
 """Steps for models whose last step ends without noise. With 6, 7 or 9 steps of PLMS the builtin model's images are
 torn, so fewer than 10 are those of DDIM."""
+
+
+_TWICE = "PLMS evaluates it twice in its first step"
 
 
 def check(plan: Plan, schedule: NoiseSchedule) -> None:
@@ -51,7 +55,7 @@ def sample(denoiser: Denoiser, noise: BatchNoise, plan: Plan, schedule: NoiseSch
     scheduler = PNDMScheduler(
         **scheduler_arguments(schedule), skip_prk_steps=True, set_alpha_to_one=schedule.set_alpha_to_one
     )
-    steps, schedule = plan.steps, spaced(schedule, plan)
+    steps = plan.steps
     scheduler.set_timesteps(steps)
 
     def evaluation(model_time: int, scheduler_time: int) -> Evaluation:
@@ -78,7 +82,7 @@ def ends_without_noise(schedule: NoiseSchedule) -> bool:
 
 
 def _is_ddim(plan: Plan, schedule: NoiseSchedule) -> bool:
-    return ends_without_noise(spaced(schedule, plan)) and plan.steps < _FEWEST
+    return ends_without_noise(schedule) and plan.steps < _FEWEST
 
 
 def evaluations(plan: Plan, schedule: NoiseSchedule) -> int:
@@ -93,20 +97,25 @@ def draws(plan: Plan, schedule: NoiseSchedule) -> int:
 
 def why(plan: Plan, schedule: NoiseSchedule) -> str:
     """Why the model is evaluated more often than there are steps."""
-    own = "PLMS evaluates it twice in its first step"
+    own = _TWICE
     if _is_ddim(plan, schedule):
         own = f"fewer than {_FEWEST} of PLMS would tear this model's images, so they are those of DDIM"
     return "; ".join(filter(None, [ddim.why(plan, schedule), own]))
 
 
-SAMPLER = Sampler(
-    "PLMS",
-    check,
-    evaluations,
-    draws=draws,
-    sample=sample,
-    why=why,
-    schedules=SPACINGS,
-    aliases=("pndm", "k_plms", "pndmscheduler"),
-    order=2,
+SAMPLER = with_spacings(
+    Sampler("PLMS", check, evaluations, draws=draws, sample=sample, why=why, aliases=("pndm",), order=2),
+    sampler(
+        "PLMS",
+        Scheduler(
+            "scheduling_pndm:PNDMScheduler",
+            options={"skip_prk_steps": True},
+            evaluations=once_more,
+            spacing="leading",
+            x0=False,
+            least=2,
+        ),
+        schedules=SPACINGS,
+        why=_TWICE,
+    ),
 )

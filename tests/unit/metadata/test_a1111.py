@@ -60,7 +60,7 @@ def test_each_writer_has_its_name_and_its_noise(end: str, tool: str, version: st
         ("CFG rescale: 0, Batch: 2x1, Index: 1x2, Parser: a1111, Operations: txt2img, App: SD.Next", ""),
         (
             "CFG rescale: 0.7, Operations: txt2img; hires, Model: m, UNet: x, App: SD.Next",
-            "CFG rescale, Operations, UNet",
+            "Operations, UNet",
         ),
         ("Guidance: 3.500000, Eta: 0.000000, Sampler RNG: cuda, RNG: cuda, Version: stable-diffusion.cpp", ""),
         ("Eta: inf, Model: , Unet: x.gguf, Version: stable-diffusion.cpp", ""),
@@ -77,7 +77,8 @@ def test_values_without_an_effect_are_no_note(values: str, left_out: str) -> Non
 
 def test_fooocus_writes_the_schedule_twice() -> None:
     line = "Steps: 30, Sampler: DPM++ 2M SDE Karras, Seed: 5, Scheduler: karras, Version: Fooocus v2.5.5"
-    assert found(f"a cat\n{line}").settings["sampler"] == "DPM++ 2M SDE Karras"
+    settings = found(f"a cat\n{line}").settings
+    assert (settings["sampler"], settings["schedule"]) == ("dpmpp_2m_sde", "karras")
 
 
 def test_other_texts_of_the_file_show_the_writer() -> None:
@@ -128,7 +129,9 @@ def test_where_the_prompts_end(text: str, prompt: str | None, negative: str | No
         ("Model: a, b (c), Seed: 1", {"model": "a, b (c)", "seed": 1}, ""),
         ("Model: , Unet: flux.gguf", {"model": "flux.gguf"}, ""),
         ("Eta: 0.67, Precision: full", {}, ""),
-        ("Sampler: DDIM, Eta DDIM: 0.5", {"sampler": "ddim", "eta": 0.5}, ""),
+        ("Sampler: DDIM, Eta DDIM: 0.5", {"sampler": "ddim", "schedule": "leading", "eta": 0.5}, ""),
+        ("CFG Rescale: 0.7, Seed: 1", {"guidance_rescale": 0.7, "seed": 1}, ""),
+        ("CFG Rescale: x, Seed: 1", {"seed": 1}, "'x' of CFG Rescale"),
     ],
 )
 def test_values_that_are_certain(values: str, settings: dict[str, Any], note: str) -> None:
@@ -146,8 +149,8 @@ def test_values_that_are_certain(values: str, settings: dict[str, Any], note: st
         (r'Styles: "a\d, b: c"', {"Styles": r"a\d, b: c"}),
         ("Skip layers: [7, 8, 9, ]", {"Skip layers": "[7, 8, 9, ]"}),
         ("TE: a.gguf, TE: b.gguf", {"TE": "a.gguf, b.gguf"}),
-        ("CFG rescale: 0.7, Refine, Operations: txt2img; hires",
-         {"CFG rescale": "0.7", "Refine": "Refine", "Operations": "txt2img; hires"}),
+        ("Schedule rho: 5, Refine, Operations: txt2img; hires",
+         {"Schedule rho": "5", "Refine": "Refine", "Operations": "txt2img; hires"}),
         ('Hashes: {"m":"x: 1, y"}, Civitai resources: [{"modelName":"A, b"}]',
          {"Hashes": '{"m":"x: 1, y"}', "Civitai resources": '[{"modelName":"A, b"}]'}),
     ],
@@ -158,20 +161,32 @@ def test_other_values(values: str, other: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "sampler", "note"),
+    ("values", "sampler", "schedule", "note"),
     [
-        ("Sampler: DDIM, Version: ComfyUI", "ddim", True),
-        ("Sampler: ddim_normal, Version: ComfyUI", "ddim", True),
-        ("Sampler: dpmpp_2m, Scheduler: karras, Version: ComfyUI", "dpmpp_2m karras", False),
-        ("Sampler: dpmpp_2m_karras, Version: ComfyUI", "dpmpp_2m_karras", False),
-        ("Sampler: DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras", False),
-        ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M Automatic", False),
-        ("Sampler: euler_a karras, RNG: cuda, Version: stable-diffusion.cpp", "euler_a karras", False),
+        ("Sampler: DDIM, Version: ComfyUI", "ddim", None, True),
+        ("Sampler: ddim_normal, Version: ComfyUI", "ddim", "linspace", False),
+        ("Sampler: dpmpp_2m, Scheduler: karras, Version: ComfyUI", "dpmpp_2m", "karras", False),
+        ("Sampler: dpmpp_2m_sde_sgm_uniform, Version: ComfyUI", "dpmpp_2m_sde", "sgm_uniform", False),
+        ("Sampler: euler, Scheduler: beta, Version: ComfyUI", "euler", "ComfyUI beta", False),
+        ("Sampler: DPM++ 2M, Schedule type: Beta", "dpmpp_2m", "beta", False),
+        ("Sampler: DPM++ 2M, Schedule type: Karras", "dpmpp_2m", "karras", False),
+        ("Sampler: DPM++ 2M, Schedule type: Automatic", "dpmpp_2m", "karras", False),
+        ("Sampler: DPM++ 3M SDE, Schedule type: Automatic", "dpmpp_3m_sde", "exponential", False),
+        ("Sampler: Euler, Schedule type: Automatic", "euler", "linspace", False),
+        ("Sampler: DPM++ 2S a, Schedule type: Automatic", "DPM++ 2S a", "karras", False),
+        ("Sampler: DPM++ 2S a Karras", "DPM++ 2S a", "karras", False),
+        ("Sampler: UniPC, Schedule type: Karras, Version: v1.10.1", "unipc", "leading", False),
+        ("Sampler: UniPC, Version: SD.Next 1234567", "unipc", None, False),
+        ("Sampler: Euler a, Created Date: 2026, Civitai resources: []", "euler_a", None, False),
+        ("Sampler: euler_a karras, RNG: cuda, Version: stable-diffusion.cpp", "euler_a", "karras", False),
+        ("Sampler: dpm++2m, RNG: cuda, Version: stable-diffusion.cpp", "dpmpp_2m", "linspace", False),
+        ("Sampler: dpm++2mv2 gits, RNG: cuda, Version: stable-diffusion.cpp", "dpm++2mv2", "gits", False),
     ],
 )
-def test_samplers_with_their_schedules(values: str, sampler: str, note: bool) -> None:
+def test_samplers_with_their_schedules(values: str, sampler: str, schedule: str | None, note: bool) -> None:
     result = found(f"a cat\nSteps: 4, {values}")
-    assert (result.settings["sampler"], bool(result.notes)) == (sampler, note)
+    assert (result.settings["sampler"], result.settings.get("schedule")) == (sampler, schedule)
+    assert bool(result.notes) == note
 
 
 def test_a_text_without_steps() -> None:
@@ -191,7 +206,7 @@ def test_a_text_without_version_beside_a_graph_is_of_comfyui() -> None:
 
 EXPECTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "webui-pipes-between-values.png": (
-        {"prompt": "an old boat", "negative_prompt": "fog", "seed": 1879, "sampler": "Euler a", "width": 768,
+        {"prompt": "an old boat", "negative_prompt": "fog", "seed": 1879, "sampler": "euler_a", "width": 768,
          "height": 512, "scale": 7.0, "steps": 25, "model": "some-model", "model_hash": "aabbccdd"},
         {"Clip skip": "2", "Pipeline": "Original"},
     ),
@@ -231,8 +246,8 @@ def test_files_of_other_tools(name: str) -> None:
 def test_keys_have_any_case() -> None:
     result = found("a cat\nNegative Prompt: dog\nsteps: 4, sampler: ddim, CFG Scale: 8.0, SEED: 3, size: 64X128")
     assert result.settings == {
-        "prompt": "a cat", "negative_prompt": "dog", "steps": 4, "sampler": "ddim", "scale": 8.0, "seed": 3,
-        "rng": "cuda", "width": 64, "height": 128,
+        "prompt": "a cat", "negative_prompt": "dog", "steps": 4, "sampler": "ddim", "schedule": "leading", "scale": 8.0,
+        "seed": 3, "rng": "cuda", "width": 64, "height": 128,
     }  # fmt: skip
 
 

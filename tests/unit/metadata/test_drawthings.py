@@ -11,8 +11,8 @@ from sdcli.metadata.drawthings import NOTE
 from tests.foreign import DRAW_THINGS, DRAW_THINGS_TEXT, draw_things_xmp, found, png, saved, with_comment
 
 SETTINGS = {
-    "prompt": "a lighthouse", "negative_prompt": "fog", "seed": 2441935286, "steps": 28, "sampler": "DPM++ 2M Karras",
-    "scale": 7.5, "width": 512, "height": 768, "model": "sd_v1.5_f16.ckpt",
+    "prompt": "a lighthouse", "negative_prompt": "fog", "seed": 2441935286, "steps": 28, "sampler": "dpmpp_2m",
+    "schedule": "karras", "scale": 7.5, "width": 512, "height": 768, "model": "sd_v1.5_f16.ckpt",
 }  # fmt: skip
 NOTES = ("sdcli does not have the random numbers of the seed mode Scale Alike", NOTE)
 TEXT = json.dumps(DRAW_THINGS)

@@ -11,7 +11,7 @@ from tests.foreign import FOOOCUS, FOOOCUS_LABELS, RUINED_FOOOCUS, found, png, s
 
 SETTINGS = {
     "prompt": "a lighthouse", "negative_prompt": "fog", "seed": 3350124586, "rng": "cpu", "steps": 30,
-    "sampler": "dpmpp_2m_sde_gpu karras", "scale": 4.0, "width": 1152, "height": 896, "model": "coast_v8",
+    "sampler": "dpmpp_2m_sde", "schedule": "karras", "scale": 4.0, "width": 1152, "height": 896, "model": "coast_v8",
     "model_hash": "aeb7e9e689",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_older_labels() -> None:
     assert (result.tool, result.version, result.notes, result.unknown) == ("Fooocus", "v2.1.864", (), [])
     assert result.settings == {
         "prompt": "a lighthouse", "negative_prompt": "", "seed": 12, "rng": "cpu", "steps": 60, "sampler": "ddim",
-        "scale": 7.0, "width": 1024, "height": 768, "model": "coast.safetensors",
+        "schedule": "linspace", "scale": 7.0, "width": 1024, "height": 768, "model": "coast.safetensors",
     }  # fmt: skip
     assert result.other["LoRA 1"] == "offset.safetensors : 0.1"
 
@@ -67,7 +67,7 @@ def test_fooocus_mre() -> None:
     assert (result.tool, result.version, result.unknown) == ("Fooocus-MRE", "v2.0.78.5", [])
     assert result.settings == {
         "prompt": "a lighthouse", "negative_prompt": "", "seed": 7, "rng": "cpu", "steps": 30, "sampler": "ddim",
-        "scale": 7.0, "width": 1152, "height": 896, "model": "coast.safetensors",
+        "schedule": "linspace", "scale": 7.0, "width": 1152, "height": 896, "model": "coast.safetensors",
     }  # fmt: skip
     assert result.notes == ("the styles added texts to the prompts, which are as the user wrote them",)
     assert result.harmless == {"scheduler", "base_clip_skip"}
@@ -78,9 +78,8 @@ def test_ruined_fooocus() -> None:
     result = found(png(parameters=json.dumps(RUINED_FOOOCUS)))
     assert (result.tool, result.unknown, result.notes) == ("RuinedFooocus", [], ())
     assert (result.settings["prompt"], result.settings["negative_prompt"]) == ("a lighthouse, ", "fog, ")
-    assert (result.settings["sampler"], result.settings["scale"], result.settings["width"]) == (
-        "dpmpp_2m karras", 8.5, 1152,
-    )  # fmt: skip
+    assert (result.settings["sampler"], result.settings["schedule"]) == ("dpmpp_2m", "karras")
+    assert (result.settings["scale"], result.settings["width"]) == (8.5, 1152)
 
 
 def test_the_scheme_of_the_web_ui() -> None:

@@ -106,8 +106,8 @@ class TestA1111:
         assert (result.tool, result.version) == ("AUTOMATIC1111's web UI", "v1.9.4")
         assert result.settings == {
             "prompt": "a castle, (dusk:1.2)\nby the sea <lora:mist:0.6>", "negative_prompt": "people,\ncars",
-            "seed": 3141592653, "rng": "cuda", "steps": 28, "sampler": "Euler a Automatic", "scale": 6.5, "width": 512,
-            "height": 768, "model": "coast_v2", "model_hash": "a1b2c3d4e5",
+            "seed": 3141592653, "rng": "cuda", "steps": 28, "sampler": "euler_a", "schedule": "linspace",
+            "scale": 6.5, "width": 512, "height": 768, "model": "coast_v2", "model_hash": "a1b2c3d4e5",
         }  # fmt: skip
         assert result.other == {
             "Denoising strength": "0.4", "Lora hashes": "mist: 0f0f, fog: 1e1e", "Clip skip": "2",
@@ -116,17 +116,18 @@ class TestA1111:
     @pytest.mark.parametrize(
         ("written", "own"),
         [
-            ("Sampler: DDIM", "ddim"),
-            ("Sampler: PLMS", "plms"),
-            ("Sampler: DPM++ 2M", "dpm_solver"),
-            ("Sampler: DPM++ 2M, Schedule type: Uniform", "dpm_solver"),
-            ("Sampler: DPM++ 2M Karras", "DPM++ 2M Karras"),
-            ("Sampler: DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras"),
-            ("Sampler: Heun", "Heun"),
+            ("Sampler: DDIM", ("ddim", "leading")),
+            ("Sampler: PLMS, Schedule type: Karras", ("plms", "leading")),
+            ("Sampler: DPM++ 2M", ("dpmpp_2m", "linspace")),
+            ("Sampler: DPM++ 2M, Schedule type: Uniform", ("dpmpp_2m", "linspace")),
+            ("Sampler: DPM++ 2M Karras", ("dpmpp_2m", "karras")),
+            ("Sampler: DPM++ 2M, Schedule type: Karras", ("dpmpp_2m", "karras")),
+            ("Sampler: Restart, Schedule type: KL Optimal", ("Restart", "KL Optimal")),
         ],
     )
-    def test_only_equal_samplers_get_the_name_of_sdcli(self, written: str, own: str) -> None:
-        assert found(parameters=f"x\nSteps: 4, {written}, Seed: 1").settings["sampler"] == own
+    def test_samplers_that_sdcli_has_get_its_name(self, written: str, own: tuple[str, str]) -> None:
+        settings = found(parameters=f"x\nSteps: 4, {written}, Seed: 1").settings
+        assert (settings["sampler"], settings["schedule"]) == own
 
     def test_missing_and_invalid_values_are_unknown(self) -> None:
         result = found(parameters="Steps: 20, Seed: ?, Size: 512")
@@ -229,7 +230,8 @@ GRAPH: dict[str, Any] = {
 }
 SETTINGS = {
     "prompt": "a lighthouse, 灯台", "negative_prompt": "fog", "seed": 156680208700286, "rng": "cpu", "steps": 20,
-    "sampler": "ddim", "scale": 8.0, "width": 512, "height": 640, "model": "tide.safetensors",
+    "sampler": "ddim", "schedule": "linspace", "scale": 8.0, "width": 512, "height": 640,
+    "model": "tide.safetensors",
 }  # fmt: skip
 
 
@@ -271,7 +273,8 @@ class TestComfyUI:
         assert result.settings == SETTINGS | {
             "prompt": "a lighthouse, 灯台, at dusk",
             "seed": 5,
-            "sampler": "euler karras",
+            "sampler": "euler",
+            "schedule": "karras",
         }
         assert result.other == {"scheduler": "karras", "loras": ["mist.safetensors"]}
 
@@ -358,9 +361,11 @@ class TestInvokeAI:
             "scale": 7.0, "width": 512, "height": 448, "model": "north", "model_hash": "blake3:00ff",
         }  # fmt: skip
         assert result.other == {"generation_mode": "txt2img"}
-        older = metadata | {"model": {"model_name": "north"}, "scheduler": "dpmpp_2m_k"}
-        settings = found(invokeai_metadata=json.dumps(older)).settings
-        assert (settings["model"], settings["sampler"]) == ("north", "dpmpp_2m_k")
+        older = {"model": {"model_name": "north"}, "scheduler": "dpmpp_2m_k", "cfg_rescale_multiplier": 0.7}
+        result = found(invokeai_metadata=json.dumps(metadata | older))
+        new = {"model": "north", "sampler": "dpmpp_2m", "schedule": "karras", "guidance_rescale": 0.7}
+        assert new == {name: result.settings[name] for name in new}
+        assert "cfg_rescale_multiplier" not in result.other
 
     def test_sd_metadata(self) -> None:
         metadata = {
@@ -387,7 +392,7 @@ class TestInvokeAI:
     def test_dream(self, switches: str) -> None:
         result = found(Dream=f'"a fjord, \\"blue\\" [fog]" {switches}')
         assert result.settings == {
-            "prompt": 'a fjord, "blue"', "negative_prompt": "fog", "seed": 99, "steps": 50, "sampler": "k_euler",
+            "prompt": 'a fjord, "blue"', "negative_prompt": "fog", "seed": 99, "steps": 50, "sampler": "euler",
             "scale": 7.5, "width": 512, "height": 448,
         }  # fmt: skip
         assert result.unknown == ["model"]

@@ -11,7 +11,7 @@ from tests.foreign import NOVELAI, NOVELAI_TEXTS, found, png, read, with_comment
 
 SETTINGS = {
     "prompt": "a lighthouse, {storm}", "negative_prompt": "fog", "seed": 2796862513, "steps": 28,
-    "sampler": "k_euler_ancestral karras", "scale": 5.0, "width": 832, "height": 1216,
+    "sampler": "euler_a", "schedule": "karras", "scale": 5.0, "width": 832, "height": 1216,
     "model": "NovelAI Diffusion V4.5", "model_hash": "4BDE2A90",
 }  # fmt: skip
 NOTES = ("the random number generator is not known", "the prompt has emphasis in the syntax of NovelAI")
@@ -66,19 +66,22 @@ def test_characters() -> None:
 @pytest.mark.parametrize(
     ("sampler", "schedule", "own"),
     [
-        ("k_dpmpp_2m", "native", "dpm_solver"),
-        ("k_dpmpp_2m", "exponential", "k_dpmpp_2m exponential"),
-        ("ddim", None, "ddim"),
-        ("ddim_v3", None, "ddim_v3"),
+        ("k_dpmpp_2m", "native", ("dpmpp_2m", "linspace")),
+        ("k_dpmpp_2m_sde", "exponential", ("dpmpp_2m_sde", "exponential")),
+        ("k_dpmpp_2s_ancestral", "karras", ("k_dpmpp_2s_ancestral", "karras")),
+        ("ddim", None, ("ddim", None)),
+        ("ddim_v3", None, ("ddim_v3", None)),
     ],
 )
-def test_samplers(sampler: str, schedule: str | None, own: str) -> None:
-    assert found(with_values(sampler=sampler, noise_schedule=schedule)).settings["sampler"] == own
+def test_samplers(sampler: str, schedule: str | None, own: tuple[str, str | None]) -> None:
+    settings = found(with_values(sampler=sampler, noise_schedule=schedule)).settings
+    assert (settings["sampler"], settings.get("schedule")) == own
 
 
 def test_what_a_command_cannot_say() -> None:
     result = found(with_values(request_type="Img2ImgRequest", strength=0.6, cfg_rescale=0.4, sm=True, prompt="a"))
-    assert result.other == {"request_type": "Img2ImgRequest", "strength": 0.6, "cfg_rescale": 0.4, "sm": True}
+    assert result.other == {"request_type": "Img2ImgRequest", "strength": 0.6, "sm": True}
+    assert result.settings["guidance_rescale"] == 0.4
     assert result.notes == (
         NOTES[0], "the sampler is a variant of NovelAI, SMEA", "the image was generated from another image",
     )  # fmt: skip

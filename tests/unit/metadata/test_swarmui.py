@@ -12,8 +12,8 @@ from tests.foreign import SWARMUI, found, png, saved, with_comment
 
 SETTINGS = {
     "prompt": "a red lighthouse, (storm:1.2) <segment:sky> dark", "negative_prompt": "fog", "seed": 1205218316,
-    "rng": "cpu", "steps": 20, "sampler": "ddim", "scale": 7.0, "width": 768, "height": 512, "model": "coast",
-    "model_hash": "0x6f00",
+    "rng": "cpu", "steps": 20, "sampler": "ddim", "schedule": "linspace", "scale": 7.0, "width": 768,
+    "height": 512, "model": "coast", "model_hash": "0x6f00",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_versions_before_0_6() -> None:
     exif = Image.Exif()
     exif[0x0110] = json.dumps({"sui_image_params": params})
     result = found(saved(Image.new("RGB", (8, 8)), "JPEG", exif=exif))
-    assert (result.tool, result.settings["sampler"]) == ("SwarmUI", "euler karras")
+    assert (result.tool, result.settings["sampler"], result.settings["schedule"]) == ("SwarmUI", "euler", "karras")
     assert "model_hash" not in result.settings
     params = params | {"autowebuisampler": "PLMS"}
     result = found(png(parameters=json.dumps({"sui_image_params": params})))

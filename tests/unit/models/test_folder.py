@@ -416,3 +416,31 @@ def test_the_builtin_model_is_a_folder_in_the_package(
     with pytest.raises(ModelNotFound, match="builtin model is missing"):
         find(ModelRequest())
     assert builtin.NAME == "builtin"
+
+
+def test_the_few_step_model_has_its_own_unet_and_defaults_and_shares_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full, fast = find(ModelRequest()), find(ModelRequest(model="builtin-fast"))
+    assert isinstance(fast, FolderModel)
+    assert {path.name for path in shipped.FAST.iterdir()} <= {"README.md", "sheets", "unet"}
+    own = {"name": "builtin-fast", "default_steps": 4, "default_scale": 1.0}
+    assert fast.spec == full.spec.model_copy(update=own)
+    assert (full.spec.default_steps, full.spec.default_scale) == (20, 2.0)
+    assert fast.here()
+    assert fast.weights() == full.weights()
+    assert fast.hash() != full.hash()
+    assert fast.tokenizer()("a cat").input_ids == full.tokenizer()("a cat").input_ids
+    words = fast.vocabulary()
+    assert words is not None
+    assert words.read("ein Hund").text == "a dog"
+
+    monkeypatch.setattr(shipped, "FAST", tmp_path / "nowhere")
+    with pytest.raises(ModelNotFound, match="builtin-fast model is missing"):
+        find(ModelRequest(model="builtin-fast"))
+
+
+@pytest.mark.parametrize("typed", ["builtin_fast", "Builtin-Fast", "builtin-fst", "built-in-fast"])
+def test_the_name_of_a_builtin_model_may_be_mistyped(typed: str) -> None:
+    with pytest.raises(ModelNotFound, match="Did you mean builtin-fast"):
+        find(ModelRequest(model=typed))

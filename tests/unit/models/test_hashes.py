@@ -59,11 +59,12 @@ def test_a_cache_that_cannot_be_written_is_not_an_error(weights: Path, cache: Pa
     assert hashes.of_file(weights) == sha256(b"weights")
 
 
-def test_the_hash_of_a_folder_depends_on_names_and_contents_not_on_the_order(tmp_path: Path) -> None:
+def test_the_hash_of_a_model_depends_on_names_and_contents_not_on_the_order(tmp_path: Path) -> None:
     for name in ("a/m.bin", "b/m.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    files = [tmp_path / "a/m.bin", tmp_path / "b/m.bin"]
+    files = {name: tmp_path / name for name in ("a/m.bin", "b/m.bin")}
     expected = sha256(f"a/m.bin {sha256(b'a/m.bin')}\nb/m.bin {sha256(b'b/m.bin')}\n".encode())
-    assert hashes.of_folder(tmp_path, files) == hashes.of_folder(tmp_path, files[::-1]) == expected
-    assert hashes.of_folder(tmp_path, files[:1]) != expected
+    backwards = dict(reversed(files.items()))
+    assert hashes.of_files(files) == hashes.of_files(backwards) == expected
+    assert hashes.of_files({"a/m.bin": files["a/m.bin"]}) != expected

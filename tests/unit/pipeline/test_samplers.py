@@ -119,14 +119,18 @@ DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
 
 
 def each(names: Iterable[str], *schedules: NoiseSchedule, steps: Iterable[int]) -> list[Any]:
-    """Cases of a sampler, a plan and a noise schedule: all schedules that a sampler takes, and the model's own."""
+    """Cases of a sampler, a plan and a noise schedule: all schedules that a sampler takes, and the model's own.
+
+    Not the spacings that a user names for the original's samplers: diffusers steps back by a whole stride, which leaves
+    noise where the number of steps does not divide the training's. `tests/golden` compares them with diffusers.
+    """
     return [
         pytest.param(name, Plan(number, chosen), schedule, id=f"{name}-{chosen}-{number}-{schedule.timestep_spacing}")
         for name in names
         for number in steps
         for schedule in schedules
         for chosen in ("auto", *SAMPLERS[name].schedules)
-        if accepts(name, Plan(number, chosen), schedule)
+        if accepts(name, Plan(number, chosen), schedule) and (chosen == "auto" or name not in ORIGINAL)
     ]
 
 
@@ -152,7 +156,7 @@ def test_a_perfect_model_gives_the_exact_result(name: str, plan: Plan, schedule:
 def test_no_noise_is_left_with_the_builtin_model_s_schedule(name: str, plan: Plan, schedule: NoiseSchedule) -> None:
     found = perfect(name, plan, schedule)
     torch.testing.assert_close(found[-1].denoised.double(), IMAGE, atol=5e-4, rtol=0)
-    if name != "dpm_solver" and plan.schedule != "leading":
+    if name != "dpm_solver":
         torch.testing.assert_close(found[-1].latents.double(), IMAGE, atol=5e-4, rtol=0)
 
 

@@ -23,6 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.models import shipped
+from sdcli.models.sources import builtin
 from sdcli.models.sources.folder import FolderModel
 from sdcli.settings import Settings
 from sdcli.stages import Outcome, StageContext, safety
@@ -363,7 +364,7 @@ def staged(verdict: SafetyVerdict, monkeypatch: pytest.MonkeyPatch, **settings: 
         return Checker()
 
     monkeypatch.setattr(safety, "SAFETY_CHECKERS", {verdict.checker: find})
-    source = FolderModel.read(shipped.BUILTIN, name="builtin", builtin=True)
+    source = FolderModel.read(shipped.BUILTIN, name="builtin", defaults=builtin.DEFAULTS)
     context = StageContext(
         Settings.of(safety_checker=verdict.checker, **settings), source.spec, source, lambda pixels: pixels
     )
@@ -397,7 +398,7 @@ def test_the_note_says_what_was_done_and_why(
 def test_the_threshold_is_the_model_s_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = SafetyVerdict("opennsfw", flagged=False, scores={"nsfw": 0.6}, threshold=0.9)
     outcome, search = staged(verdict, monkeypatch)
-    assert search.nsfw_threshold == FolderModel.read(shipped.BUILTIN, name="x", builtin=True).spec.nsfw_threshold > 0.5
+    assert search.nsfw_threshold == builtin.DEFAULTS["nsfw_threshold"] > 0.5
     assert (outcome.note, outcome.record.threshold) == ("", 0.9)
     assert staged(verdict, monkeypatch, nsfw_threshold=0.5)[1].nsfw_threshold == 0.5
     assert FolderModel.read(shipped.BUILTIN, name="x").spec.nsfw_threshold == 0.5, "of every other model"
