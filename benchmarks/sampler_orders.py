@@ -30,11 +30,23 @@ from sdcli.pipeline.noise import BatchNoise
 from sdcli.pipeline.samplers import Plan, Sampler
 from sdcli.registry import SAMPLERS
 
-SCHEDULE = NoiseSchedule(
-    num_train_timesteps=400, beta_start=0.002125, beta_end=0.03, timestep_spacing="trailing", set_alpha_to_one=True
-)
-"""The noise levels of Stable Diffusion v1 in 400 timesteps instead of 1000. Some of diffusers' schedulers take about a
-millisecond for each when they are made."""
+
+def noise_schedule(timesteps: int) -> NoiseSchedule:
+    """The noise levels of Stable Diffusion v1 in other numbers of timesteps than 1000.
+
+    Some of diffusers' schedulers take about a millisecond for each timestep when they are made.
+    """
+    finer = 1000 / timesteps
+    return NoiseSchedule(
+        num_train_timesteps=timesteps,
+        beta_start=0.00085 * finer,
+        beta_end=0.012 * finer,
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+    )
+
+
+SCHEDULE = noise_schedule(200)
 STEPS = (10, 20, 25, 40, 50, 100)
 """They divide the timesteps, so that those of DDIM and PLMS are evenly spaced."""
 SLOPE = (25, 50)
