@@ -181,9 +181,12 @@ def test_sigma_is_infinite_at_a_zero_terminal_snr() -> None:
     assert all(torch.isfinite(step.latents).all() for step in [first, *rest])
 
 
-def test_plms_refuses_a_zero_terminal_snr() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"rescale_betas_zero_snr": True}, {"prediction_type": "sample"}], ids=["zero SNR", "sample"]
+)
+def test_plms_refuses_models_that_it_cannot_handle(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="plms"):
-        SAMPLERS["plms"].check(Plan(20), V1.model_copy(update={"rescale_betas_zero_snr": True}))
+        SAMPLERS["plms"].check(Plan(20), V1.model_copy(update=changes))
 
 
 def test_few_steps_of_plms_are_those_of_ddim_for_a_model_that_ends_without_noise() -> None:
