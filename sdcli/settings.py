@@ -541,6 +541,28 @@ class Settings(ImageSettings):
                 )
         return values
 
+    def _check_sampler(self) -> None:
+        """Refuse what the sampler does not take."""
+        sampler = SAMPLERS[self.sampler]
+        sigmas = sigmas_of(self)
+        refused: tuple[str, str, Callable[[Any], bool]] | None = None
+        if self.schedule not in ("auto", *sampler.schedules):
+            refused = "schedule", f"--schedule {self.schedule}", lambda other: self.schedule in other.schedules
+        elif sigmas and not sampler.takes_sigmas:
+            refused = "sigmas", "--sigmas", lambda other: other.takes_sigmas
+        elif self.eta != 0 and not sampler.takes_eta:
+            refused = "eta", f"--ddim_eta {self.eta:g}", lambda other: other.takes_eta
+        if refused is not None:
+            name, shown, takes = refused
+            own = f"{self.sampler} takes the schedules {', '.join(('auto', *sampler.schedules))}."
+            raise UsageError(
+                f"{shown} cannot be used with the sampler {self.sampler}",
+                why=own if name == "schedule" else "",
+                fix=f"Leave it out, or pass --sampler with one of: "
+                f"{', '.join(able for able, other in SAMPLERS.items() if takes(other))}.",
+                settings=(name, "sampler"),
+            )
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
         # In the order of the table; defaults are valid.
@@ -548,31 +570,7 @@ class Settings(ImageSettings):
         for name, line in options().items():
             if name in given:
                 _check_value(name, line, getattr(self, name))
-        sampler = SAMPLERS[self.sampler]
-        if self.schedule not in ("auto", *sampler.schedules):
-            able = ", ".join(name for name, other in SAMPLERS.items() if self.schedule in other.schedules)
-            raise UsageError(
-                f"--schedule {self.schedule} cannot be used with the sampler {self.sampler}",
-                why=f"{self.sampler} takes: {', '.join(('auto', *sampler.schedules))}.",
-                fix=f"Pass one of these, or --sampler with one of: {able}.",
-                settings=("schedule", "sampler"),
-            )
-        if self.sigmas:
-            sigmas_of(self)
-            if not sampler.takes_sigmas:
-                able = ", ".join(name for name, other in SAMPLERS.items() if other.takes_sigmas)
-                raise UsageError(
-                    f"--sigmas cannot be used with the sampler {self.sampler}",
-                    fix=f"Pass --sampler with one of: {able}.",
-                    settings=("sigmas", "sampler"),
-                )
-        if self.eta != 0 and not sampler.takes_eta:
-            raise UsageError(
-                f"--ddim_eta {self.eta:g} cannot be used with the sampler {self.sampler}",
-                why=f"{sampler.title} has no such setting.",
-                fix="Leave out --ddim_eta, or pass --sampler ddim.",
-                settings=("eta", "sampler"),
-            )
+        self._check_sampler()
         if self.revision is not None and self.model is None:
             raise UsageError(
                 "--revision needs a Hugging Face model id", fix="Pass the id with --model.", settings=("revision",)

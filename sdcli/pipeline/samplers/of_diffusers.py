@@ -120,7 +120,9 @@ def sampler(
             scheduler.prepare(made, noise)
         options = {"eta": plan.eta} if takes_eta else {}
         evaluations = scheduler_steps.evaluations_of(made)
-        steps = scheduler_steps.sample(made, evaluations, denoiser, noise, draws=scheduler.prepare is None, **options)
+        # Answering draws costs time in every step, also where there are none.
+        draws = scheduler.prepare is None and scheduler.draws is not never
+        steps = scheduler_steps.sample(made, evaluations, denoiser, noise, draws=draws, **options)
         if scheduler.extrapolates and plan.schedule == "auto" and scheduler_steps.ends_far_above_zero(evaluations):
             return scheduler_steps.with_denoised_end(steps, len(evaluations))
         return steps

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import reference
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from sdcli.jobs import batches
+from sdcli.jobs import Job, batches
 from sdcli.pipeline import generate
 from sdcli.pipeline.conditioning import Conditioning, encode
 from sdcli.pipeline.decode import decode
@@ -120,6 +122,51 @@ def test_an_image_is_the_same_alone_and_in_a_batch(sampler: str, rng: str) -> No
     for row, job in enumerate(jobs):
         alone, _ = generate(toy_model(), [job], lambda step: None)
         assert torch.equal(alone[0], together[row])
+
+
+@given(
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+    which=st.integers(0, 100),
+    n_samples=st.integers(1, 3),
+    n_iter=st.integers(1, 2),
+    steps=st.integers(2, 5),
+    fixed_code=st.booleans(),
+    rng=st.sampled_from(["cpu", "cuda"]),
+    eta=st.sampled_from([0.0, 0.6]),
+)
+def test_every_image_of_a_run_is_generated_again_alone_from_its_job(
+    sampler: str, which: int, n_samples: int, n_iter: int, steps: int, fixed_code: bool, rng: str, eta: float
+) -> None:
+    """What `--resume` and `rerun` do: a job, as its record has it, without the rest of its run."""
+    schedules = ("auto", *SAMPLERS[sampler].schedules)
+    settings = Settings.of(
+        prompt="a", sampler=sampler, schedule=schedules[which % len(schedules)], n_samples=n_samples, n_iter=n_iter,
+        steps=steps, fixed_code=fixed_code, rng=rng, eta=eta if SAMPLERS[sampler].takes_eta else 0.0, height=16,
+        width=16,
+    )  # fmt: skip
+
+    def draws(job: Job) -> int:
+        count: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), SPEC.schedule)
+        return count
+
+    run = list(batches(Prompts(settings), settings, SPEC, "0", draws))
+    together = torch.cat([generate(toy_model(), batch, lambda step: None)[1] for batch in run])
+    for latents, job in zip(together, [job for batch in run for job in batch], strict=True):
+        recorded = Job.model_validate_json(job.model_dump_json())
+        assert torch.equal(generate(toy_model(), [recorded], lambda step: None)[1][0], latents)
+    if n_iter > 1 and not fixed_code:
+        assert not torch.equal(together[0], together[n_samples]), "each pass has its own noise"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_graphics_card_gives_the_same_latents(sampler: str) -> None:
+    jobs = toy_jobs(2, sampler=sampler, rng="cuda")
+    _, expected = generate(toy_model(), jobs, lambda step: None)
+    _, found = generate(toy_model(device="cuda"), jobs, lambda step: None)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_latents_are_divided_by_the_scaling_factor_before_decoding() -> None:

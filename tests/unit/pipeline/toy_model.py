@@ -88,9 +88,10 @@ class ToyVae(nn.Module):
         return (nn.functional.interpolate(latents[:, :3], scale_factor=8),)
 
 
-def toy_model(unet: nn.Module | None = None, vae: Any = None) -> Model:
+def toy_model(unet: nn.Module | None = None, vae: Any = None, device: str = "cpu") -> Model:
     """The model, with another UNet or VAE if one is passed."""
-    return Model(SPEC, ToyTokenizer(), ToyTextEncoder(), unet or ToyUnet(), vae or ToyVae(), torch.device("cpu"))
+    unet = (unet or ToyUnet()).to(device)
+    return Model(SPEC, ToyTokenizer(), ToyTextEncoder(), unet, vae or ToyVae(), torch.device(device))
 
 
 class ToySource:
