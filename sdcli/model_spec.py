@@ -32,6 +32,8 @@ class NoiseSchedule(BaseModel):
     """The schedule of noise levels that the model's files name, for samplers that take it."""
     steps_offset: int = Field(default=1, ge=0)
     set_alpha_to_one: bool = False
+    alpha_is_given: bool = True
+    """The same for `set_alpha_to_one`."""
     rescale_betas_zero_snr: bool = False
 
 

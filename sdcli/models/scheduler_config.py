@@ -81,6 +81,7 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
     defaults = {**DEFAULTS, "timestep_spacing": SPACINGS[name], **CHANGED_BETAS.get(name, {})}
     fields = {field: config.get(field, defaults[field]) for field in FIELDS}
     fields["spacing_is_given"] = "timestep_spacing" in config
+    fields["alpha_is_given"] = "set_alpha_to_one" in config
     fields["curve"] = next((curve for curve in CURVES if config.get(f"use_{curve}_sigmas")), "")
     if pipeline.startswith("StableDiffusion"):
         fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value

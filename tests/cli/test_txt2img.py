@@ -141,7 +141,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
     ("arguments", "code", "says"),
     [
         (["--sampler", "eulr"], 2, ["--sampler", "ddim"]),
-        (["--plms", "--ddim_eta", "0.5"], 2, ["--ddim_eta 0.5 cannot be used with the sampler plms", "one of: ddim, tcd"]),
+        (["--plms", "--ddim_eta", "0.5"], 2, ["--ddim_eta 0.5 cannot be used with the sampler plms", "ddim, tcd"]),
         (["--steps", "0"], 2, ["--steps 0"]),
         (["--steps", "-3"], 2, ["--steps -3"]),
         (["--steps", "105"], 2, ["--steps 105", "100 and 112"]),

@@ -140,10 +140,11 @@ class SmallModel:
         """The image by diffusers' pipeline, (height, width, 3)."""
         name, options = SCHEDULERS[sampler]
         changes = dict(options)
+        if schedule != "auto":
+            # A schedule that is named replaces the one of the model's files.
+            changes |= {f"use_{curve}_sigmas": curve == schedule for curve in CURVES}
         if schedule in SPACINGS:
             changes["timestep_spacing"] = schedule
-        elif schedule in CURVES:
-            changes |= {f"use_{curve}_sigmas": curve == schedule for curve in CURVES}
         before = self.pipeline.scheduler
         self.pipeline.scheduler = getattr(diffusers, name).from_config(before.config, **changes)
         try:

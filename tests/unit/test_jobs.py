@@ -21,9 +21,13 @@ SPEC = ModelSpec(
 )  # fmt: skip
 
 
-def draws(sampler: str, steps: int) -> int:
+def draws_of(sampler: str, steps: int) -> int:
     """Some samplers draw random numbers in each step, some never."""
     return 0 if sampler == "dpm_solver" else steps
+
+
+def draws(job: Job) -> int:
+    return draws_of(job.sampler, job.steps)
 
 
 def batches_of(prompts: Sequence[Prompt] | Iterator[Prompt], settings: Settings) -> list[list[Job]]:
@@ -105,7 +109,7 @@ def test_places_are_those_of_the_single_generator_of_the_original(
                 assert place.fixed_rows == (n_samples if fixed_code else 0)
                 assert (job.index, job.seed, job.rng) == (index, settings.seed, rng)
                 index += 1
-            drawn += [rows] * (draws(settings.sampler, steps) + (0 if fixed_code else 1))
+            drawn += [rows] * (draws_of(settings.sampler, steps) + (0 if fixed_code else 1))
     assert next(found, None) is None
 
 
@@ -159,7 +163,7 @@ def test_no_two_images_of_the_run_s_stream_have_the_same_noise(passes: list[list
     for job in (job for batch in batches_of(prompts, settings) for job in batch):
         if prompts[job.index].seed is None:
             first = sum(times for _, times in job.noise.before)
-            for draw in range(first, first + 1 + draws(job.sampler, job.steps)):
+            for draw in range(first, first + 1 + draws(job)):
                 place = (job.rng, job.height, job.width, draw, job.noise.row)
                 assert place not in taken
                 taken.add(place)

@@ -240,6 +240,8 @@ def make(scheduler: Scheduler, plan: Plan, schedule: NoiseSchedule) -> Any:
     own = bool(plan.sigmas) or plan.schedule in BY_SIGMAS or (plan.schedule in CURVES and not by_diffusers)
     spacing = spaced(schedule, plan, scheduler.spacing)
     arguments = {**spacing.model_dump(), "clip_sample": False, **scheduler.options}
+    if not schedule.alpha_is_given:
+        del arguments["set_alpha_to_one"]
     if own:
         # With other spacings some schedulers begin with more noise than the first sigma.
         arguments["timestep_spacing"] = "trailing"

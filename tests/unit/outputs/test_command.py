@@ -18,6 +18,7 @@ from sdcli.jobs import Job, batches
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.outputs.command import command_line, command_of
 from sdcli.pipeline.noise import BatchNoise
+from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompts
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings, default
@@ -32,8 +33,9 @@ SHAPE = (4, 8, 8)
 
 
 def jobs(settings: Settings) -> list[Job]:
-    def draws(sampler: str, steps: int) -> int:
-        return SAMPLERS[sampler].draws(steps, SPEC.schedule)
+    def draws(job: Job) -> int:
+        count: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), SPEC.schedule)
+        return count
 
     return [job for batch in batches(Prompts(settings), settings, SPEC, "00", draws) for job in batch]
 
