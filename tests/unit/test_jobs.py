@@ -115,12 +115,14 @@ def test_places_are_those_of_the_single_generator_of_the_original(
 
 OWN = {
     "height": 256, "width": 256, "steps": 7, "sampler": "dpm_solver", "scale": 2.0, "eta": 0.5, "rng": "cpu",
-    "precision": "full",
+    "precision": "full", "schedule": "trailing", "sigmas": "9,3", "guidance_rescale": 0.5,
 }  # fmt: skip
+WITH = {"sigmas": {"sampler": "euler"}}
+"""Settings that another one needs."""
 ROWS = st.one_of(
     st.none(),
     st.integers(0, 2**64 - 1),
-    st.sampled_from([Settings.of(**{name: value}) for name, value in OWN.items()]),
+    st.sampled_from([Settings.of(**{name: value, **WITH.get(name, {})}) for name, value in OWN.items()]),
     st.just(Settings.of(negative_prompt="a dog")),
     st.just(Settings.of(height=512)),
 )

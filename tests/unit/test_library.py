@@ -119,7 +119,7 @@ def test_an_error_is_raised_by_the_call_itself(source: ToySource) -> None:
         ({"guidnce_scale": 3}, ["has no setting guidnce_scale"]),
         ({"lora": "x"}, ["has no setting lora", "LoRA"]),
         ({"sampler": "eulr"}, ["sampler 'eulr' is not valid"]),
-        ({"eta": 0.5, "sampler": "plms"}, ["eta 0.5 cannot be used", "pass sampler ddim"]),
+        ({"eta": 0.5, "sampler": "plms"}, ["eta 0.5 cannot be used", "pass sampler with one of: ddim, tcd"]),
     ],
 )
 def test_errors_name_keywords(source: ToySource, settings: dict[str, Any], says: list[str]) -> None:

@@ -163,6 +163,7 @@ KEYS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 CHANGES = {
     "prompt": "another", "negative_prompt": "another", "seed": 8, "rng": "cpu", "noise": NoisePlace(row=1, rows=2),
     "height": 128, "width": 192, "steps": 3, "sampler": "dpm_solver", "scale": 7.0, "eta": 0.5,
+    "schedule": "karras", "sigmas": "9,3", "guidance_rescale": 0.5,
     "precision": "autocast", "model": "another", "model_hash": "1", "out": "another", "read_as": "another",
 }  # fmt: skip
 
@@ -331,7 +332,8 @@ class TestRecord:
         assert record.watermark is not None
         assert (record.watermark.text, record.watermark.bits) == ("StableDiffusionV1", 136)
         assert not record.withheld
-        assert record.values() == OLD_RECORD | {"schema": 1}
+        later = {"schedule": "auto", "sigmas": "", "guidance_rescale": 0.0}
+        assert record.values() == OLD_RECORD | {"schema": 1, "job": OLD_RECORD["job"] | later}
 
     def test_a_grid_of_sdcli_0_1_0_is_read(self) -> None:
         record = read_record(OLD_RECORD | {"grid": {"prompt": "a cat", "n_samples": 4}, "page": 1})
