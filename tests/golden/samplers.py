@@ -25,6 +25,7 @@ from compare import Pixels, psnr
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from sdcli.errors import UsageError
 from sdcli.jobs import Job
 from sdcli.models import find
 from sdcli.models.model import Model, ModelRequest
@@ -175,7 +176,7 @@ class SmallModel:
         for name in SCHEDULERS:
             try:
                 SAMPLERS[name].check(Plan(STEPS), noise)
-            except Exception:
+            except UsageError:
                 continue
             yield from ((name, schedule) for schedule in schedules_of(name))
 
