@@ -554,7 +554,9 @@ class Settings(ImageSettings):
             refused = "eta", f"--ddim_eta {self.eta:g}", lambda other: other.takes_eta
         if refused is not None:
             name, shown, takes = refused
-            own = f"{self.sampler} takes the schedules {', '.join(('auto', *sampler.schedules))}."
+            own = f"{self.sampler} takes the schedules auto, {', '.join(sampler.schedules)}."
+            if not sampler.schedules:
+                own = f"{self.sampler} has a schedule of its own."
             raise UsageError(
                 f"{shown} cannot be used with the sampler {self.sampler}",
                 why=own if name == "schedule" else "",
