@@ -265,7 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reached = arrive(student, ways, held.texts.float().to(device), held.states[:, 0, 0].float().to(device))
         ema.restore(student.parameters())
         error = (reached.cpu() - held.states[:, -1, -1].float()).square().mean().sqrt()
-        means = {f"phase {phase + 1}": value for phase, value in enumerate(np.nanmean(losses, 0).round(6).tolist())}
+        # There are none if training goes on from a checkpoint that is complete.
+        each = np.nanmean(losses, 0).round(6).tolist() if losses else []
+        means = {f"phase {phase + 1}": value for phase, value in enumerate(each)}
         session.log(paths=samples.count * PATHS_PER_FILE, images=session.samples, error=float(error), **means)
         losses.clear()
 
