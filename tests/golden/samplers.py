@@ -147,9 +147,12 @@ class SmallModel:
         before = self.pipeline.scheduler
         self.pipeline.scheduler = getattr(diffusers, name).from_config(before.config, **changes)
         try:
-            arguments = {"num_inference_steps": STEPS, "guidance_scale": SCALE} | arguments
+            arguments = {
+                "prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": SCALE,
+                **arguments,
+            }  # fmt: skip
             images = self.pipeline(
-                PROMPT, negative_prompt=NEGATIVE, height=SIZE, width=SIZE, output_type="np",
+                height=SIZE, width=SIZE, output_type="np",
                 generator=torch.Generator("cpu").manual_seed(SEED), **arguments,
             ).images  # fmt: skip
         finally:
