@@ -2,8 +2,8 @@
 
 A line is a name and an import path, `module:attribute`. The module is imported when the entry is first used, so listing
 names costs nothing. To add a sampler, a model family, a model source, a safety checker, a watermark method, a stage, an
-image format, a metadata reader, a prompt syntax or an executor, write one file and add one line here. The protocol that the object must
-follow is in the room that uses the table.
+image format, a metadata reader, a prompt syntax or an executor, write one file and add one line here. The protocol that
+the object must follow is in the room that uses the table.
 """
 
 from __future__ import annotations

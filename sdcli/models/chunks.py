@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from sdcli.prompts.syntax import Parsed, Passage, Section
+from sdcli.jobs import Job
+from sdcli.models import tokenizer as tokenizer_module
+from sdcli.models.tokenizer import PromptLength
+from sdcli.prompts.syntax import PLAIN, Passage, Section, parse
 
-MOST_CHUNKS = 400
-"""Of a prompt: about 30,000 tokens. Attention to more takes the memory of a large image."""
+_AS_IS = (PLAIN, "cut")
+"""Syntax and handling of long prompts of the original."""
 BACKTRACK = 20
 """Tokens after the last comma of a full chunk that move to the next one, as in the web UI by default."""
 
@@ -21,11 +25,13 @@ class Chunk:
     Attributes:
         ids: with those for the beginning, the end and the padding.
         weights: one for each of them.
+        tokens: how many of them are tokens of the text, which are after the first.
         scale: what all embeddings are multiplied by.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    tokens: int
     scale: float = 1.0
 
 
@@ -64,8 +70,8 @@ class Chunker:
         self._tokenizer = tokenizer
         self._long_prompt = long_prompt
         self._begin, *_, self._end = tokenizer("").input_ids
-        self._length = int(tokenizer.model_max_length)
-        self._room = self._length - 2
+        self.length = int(tokenizer.model_max_length)
+        self._room = self.length - 2
         comma = tokenizer(",", add_special_tokens=False).input_ids
         self._comma = comma[0] if len(comma) == 1 else None
 
@@ -126,6 +132,7 @@ class Chunker:
         return Chunk(
             (self._begin, *(token.id for token in tokens), self._end, *(self._tokenizer.pad_token_id,) * padding),
             (1.0, *(token.weight for token in tokens), 1.0, *(1.0,) * padding),
+            len(tokens),
             scale,
         )
 
@@ -136,6 +143,70 @@ def _rest(section: Section, first: _Token) -> str:
     return (section.pieces[number].text[start:] + "".join(piece.text for piece in section.pieces[number + 1 :])).strip()
 
 
-def longest(chunker: Chunker, parsed: Parsed) -> Chunks:
-    """The chunks of the passage of a prompt that has most of them."""
-    return max((chunker.read(passage) for passage in parsed.passages()), key=lambda chunks: chunks.tokens)
+def measure(tokenizer: Any, jobs: Sequence[Job], *, negative: bool = False) -> list[PromptLength]:
+    """How much of the prompt of each job the model reads; of a prompt that changes, of its longest text.
+
+    Args:
+        tokenizer: as `Model.tokenizer`.
+        jobs: any.
+        negative: whether to measure the negative prompts instead.
+    """
+    texts = [job.negative_prompt if negative else job.encoded for job in jobs]
+    plain = list(
+        dict.fromkeys(
+            text for job, text in zip(jobs, texts, strict=True) if (job.prompt_syntax, job.long_prompt) == _AS_IS
+        )
+    )
+    known = dict(zip(plain, tokenizer_module.measure(tokenizer, plain), strict=True)) if plain else {}
+    return [
+        known[text] if (job.prompt_syntax, job.long_prompt) == _AS_IS else _measured(tokenizer, job, text, negative)
+        for job, text in zip(jobs, texts, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text that is encoded for an image, with the weights of its tokens.
+
+    Attributes:
+        negative: whether it belongs to the negative prompt.
+        part: number of the part of the guidance, from 1, and its weight.
+        until: the last step that it is used in, as `Part.stages` has it.
+        share: in a blend.
+        chunks: for each chunk the runs of tokens with one weight: (text, weight).
+    """
+
+    negative: bool
+    part: tuple[int, float]
+    until: int
+    share: float
+    chunks: tuple[tuple[tuple[str, float], ...], ...]
+
+
+def encoded(tokenizer: Any, job: Job) -> list[Encoded]:
+    """Every text that is encoded for a job, as its syntax reads it; none for a prompt that is encoded as it is."""
+    if (job.prompt_syntax, job.long_prompt) == _AS_IS:
+        return []
+    chunker = Chunker(tokenizer, job.long_prompt)
+    found = []
+    for negative, text in ((False, job.encoded), (True, job.negative_prompt)):
+        parsed = parse(text, job.prompt_syntax, job.steps, negative=negative)
+        for number, part in enumerate(parsed.parts, 1):
+            for until, blend in part.stages:
+                for passage in blend:
+                    runs = tuple(tuple(_runs(tokenizer, chunk)) for chunk in chunker.read(passage).chunks)
+                    found.append(Encoded(negative, (number, part.weight), until, passage.share, runs))
+    return found
+
+
+def _runs(tokenizer: Any, chunk: Chunk) -> Iterator[tuple[str, float]]:
+    tokens = zip(chunk.ids[1 : chunk.tokens + 1], chunk.weights[1 : chunk.tokens + 1], strict=True)
+    for weight, run in groupby(tokens, lambda token: token[1]):
+        yield tokenizer.decode([token for token, _ in run]).strip(), weight * chunk.scale
+
+
+def _measured(tokenizer: Any, job: Job, text: str, negative: bool) -> PromptLength:
+    chunker = Chunker(tokenizer, job.long_prompt)
+    passages = parse(text, job.prompt_syntax, job.steps, negative=negative).passages()
+    most = max(map(chunker.read, passages), key=lambda chunks: chunks.tokens)
+    return PromptLength(most.tokens + 2 * len(most.chunks), chunker.length, most.cut, len(most.chunks))

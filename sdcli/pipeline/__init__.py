@@ -50,9 +50,7 @@ def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None])
             denoiser: Denoiser = GuidedDenoiser(model.unet, conditioning, *guidance)
         else:
             evaluations = sampler.evaluations(plan, model.spec.schedule)
-            denoiser = ComposedDenoiser(
-                model.unet, conditioning, *guidance, steps=plan.steps, evaluations=evaluations
-            )
+            denoiser = ComposedDenoiser(model.unet, conditioning, *guidance, steps=plan.steps, evaluations=evaluations)
         for step in sampler.sample(denoiser, noise, plan, model.spec.schedule):
             on_step(step)
         return decode(model, step.latents), step.latents

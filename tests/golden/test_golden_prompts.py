@@ -7,7 +7,6 @@ written down by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch

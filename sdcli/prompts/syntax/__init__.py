@@ -1,7 +1,7 @@
 """The ways to write weights, breaks and schedules into a prompt.
 
-A syntax is one file with a function `parse` and one line in `sdcli.registry.SYNTAXES`; the key of that line is the value
-of `--prompt-syntax`. A parser takes any text and never raises: what it cannot read is text, and a note says so.
+A syntax is one file with a function `parse` and one line in `sdcli.registry.SYNTAXES`; the key of that line is the
+value of `--prompt-syntax`. A parser takes any text and never raises: what it cannot read is text, and a note says so.
 """
 
 from __future__ import annotations
@@ -150,6 +150,15 @@ def plain(text: str, steps: int, *, negative: bool) -> Parsed:
     return Parsed((Part(((steps, (Passage((Section((Piece(text),)),)),)),)),))
 
 
+def is_text(text: str, syntax: str) -> bool:
+    """Whether a prompt says in a syntax what it says as plain text."""
+    parsed = parse(text, syntax, 20)
+    if parsed.adapters or [part.weight for part in parsed.parts] != [1] or len(parsed.parts[0].stages) > 1:
+        return False
+    (passage, *others) = parsed.passages()
+    return not others and [section.pieces for section in passage.sections] in ([(Piece(text.rstrip()),)], [()])
+
+
 _LOOKS = {
     "a1111": re.compile(
         r"(?<!\\)\([^()\n]{1,200}:\s*[\d.]{1,8}\s*\)|<(?:lora|lyco):[^<>]{1,200}>|\(\([^()]{1,200}\)\)|\bBREAK\b"
@@ -164,3 +173,27 @@ def looks_like(text: str) -> tuple[str, str] | None:
     """The syntax that a prompt seems to be written in, and what shows it; None if it seems to be plain text."""
     found = ((name, look.search(text[:100_000])) for name, look in _LOOKS.items())
     return next(((name, match[0]) for name, match in found if match), None)
+
+
+_MARKS = {
+    "a1111": re.compile(
+        r"(<\w{1,40}:[^>]{1,300}>|\\.|\b(?:AND|BREAK)\b|:[ \t]*[+-]?[.\d]+\s*(?=[)\]]|\Z|\bAND\b)|[()\[\]|:])"
+    ),
+    "novelai": re.compile(r"(\\.|[{}\[\]])"),
+    "compel": re.compile(
+        r"(\\.|\)\s*\.\w{1,20}\([^()]{0,200}\)|[)\"](?:\++|-+|-?[\d.]+)?|[(\"]|\++(?=[\s,.)]|$)|-+(?=[\s,.)]|$))"
+    ),
+}
+_BRACKETS = re.compile(r"[()\[\]{}\"+-]+")
+
+
+def words_and_marks(text: str, syntax: str) -> list[str]:
+    """A prompt as words, mark of the syntax, words, mark and so on; it begins and ends with words."""
+    return _MARKS[syntax].split(text) if syntax in _MARKS else [text]
+
+
+def words(text: str, syntax: str) -> str:
+    """A prompt without the marks of its syntax."""
+    parts = words_and_marks(text, syntax)
+    parts[1::2] = ["" if _BRACKETS.fullmatch(mark) else mark[1:] if mark[0] == "\\" else ", " for mark in parts[1::2]]
+    return "".join(parts)

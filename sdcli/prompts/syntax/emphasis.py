@@ -97,7 +97,7 @@ class Emphasis:
 
 
 def _sections(texts: list[str], weights: list[float], marks: set[int]) -> list[Section]:
-    """The sections between the marks whose weight is still that of a mark; neighbours of one weight are put together."""
+    """The sections between the marks whose weight is still that of a mark; neighbours of one weight are one piece."""
     sections: list[list[tuple[float, str]]] = [[]]
     for at, (text, weight) in enumerate(zip(texts, weights, strict=True)):
         if at in marks and weight == -1.0:
