@@ -71,8 +71,8 @@ def _in_words(forecast: Forecast) -> str:
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",
-        f"{words.tokens} of {words.limit * words.chunks} tokens"
-        + (f" in {words.chunks} chunks" if words.chunks > 1 else ""),
+        f"{words.tokens} of {words.limit * words.chunks} tokens",
+        f"{words.chunks} chunks" if words.chunks > 1 else "",
         f"watermark {forecast.mark.method}" if forecast.mark else "no watermark",
     ]
     return f"{prompt} ({', '.join(filter(None, facts))})"

@@ -8,12 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from sdcli.jobs import Job
-from sdcli.models import tokenizer as tokenizer_module
 from sdcli.models.tokenizer import PromptLength
+from sdcli.models.tokenizer import measure as measured
 from sdcli.prompts.syntax import PLAIN, Passage, Section, parse
 
-_AS_IS = (PLAIN, "cut")
-"""Syntax and handling of long prompts of the original."""
 BACKTRACK = 20
 """Tokens after the last comma of a full chunk that move to the next one, as in the web UI by default."""
 
@@ -152,16 +150,18 @@ def measure(tokenizer: Any, jobs: Sequence[Job], *, negative: bool = False) -> l
         negative: whether to measure the negative prompts instead.
     """
     texts = [job.negative_prompt if negative else job.encoded for job in jobs]
-    plain = list(
-        dict.fromkeys(
-            text for job, text in zip(jobs, texts, strict=True) if (job.prompt_syntax, job.long_prompt) == _AS_IS
-        )
-    )
-    known = dict(zip(plain, tokenizer_module.measure(tokenizer, plain), strict=True)) if plain else {}
+    # In one call, which is faster.
+    as_is = list(dict.fromkeys(text for job, text in zip(jobs, texts, strict=True) if _is_as_is(job)))
+    known = dict(zip(as_is, measured(tokenizer, as_is), strict=True)) if as_is else {}
     return [
-        known[text] if (job.prompt_syntax, job.long_prompt) == _AS_IS else _measured(tokenizer, job, text, negative)
+        known[text] if _is_as_is(job) else _measured(tokenizer, job, text, negative)
         for job, text in zip(jobs, texts, strict=True)
     ]
+
+
+def _is_as_is(job: Job) -> bool:
+    """Whether the original would read the prompt in the same way."""
+    return (job.prompt_syntax, job.long_prompt) == (PLAIN, "cut")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Encoded:
 
 def encoded(tokenizer: Any, job: Job) -> list[Encoded]:
     """Every text that is encoded for a job, as its syntax reads it; none for a prompt that is encoded as it is."""
-    if (job.prompt_syntax, job.long_prompt) == _AS_IS:
+    if _is_as_is(job):
         return []
     chunker = Chunker(tokenizer, job.long_prompt)
     found = []

@@ -78,7 +78,7 @@ def test_weights(small: SmallModel, syntax: str, prompt: str, pieces: Weighted) 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "plms"])
 def test_chunks(small: SmallModel, sampler: str) -> None:
-    """The first chunk ends at its last comma. The shorter negative prompt gets an empty chunk for each that it lacks."""
+    """A full chunk ends at its last comma. The shorter negative prompt gets an empty chunk for each that it lacks."""
     ids = small.pipeline.tokenizer(TAGS, add_special_tokens=False).input_ids
     texts, at = [], 0
     while at < len(ids):
