@@ -377,7 +377,7 @@ class Vocabulary:
         instead = dict(whole.taken) | dict.fromkeys(whole.unknown, "")
         for word in sorted(instead, key=len, reverse=True):
             bound = "" if _NO_SPACE.search(word) else r"\b"
-            part = re.sub(f"{bound}{re.escape(word)}{bound}", lambda _, word=word: instead[word], part)
+            part = re.sub(f"{bound}{re.escape(word)}{bound}", instead[word].replace("\\", r"\\"), part)
         return part
 
     def _best(self, tokens: Sequence[Token]) -> tuple[_Language, list[_Item]]:
