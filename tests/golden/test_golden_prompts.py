@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from compare import psnr
-from samplers import NEGATIVE, NOISE_SCHEDULES, SmallModel
+from samplers import NEGATIVE, NOISE_SCHEDULES, STEPS, SmallModel
 from transformers import CLIPTextModel
+
+from sdcli.pipeline import generate
 
 BAR = 60
 """dB of PSNR."""
@@ -131,3 +133,38 @@ def test_the_default_is_bit_for_bit_a_syntax_without_weights(small: SmallModel) 
     plain = small.by_sdcli("euler", "auto")
     for settings in ({"long_prompt": "chunk"}, {"prompt_syntax": "a1111"}, {"prompt_syntax": "novelai"}):
         assert (small.by_sdcli("euler", "auto", **settings) == plain).all()
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+def test_parts_and_schedules(small: SmallModel, sampler: str) -> None:
+    """Diffusers has neither: its UNet is replaced by one that gets the embeddings of each step and adds the parts."""
+    texts = {text: chunk(small, [(text, 1)]) for text in ("a cat", "a dog", "a hat", "x", "y")}
+    unet, steps = small.pipeline.unet, iter(range(STEPS))
+
+    def forward(latents: torch.Tensor, time: torch.Tensor, **_: object) -> tuple[torch.Tensor]:
+        step = next(steps)
+        several = (texts["x" if step <= 3 else "y"], texts["a cat" if step <= 5 else "a dog"], texts["a hat"])
+        with torch.inference_mode():
+            negative, first, other = (
+                original(latents[:1], time, encoder_hidden_states=one, return_dict=False)[0] for one in several
+            )
+        prompt = negative + 1.2 * (first - negative) - 0.4 * (other - negative)
+        return (torch.cat([negative, prompt]),)
+
+    original = unet.forward
+    unet.forward = forward
+    try:
+        theirs = small.by_diffusers(sampler, "auto")
+    finally:
+        unet.forward = original
+    prompts = {"prompt": "[a cat:a dog:5] :1.2 AND a hat :-0.4", "negative_prompt": "[x:y:3]"}
+    assert psnr(small.by_sdcli(sampler, "auto", prompt_syntax="a1111", **prompts), theirs) >= BAR
+
+
+def test_an_image_is_the_same_alone_and_beside_longer_prompts(small: SmallModel) -> None:
+    alone = small.by_sdcli("euler", "auto", prompt="a cat", long_prompt="chunk")
+    values = {"prompt": "a cat", "long_prompt": "chunk"}
+    jobs = [small.job("euler", "auto", **values), small.job("euler", "auto", **(values | {"prompt": TAGS}))]
+    images, _ = generate(small.model, jobs, lambda step: None)
+    assert psnr(small.pixels(images[0]), alone) >= BAR
+    assert psnr(small.pixels(images[1]), small.by_sdcli("euler", "auto", prompt=TAGS, long_prompt="chunk")) >= BAR
