@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sdcli.models.families import Family
     from sdcli.models.model import Model
 
+_ROUNDING = 1e-6
+"""A mean that is smaller, compared with that of the absolute values, is a sum of rounding errors: the last
+normalization of the text encoder has no bias. It is not restored."""
+
 
 def condition(family: Family, model: Model, jobs: Sequence[Job]) -> Conditioning | tuple[Composition, ...]:
     """The conditioning of a batch.
@@ -92,4 +96,7 @@ def weighted(embeddings: torch.Tensor, weights: Sequence[float]) -> torch.Tensor
     if all(weight == 1 for weight in weights):
         return embeddings
     changed = embeddings * torch.tensor(weights, dtype=embeddings.dtype, device=embeddings.device)[:, None]
-    return changed * (embeddings.mean() / changed.mean())
+    mean = changed.mean()
+    if mean.abs() <= _ROUNDING * changed.abs().mean():
+        return changed
+    return changed * (embeddings.mean() / mean)

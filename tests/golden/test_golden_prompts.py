@@ -14,6 +14,7 @@ from compare import psnr
 from samplers import NEGATIVE, NOISE_SCHEDULES, STEPS, SmallModel
 from transformers import CLIPTextModel
 
+from sdcli.models.composing import weighted
 from sdcli.pipeline import generate
 
 BAR = 60
@@ -114,9 +115,9 @@ def test_clip_skip(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
     negative = {"negative_prompt": None, "negative_prompt_embeds": chunk(small, [(NEGATIVE, 1)], skip=1)}
     assert psnr(ours, small.by_diffusers("euler", "auto", clip_skip=1, **negative)) >= BAR
     assert psnr(ours, small.by_sdcli("euler", "auto")) < BAR
-    weighted = small.by_sdcli("euler", "auto", prompt="a (cat:1.3)", prompt_syntax="a1111", clip_skip=2)
+    both = small.by_sdcli("euler", "auto", prompt="a (cat:1.3)", prompt_syntax="a1111", clip_skip=2)
     prompt = chunk(small, [("a ", 1), ("cat", 1.3)], skip=1)
-    assert psnr(weighted, by_embeddings(small, prompt, chunk(small, [(NEGATIVE, 1)], skip=1))) >= BAR
+    assert psnr(both, by_embeddings(small, prompt, chunk(small, [(NEGATIVE, 1)], skip=1))) >= BAR
 
 
 def test_blend_and_conjunction_of_compel(small: SmallModel) -> None:
@@ -127,6 +128,15 @@ def test_blend_and_conjunction_of_compel(small: SmallModel) -> None:
     ours = small.by_sdcli("euler", "auto", prompt='("a cat", "a hat").and(1, 0.5)', prompt_syntax="compel")
     longer = torch.cat([negative, chunk(small, [("", 1)])], dim=1)
     assert psnr(ours, by_embeddings(small, torch.cat([one, other / 2], dim=1), longer)) >= BAR
+
+
+def test_a_mean_of_rounding_errors_is_not_restored() -> None:
+    embeddings = torch.nn.functional.layer_norm(torch.randn(77, 16, generator=torch.Generator().manual_seed(2)), (16,))
+    weights = [1.0, 1.5] * 38 + [1.0]
+    assert torch.equal(weighted(embeddings, weights), embeddings * torch.tensor(weights)[:, None])
+    assert torch.isfinite(weighted(torch.zeros(77, 16), weights)).all()
+    biased = weighted(embeddings + 1, weights)
+    assert biased.mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_default_is_bit_for_bit_a_syntax_without_weights(small: SmallModel) -> None:
