@@ -144,7 +144,7 @@ class Family(Protocol):
         return Conditioning(prompt, negative)
 
     def encode(self, model: Model, prompts: Sequence[str]) -> torch.Tensor:
-        """The embeddings of prompts: the last hidden state of the text encoder.
+        """The embeddings of prompts as they stand; `embeddings` gives those of chunks of tokens with weights.
 
         As in the original script, prompts are padded to the full length without an attention mask, and tokens that
         exceed it are cut.
