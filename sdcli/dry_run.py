@@ -13,7 +13,8 @@ from sdcli import estimates
 from sdcli.estimates import Estimate
 from sdcli.events import Progress
 from sdcli.jobs import Job
-from sdcli.models.tokenizer import PromptLength, measure
+from sdcli.models.chunks import Encoded, encoded, measure
+from sdcli.models.tokenizer import PromptLength
 from sdcli.outputs.files import HIDDEN, cannot_write, numbered, variants
 from sdcli.outputs.folder import SAMPLES, next_numbers
 from sdcli.outputs.journal import Ledger
@@ -39,6 +40,7 @@ class Forecast:
         words: how the text encoder reads its prompt.
         mark: its watermark; None with --no-watermark.
         reading: how the model's vocabulary reads its prompt, as in the record.
+        encoded: the texts of its prompts with their weights, if they have a syntax or several chunks.
     """
 
     job: Job
@@ -47,6 +49,7 @@ class Forecast:
     words: PromptLength
     mark: Mark | None
     reading: dict[str, Any]
+    encoded: Sequence[Encoded] = ()
 
 
 class DryRun:
@@ -96,14 +99,15 @@ class DryRun:
             jobs = [job for batch in together for job in batch]
             lines = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
             self._add_up(together, lines)
-            read = measure(tokenizer, [job.encoded for job in jobs])
+            read = measure(tokenizer, jobs)
             for job, line, length in zip(jobs, lines, read, strict=True):
                 file = file_of(job) if line is None else outdir / line.file if line.file else None
-                yield Forecast(job, file, line is not None, length, self._mark(job), self._reading(job))
+                texts = encoded(tokenizer, job)
+                yield Forecast(job, file, line is not None, length, self._mark(job), self._reading(job), texts)
 
     def _reading(self, job: Job) -> dict[str, Any]:
         vocabulary = self.run.vocabulary
-        return {} if vocabulary is None else vocabulary.read(job.prompt).values()
+        return {} if vocabulary is None else vocabulary.read(job.prompt, job.prompt_syntax).values()
 
     def _mark(self, job: Job) -> Mark | None:
         for stage in self.run.stages:

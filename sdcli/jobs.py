@@ -193,7 +193,7 @@ def batches(
     spec: ModelSpec,
     model_hash: str,
     step_draws: StepDraws,
-    read: Callable[[str], str] = str,
+    read: Callable[[str, Settings], str] = lambda text, _: text,
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -205,7 +205,7 @@ def batches(
         spec: the model.
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
-        read: what the text encoder gets for a prompt; by default the prompt.
+        read: what the text encoder gets for a prompt with its settings; by default the prompt.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -221,7 +221,7 @@ def batches(
         jobs = []
         for prompt in batch:
             values = {name: getattr(prompt.settings, name) for name in names("image")}
-            text = read(prompt.text)
+            text = read(prompt.text, prompt.settings)
             values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
             values |= {"height": height, "width": width}
             place = NoisePlace()

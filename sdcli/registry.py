@@ -2,8 +2,8 @@
 
 A line is a name and an import path, `module:attribute`. The module is imported when the entry is first used, so listing
 names costs nothing. To add a sampler, a model family, a model source, a safety checker, a watermark method, a stage, an
-image format, a metadata reader or an executor, write one file and add one line here. The protocol that the object must
-follow is in the room that uses the table.
+image format, a metadata reader, a prompt syntax or an executor, write one file and add one line here. The protocol that
+the object must follow is in the room that uses the table.
 """
 
 from __future__ import annotations
@@ -138,6 +138,16 @@ METADATA_READERS = Table(
 """Functions from the texts of an image file to a `Provenance`, or None if they say nothing. First match wins: values
 that a tool writes down come before values that are read out of a graph of nodes. `a1111` takes any `parameters` text,
 so a reader of another one comes before it."""
+
+SYNTAXES = Table(
+    {
+        "plain": "sdcli.prompts.syntax:plain",
+        "a1111": "sdcli.prompts.syntax.a1111:parse",
+        "novelai": "sdcli.prompts.syntax.novelai:parse",
+        "compel": "sdcli.prompts.syntax.compel:parse",
+    }
+)
+"""`sdcli.prompts.syntax.Parse`, by the name that `--prompt-syntax` takes."""
 
 EXECUTORS = Table(
     {

@@ -26,6 +26,7 @@ from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
 from sdcli.pipeline.samplers import Plan
+from sdcli.prompts.syntax import PLAIN, parse
 from sdcli.prompts.templates import is_plain
 from sdcli.records import GridRecord, ImageRecord, from_home
 from sdcli.registry import FORMATS, SAMPLERS
@@ -218,7 +219,7 @@ def _read_now(job: Job) -> tuple[bool, bool]:
     vocabulary = Vocabulary.find(shipped.BUILTIN) if job.model in shipped.NAMES else None
     if vocabulary is None:
         return True, job.read_as is None
-    reading = vocabulary.read(job.prompt)
+    reading = vocabulary.read(job.prompt, job.prompt_syntax)
     return reading.known, reading.text == job.encoded
 
 
@@ -347,12 +348,16 @@ def _ignored(found: Provenance) -> list[str]:
     ]
     if len(ignored) > _MOST_NOTES:
         ignored = [*ignored[:_MOST_NOTES], f"{len(ignored) - _MOST_NOTES} more values are ignored"]
+    as_text = found.settings.get("prompt_syntax", PLAIN) == PLAIN
     for name in ("prompt", "negative_prompt"):
-        for what, pattern in _SYNTAX:
+        for what, pattern in _SYNTAX if as_text else ():
             parts = list(dict.fromkeys(match[0] for match in pattern.finditer(found.settings.get(name, "")[:100_000])))
             if parts:
                 shown = shortened(", ".join(parts[:5]), _LONGEST_NOTE)
                 ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
+    if not as_text:
+        adapters = parse(found.settings.get("prompt", "")[:100_000], found.settings["prompt_syntax"], 20).adapters
+        ignored += [f"the LoRA {shortened(adapter.name, _LONGEST_NOTE)} is not applied" for adapter in adapters[:5]]
     return ignored
 
 

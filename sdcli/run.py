@@ -13,16 +13,18 @@ from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
+from sdcli.models import families
 from sdcli.models.model import ModelSource
 from sdcli.models.scheduler_config import FEW_STEPS_BY
 from sdcli.models.vocabulary import Reading, Vocabulary
 from sdcli.outputs import formats, names
 from sdcli.outputs.folder import SAMPLES
 from sdcli.pipeline.samplers import Plan
-from sdcli.prompts import Prompt, Prompts, Row
-from sdcli.prompts.templates import is_plain
+from sdcli.prompts import Prompt, Prompts, Row, has_templates
+from sdcli.prompts.syntax import HEAVIEST, PLAIN, looks_like, parse, words
+from sdcli.prompts.templates import LONGEST, is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, flag
+from sdcli.settings import Settings, default, flag
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -30,7 +32,7 @@ HASHING_AFTER = 1.0
 """Seconds after which it is said that the model is hashed; the hash of an earlier run takes none."""
 _PATH_MAX = 4096
 """Bytes of a path on Linux, with the zero byte at its end."""
-_LONGEST_PROMPT = 80
+_LONGEST_PROMPT, _LONGEST_MARK = 80, 40
 _MOST_NOTES = 12
 """Of a run, about the words of its prompts."""
 _MOST_CHOICES = 10_000
@@ -79,6 +81,7 @@ class Run:
         self.stages = Stages(context, progress)
         self.vocabulary = self.source.vocabulary() if reads else None
         self._words_noted: set[str] = set()
+        self._syntax_noted: set[str] = set()
         self._has_templates = False
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
@@ -130,25 +133,73 @@ class Run:
             self._longest = length
             height, width = size(row.settings, self.spec)
             formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
-        if self.vocabulary is not None:
-            if self.settings.compat or is_plain(row.text):
-                self._known(row.text, self.vocabulary)
-            else:
-                self._has_templates = True
+        if not has_templates(row.settings) or is_plain(row.text):
+            self._read(row.text, row.settings)
+        elif self.vocabulary is not None or row.settings.prompt_syntax != PLAIN:
+            self._has_templates = True
 
-    def _read(self, text: str) -> str:
-        """What the text encoder gets for a prompt."""
-        return text if self.vocabulary is None else self._known(text, self.vocabulary).text
+    def _read(self, text: str, settings: Settings) -> str:
+        """What the text encoder gets for a prompt.
 
-    def _known(self, text: str, vocabulary: Vocabulary) -> Reading:
+        Raises:
+            UsageError: a weight or a part of it cannot be encoded, or the model knows no word of it.
+        """
+        self._require_syntax(text, settings)
+        return text if self.vocabulary is None else self._known(text, settings, self.vocabulary).text
+
+    def _require_syntax(self, text: str, settings: Settings) -> None:
+        """Check what a prompt and its negative prompt say in their syntax; notes what they may not mean."""
+        syntax = settings.prompt_syntax
+        for name, each in (("prompt", text), ("negative_prompt", settings.negative_prompt)):
+            if syntax == PLAIN and settings.long_prompt == default("long_prompt"):
+                # One note is enough for a file of many prompts.
+                if not settings.compat and not self._syntax_noted and (found := looks_like(each)):
+                    self._note_syntax(
+                        f"{shortened(found[1], _LONGEST_MARK)} is read as text; if it is not meant so, pass "
+                        f"{flag('prompt_syntax')} {found[0]}"
+                    )
+                continue
+            if len(each) > LONGEST:
+                raise UsageError(
+                    f"the {name.replace('_', ' ')} has {len(each):,} characters, and the limit is {LONGEST:,}",
+                    fix=f"Shorten it, or leave out {flag('prompt_syntax')} and {flag('long_prompt')}.",
+                    settings=(name,),
+                )
+            parsed = parse(each, syntax, steps_of(settings, self.spec), negative=name == "negative_prompt")
+            if parsed.heaviest > HEAVIEST:
+                raise UsageError(
+                    f"the {name.replace('_', ' ')} {shortened(repr(each), _LONGEST_PROMPT)} has a weight of "
+                    f"{parsed.heaviest:g}, and the limit is {HEAVIEST:g}",
+                    why="Weights of brackets within brackets are multiplied.",
+                    fix="Use smaller weights, or fewer brackets.",
+                    settings=(name,),
+                )
+            if self.spec.guidance_embedding and (len(parsed.parts) > 1 or parsed.parts[0].weight != 1):
+                raise UsageError(
+                    f"the model {self.spec.name} takes one prompt, and AND and its weights make several",
+                    why="Its guidance is learned, and not a difference between predictions.",
+                    fix="Leave them out.",
+                    settings=("prompt",),
+                )
+            for adapter in parsed.adapters:
+                self._note_syntax(f"the LoRA {shortened(adapter.name, _LONGEST_MARK)} of the prompt is not applied")
+            for note in parsed.notes:
+                self._note_syntax(f"in the {name.replace('_', ' ')}, {note}")
+
+    def _note_syntax(self, note: str) -> None:
+        if len(self._syntax_noted) < _MOST_NOTES and note not in self._syntax_noted:
+            self._syntax_noted.add(note)
+            self.progress(Note(note))
+
+    def _known(self, text: str, settings: Settings, vocabulary: Vocabulary) -> Reading:
         """How the model reads a prompt. Notes what differs from the prompt, for the first prompts of the run.
 
         Raises:
             UsageError: it knows no word of the prompt, and the run has no --any-words.
         """
-        reading = vocabulary.read(text)
+        reading = vocabulary.read(text, settings.prompt_syntax)
         if not reading.known and not self.settings.any_words:
-            near = vocabulary.nearest(text)
+            near = vocabulary.nearest(words(text, settings.prompt_syntax))
             raise UsageError(
                 f"the model {self.spec.name} knows no word of the prompt {shortened(repr(text), _LONGEST_PROMPT)}",
                 why=f"It knows {len(vocabulary)} things by their names, and no people"
@@ -168,7 +219,7 @@ class Run:
         """The prompts of which the model knows a word. The choices of templates are made now, and not in `_check`."""
         for prompt in prompts:
             try:
-                self._read(prompt.text)
+                self._read(prompt.text, prompt.settings)
             except UsageError as error:
                 if self.settings.from_file is None:
                     raise
@@ -197,6 +248,14 @@ class Run:
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
+        family = families.get(self.spec.family)
+        if settings.clip_skip > 1 and not family.takes_clip_skip:
+            raise UsageError(
+                f"{flag('clip_skip')} {settings.clip_skip} does not work with the model {self.spec.name}",
+                why=f"Its text encoder is a {family.label}, whose last layer was trained with the model.",
+                fix=f"Leave out {flag('clip_skip')}.",
+                settings=("clip_skip",),
+            )
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
             notes.append(

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdcli.errors import UsageError
-from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
+from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, SYNTAXES, WATERMARK_METHODS
 from sdcli.sampler_names import SCHEDULES, is_lacking, nearest_sampler, nearest_schedule, own_schedule, split
 from sdcli.suggestions import did_you_mean, near, spelling
 from sdcli.terminal import shortened
@@ -32,6 +32,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 OnUnsafe = Literal["replace", "blur", "skip", "keep"]
 SeedMode = Literal["run", "image"]
 OnError = Literal["stop", "skip"]
+LongPrompt = Literal["cut", "chunk"]
 Scope = Literal["image", "file", "run", "output"]
 """What a setting belongs to.
 
@@ -187,6 +188,20 @@ class ImageSettings(BaseModel):
         "", "--negative-prompt", aliases=("--negative", "--neg-prompt"), scope="image", panel=PROMPT, metavar="TEXT",
         varies=True,
         help="Text that describes what to avoid.",
+    )  # fmt: skip
+    prompt_syntax: str = option(
+        "plain", "--prompt-syntax", scope="image", panel=PROMPT, choices=tuple(SYNTAXES),
+        help="How weights are written into prompts: plain: not at all, as in the original; a1111: (word:1.3), [a:b:8], "
+        "AND, BREAK; novelai: {{word}}; compel: word++.",
+    )  # fmt: skip
+    long_prompt: LongPrompt = option(
+        "cut", "--long-prompt", scope="image", panel=PROMPT,
+        help="What to do with more tokens than the model reads: cut them, as the original; or encode them in chunks.",
+    )  # fmt: skip
+    clip_skip: int = option(
+        1, "--clip-skip", aliases=("--clip-stop-at-last-layers",), scope="image", panel=PROMPT, metavar="N", least=1,
+        most=100,
+        help="Layer of the text encoder that gives the embeddings, counted from the end; 1: the last one.",
     )  # fmt: skip
     steps: int | None = option(
         None, "--ddim_steps", "--steps",

@@ -53,7 +53,6 @@ ELSEWHERE = {
     "ip_adapter": _NO_CONTROL,
     "vae": _NO_VAE, "vae_path": _NO_VAE, "vae_name": _NO_VAE, "vae_dir": _NO_VAE, "vae_decoder": _NO_VAE,
     "taesd": _NO_VAE, "tae": _NO_VAE,
-    "clip_skip": "Clip skip is not supported yet.",
     "refiner": "Refiners are not supported yet.", "refiner_model": "Refiners are not supported yet.",
     "diffusion_model": _NO_PARTS, "unet": _NO_PARTS, "unet_name": _NO_PARTS, "clip_l": _NO_PARTS,
     "clip_g": _NO_PARTS, "clip_name": _NO_PARTS, "t5xxl": _NO_PARTS, "text_encoder": _NO_PARTS, "llm": _NO_PARTS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sdcli.cli.console import Console, RunConsole, all_exist, duration, plural
@@ -30,6 +32,8 @@ def show(settings: Settings, *, as_json: bool, quiet: bool) -> None:
             print(one_line(str(forecast.file)), flush=True)
         if not as_json:
             console.indented(_in_words(forecast))
+            for line in _encoded(forecast):
+                console.indented(f"  {line}")
     print(end="", flush=True)
     for line in _summary(run):
         console.line(line)
@@ -47,6 +51,8 @@ def _values(forecast: Forecast) -> dict[str, Any]:
         "tokens": words.tokens,
         "tokens_read": words.limit,
         "words_cut": words.cut or None,
+        "chunks": words.chunks,
+        "encoded": [asdict(each) for each in forecast.encoded],
         "reading": forecast.reading,
         "watermark": None if mark is None else {"text": mark.text, "method": mark.method},
         "job": forecast.job.model_dump(mode="json"),
@@ -65,10 +71,31 @@ def _in_words(forecast: Forecast) -> str:
         "already exists" if forecast.exists else "",
         f"seed {job.seed}",
         f"{job.width} x {job.height}",
-        f"{words.tokens} of {words.limit} tokens",
+        f"{words.tokens} of {words.limit * words.chunks} tokens",
+        f"{words.chunks} chunks" if words.chunks > 1 else "",
         f"watermark {forecast.mark.method}" if forecast.mark else "no watermark",
     ]
     return f"{prompt} ({', '.join(filter(None, facts))})"
+
+
+def _encoded(forecast: Forecast) -> Iterator[str]:
+    """A line for each text that is encoded, with its weights."""
+    several = sum(not each.negative for each in forecast.encoded) > 1
+    for each in forecast.encoded:
+        if each.negative and not forecast.job.negative_prompt:
+            continue
+        number, weight = each.part
+        facts = [
+            "negative prompt" if each.negative else f"part {number}" if several else "prompt",
+            f"x {weight:.4g}" if weight != 1 else "",
+            f"share {each.share:.4g}" if each.share != 1 else "",
+            f"to step {each.until}" if each.until < forecast.job.steps else "",
+        ]
+        chunks = (
+            ", ".join(f"{text!r}" + (f" x {weight:.4g}" if weight != 1 else "") for text, weight in runs) or "''"
+            for runs in each.chunks
+        )
+        yield f"{' '.join(filter(None, facts))}: {' / '.join(chunks)}"
 
 
 def _summary(run: DryRun) -> list[str]:

@@ -143,10 +143,13 @@ class LocalExecutor:
 
     def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
-        from sdcli.models.tokenizer import measure
+        from sdcli.models.chunks import measure
 
-        texts = list(dict.fromkeys(text for job in jobs for text in (job.encoded, job.negative_prompt)))
-        cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
+        cut: dict[str, str] = {}
+        for negative in (True, False):
+            texts = [job.negative_prompt if negative else job.encoded for job in jobs]
+            read = measure(model.tokenizer, jobs, negative=negative)
+            cut |= {text: length.cut for text, length in zip(texts, read, strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))
@@ -157,7 +160,7 @@ class LocalExecutor:
         """The fields of the record about the words of a prompt."""
         words: dict[str, Any] = {"words_cut": cut[job.encoded] or None}
         if vocabulary := self._source.vocabulary():
-            reading = vocabulary.read(job.prompt)
+            reading = vocabulary.read(job.prompt, job.prompt_syntax)
             # A job of a record may have been read by another version.
             if reading.text == job.encoded and (values := reading.values()):
                 words["reading"] = values

@@ -23,7 +23,7 @@ from sdcli.jobs import Job
 from sdcli.metadata import comfyui
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
-from sdcli.metadata.values import harmless, sampling
+from sdcli.metadata.values import harmless, reading, sampling
 from sdcli.registry import SAMPLERS
 from sdcli.sampler_names import SCHEDULES, nearest_sampler
 from sdcli.settings import default, names, options
@@ -47,6 +47,7 @@ class Writer:
         fixed: the same, of samplers that ignore a schedule that the text names.
         harmless: keys of values that do not change the image, beside those of every tool.
         neutral: the same for single values of a key.
+        syntax: the syntax of its prompts, a value of `--prompt-syntax`, if it reads long prompts in chunks, too.
     """
 
     tool: str
@@ -58,6 +59,7 @@ class Writer:
     fixed: Mapping[str, str] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     neutral: Mapping[str, Collection[str]] = field(default_factory=dict)
+    syntax: str = "plain"
 
 
 # Those of the web UI from version 1.9 on, which names them. Before, the name of the sampler has them.
@@ -70,7 +72,7 @@ _ORIGINAL = {"ddim": "leading", "plms": "leading", "unipc": "leading"}
 
 
 def _web_ui(tool: str, version: str, rng: str | None = "cuda") -> Writer:
-    return Writer(tool, version, rng, schedules={"": "linspace"}, fixed=_ORIGINAL)
+    return Writer(tool, version, rng, schedules={"": "linspace"}, fixed=_ORIGINAL, syntax="a1111")
 
 
 COMFYUI = Writer(comfyui.TOOL, r"ComfyUI\s*(.*)", "cpu")
@@ -90,6 +92,7 @@ WRITERS = (
         harmless=frozenset({"sdcpp"}),
         # It always writes them: the guidance of distilled models, and an eta that is not set.
         neutral={"guidance": ("3.5",), "eta": ("0.0", "inf")},
+        syntax="a1111",
     ),
     _web_ui("reForge", r"(f[\d.]+v\d\w*-v.*)"),
     _web_ui("Forge", r"(f\d+\.\d.*)"),
@@ -245,7 +248,14 @@ def read(texts: Mapping[str, str]) -> Provenance | None:
     for title, name in (NUMBERS | {"size": "width"}).items():
         if title in values and name not in settings:
             notes.append(f"the value {values[title][:80]!r} of {titles[title]} is not known")
-    other = {titles[key]: value for key, value in values.items() if key not in READ | others.keys()}
+    # Other tools write 0 or 1 for none.
+    skips = known(clip_skip=values.get("clip skip")).get("clip_skip", 0) > 1
+    if skips:
+        settings |= known(clip_skip=values["clip skip"])
+    if writer.syntax != "plain":
+        settings |= reading(writer.syntax, prompt, negative_prompt)
+    used = READ | others.keys() | ({"clip skip"} if skips else set())
+    other = {titles[key]: value for key, value in values.items() if key not in used}
     neutral = {"unet": (settings.get("model"),), "sampler rng": (values.get("rng"),)}
     ineffective = harmless(other, HARMLESS | writer.harmless, {**NEUTRAL, **writer.neutral, **neutral})
     return Provenance(writer.tool, number, settings, other, tuple(notes), ineffective)

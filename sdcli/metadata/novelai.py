@@ -12,7 +12,7 @@ from typing import Any
 from sdcli.json_text import read_object
 from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY
-from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, fields, objects, others, sampling
+from sdcli.metadata.values import NO_RNG, OTHER_IMAGE, fields, objects, others, reading, sampling
 
 TOOL = "NovelAI"
 READ = {"prompt", "uc", "seed", "steps", "sampler", "noise_schedule", "scale", "width", "height", "v4_prompt",
@@ -28,7 +28,7 @@ NEUTRAL = {
     "request_type": ("PromptGenerateRequest",),
 }
 _SOURCE = re.compile(r"(.*\S)\s+([0-9A-Fa-f]{8})", re.DOTALL)
-_EMPHASIS = re.compile(r"[{}\[\]]|\d::")
+_NUMBERS = re.compile(r"\d::")
 
 
 def read(texts: Mapping[str, str]) -> Provenance | None:
@@ -50,14 +50,15 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
     negative, negative_characters = _captions(comment.get("v4_negative_prompt"))
     # The first version has the prompt only in `Description`.
     prompt = comment.get("prompt", description) if base is None else base
+    negative = comment.get("uc") if negative is None else negative
     model = _SOURCE.fullmatch(source)
     other = others(comment, READ | HARMLESS, NEUTRAL)
     notes = [NO_RNG]
     if characters or negative_characters:
         other |= others({"characters": characters, "negative characters": negative_characters}, ())
         notes.append("the image has prompts of its characters beside the prompt")
-    if isinstance(prompt, str) and _EMPHASIS.search(prompt[:100_000]):
-        notes.append("the prompt has emphasis in the syntax of NovelAI")
+    if isinstance(prompt, str) and _NUMBERS.search(prompt[:100_000]):
+        notes.append("the prompt has weights in numbers, as in 1.5::x::, which are read as text")
     if comment.get("sm") or comment.get("sm_dyn"):
         notes.append("the sampler is a variant of NovelAI, SMEA")
     if "request_type" in other:
@@ -69,7 +70,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
         "",
         known(
             prompt=prompt,
-            negative_prompt=comment.get("uc") if negative is None else negative,
+            negative_prompt=negative,
             seed=comment.get("seed"),
             steps=comment.get("steps"),
             **sampling(comment.get("sampler"), comment.get("noise_schedule")),
@@ -79,6 +80,7 @@ def _read(comment: dict[str, Any], description: Any, source: str) -> Provenance:
             height=comment.get("height"),
             model=model[1] if model else source or None,
             model_hash=model[2] if model else None,
+            **reading("novelai", prompt, negative),
         ),
         other,
         tuple(notes),

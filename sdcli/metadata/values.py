@@ -9,10 +9,23 @@ from typing import Any
 
 from sdcli.json_text import read_object
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
+from sdcli.prompts.syntax import is_text
 from sdcli.sampler_names import own_schedule, split
 
 OTHER_IMAGE = "the image was generated from another image"
 NO_RNG = "the random number generator is not known"
+
+
+_SHORT = 75
+"""Bytes of a prompt that is never longer than the model reads: each token has at least one."""
+
+
+def reading(syntax: str, *prompts: Any) -> dict[str, str]:
+    """Returns the settings that read prompts as a tool does that has a syntax and reads prompts of any length."""
+    texts = [text[:100_000] for text in prompts if isinstance(text, str)]
+    weighted = not all(is_text(text, syntax) for text in texts)
+    long = any(len(text.encode(errors="replace")) > _SHORT for text in texts)
+    return ({"prompt_syntax": syntax} if weighted else {}) | ({"long_prompt": "chunk"} if long else {})
 
 
 def objects(texts: Mapping[str, str], *names: str) -> Iterator[dict[str, Any]]:

@@ -41,3 +41,30 @@ class Conditioning:
             arguments = {"encoder_hidden_states": torch.cat([self.negative, self.prompt])}
             added = {name: torch.cat([negative, prompt]) for name, (prompt, negative) in self.added.items()}
         return arguments | ({"added_cond_kwargs": added} if added else {})
+
+
+Stages = tuple[tuple[int, torch.Tensor], ...]
+"""Embeddings up to a step: (last step, embeddings of (tokens, width)), in order; all have the same shape."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The conditioning of one image whose guidance has several parts, or changes with the steps.
+
+    Attributes:
+        parts: the parts of the guidance: (weight, embeddings).
+        negative: the embeddings of the negative prompt.
+    """
+
+    parts: tuple[tuple[float, Stages], ...]
+    negative: Stages
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it is one prompt, with guidance that has one part of the weight 1 and never changes."""
+        return len(self.parts) == 1 == self.parts[0][0] and len(self.parts[0][1]) == 1 == len(self.negative)
+
+
+def at(stages: Stages, step: int) -> torch.Tensor:
+    """The embeddings in a step, from 0; a stage that ends with step n includes the step n, see `Part.at`."""
+    return next((embeddings for last, embeddings in stages if step <= last), stages[-1][1])

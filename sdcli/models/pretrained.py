@@ -16,6 +16,7 @@ from sdcli.errors import ModelError
 from sdcli.jobs import Job, NoisePlace
 from sdcli.memory import is_out_of_memory
 from sdcli.models import checkpoint_file, families, json_files
+from sdcli.models.conditioning import Conditioning
 from sdcli.models.model import Model
 from sdcli.models.weight_files import WeightFiles
 
@@ -93,6 +94,8 @@ def try_out(model: Model) -> None:
     try:
         with torch.inference_mode():
             conditioning = families.get(spec.family).condition(model, [job])
+            if not isinstance(conditioning, Conditioning):
+                raise TypeError("It makes more than one prompt of one")
             part = "UNet"
             timestep = torch.tensor(spec.schedule.steps_offset, device=model.device)
             noise = model.unet(latents, timestep, **conditioning.unet_arguments(guided=False)).sample

@@ -71,11 +71,13 @@ class PromptLength:
     tokens: number of tokens of the prompt, including those for its beginning and end.
     limit: number of tokens that the model reads.
     cut: the end of the prompt that exceeds the limit, as written; "" if the model reads all.
+    chunks: number of chunks that the prompt is encoded in, each with `limit` tokens.
     """
 
     tokens: int
     limit: int
     cut: str
+    chunks: int = 1
 
 
 def measure(tokenizer: Any, prompts: Sequence[str]) -> list[PromptLength]:

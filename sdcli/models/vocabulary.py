@@ -16,13 +16,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from sdcli.errors import ModelError
+from sdcli.prompts.syntax import PLAIN, words_and_marks
+from sdcli.prompts.syntax import words as without_marks
 
 FOLDER = "words"
 """The folder of the vocabulary in a model's folder."""
@@ -341,13 +343,42 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._concepts)
 
-    def _read(self, prompt: str) -> Reading:
-        """What the model understands of a prompt, in the language in which it understands most."""
+    def _read(self, prompt: str, syntax: str = PLAIN) -> Reading:
+        """What the model understands of a prompt, in the language in which it understands most.
+
+        Args:
+            prompt: the prompt.
+            syntax: how weights are written in it. Words between its marks are translated for themselves.
+        """
         if not prompt.strip():
             return Reading(prompt)
+        parts = words_and_marks(prompt, syntax)
+        if len(parts) > 1:
+            text = without_marks(prompt, syntax)
+            whole = self.read(text)
+            if whole.text != text:
+                parts[::2] = [self._translated(part, whole) for part in parts[::2]]
+            return replace(whole, text="".join(parts))
         tokens = tokens_of(prompt[:LONGEST])
         language, items = self._best(tokens)
         return _Parse(self._concepts, self._language(ENGLISH), language.code, items, self._own_words).reading(prompt)
+
+    def _translated(self, part: str, whole: Reading) -> str:
+        """A part of a prompt in the model's words, with the blanks around it.
+
+        Args:
+            part: the part.
+            whole: the reading of the prompt.
+        """
+        reading, stripped = self.read(part), part.strip()
+        if reading.known and set(reading.taken) <= set(whole.taken):
+            return part.replace(stripped, reading.text.strip(), 1) if stripped else part
+        # Alone it would be read otherwise: word by word, as the prompt's reading says.
+        instead = dict(whole.taken) | dict.fromkeys(whole.unknown, "")
+        for word in sorted(instead, key=len, reverse=True):
+            bound = "" if _NO_SPACE.search(word) else r"\b"
+            part = re.sub(f"{bound}{re.escape(word)}{bound}", instead[word].replace("\\", r"\\"), part)
+        return part
 
     def _best(self, tokens: Sequence[Token]) -> tuple[_Language, list[_Item]]:
         """The language of a prompt, and its items."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sdcli.jobs import Job
     from sdcli.models.model import Model
-    from sdcli.pipeline.samplers import Step
+    from sdcli.pipeline.samplers import Denoiser, Step
 
 
 def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,9 +34,9 @@ def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None])
     """
     import torch
 
-    from sdcli.pipeline.conditioning import encode
+    from sdcli.pipeline.conditioning import Conditioning, encode
     from sdcli.pipeline.decode import decode
-    from sdcli.pipeline.guidance import GuidedDenoiser
+    from sdcli.pipeline.guidance import ComposedDenoiser, GuidedDenoiser
     from sdcli.pipeline.noise import BatchNoise, latent_shape
     from sdcli.pipeline.samplers import Plan
 
@@ -44,9 +44,13 @@ def generate(model: Model, jobs: Sequence[Job], on_step: Callable[[Step], None])
     with torch.inference_mode():
         conditioning = encode(model, jobs)
         noise = BatchNoise(jobs, latent_shape(first, model.spec), model.device)
-        embedding = model.spec.guidance_embedding
-        denoiser = GuidedDenoiser(model.unet, conditioning, first.scale, first.guidance_rescale, embedding)
-        plan = Plan.of(first, first.steps)
-        for step in SAMPLERS[first.sampler].sample(denoiser, noise, plan, model.spec.schedule):
+        guidance = (first.scale, first.guidance_rescale, model.spec.guidance_embedding)
+        sampler, plan = SAMPLERS[first.sampler], Plan.of(first, first.steps)
+        if isinstance(conditioning, Conditioning):
+            denoiser: Denoiser = GuidedDenoiser(model.unet, conditioning, *guidance)
+        else:
+            evaluations = sampler.evaluations(plan, model.spec.schedule)
+            denoiser = ComposedDenoiser(model.unet, conditioning, *guidance, steps=plan.steps, evaluations=evaluations)
+        for step in sampler.sample(denoiser, noise, plan, model.spec.schedule):
             on_step(step)
         return decode(model, step.latents), step.latents

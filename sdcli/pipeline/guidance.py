@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from sdcli.pipeline.conditioning import Conditioning
+from sdcli.models.conditioning import at
+from sdcli.pipeline.conditioning import Composition, Conditioning
 
 
 class GuidedDenoiser:
@@ -34,13 +36,7 @@ class GuidedDenoiser:
         self._guided = scale != 1.0 and not embedding
         self._arguments = conditioning.unet_arguments(guided=self._guided)
         if embedding:
-            from diffusers.models.embeddings import get_timestep_embedding
-
-            # As diffusers' pipelines do; 0 is no guidance.
-            scales = torch.full((len(conditioning.prompt),), (scale - 1) * 1000)
-            self._arguments["timestep_cond"] = get_timestep_embedding(scales, embedding, downscale_freq_shift=1).to(
-                conditioning.prompt
-            )
+            self._arguments["timestep_cond"] = _scale_embedding(scale, embedding, conditioning.prompt)
 
     def __call__(self, latents: torch.Tensor, time: float) -> torch.Tensor:
         """The prediction for noisy latents.
@@ -52,10 +48,7 @@ class GuidedDenoiser:
         Returns:
             A float32 tensor of the latents' shape: noise, velocity or sample, by the model's prediction type.
         """
-        # The original passes whole timesteps as integers; those of DPM-Solver are fractions.
-        whole = float(time).is_integer()
-        times = torch.full((len(latents),), time, device=latents.device)
-        times = times.long() if whole else times
+        times = _times(latents, time)
         if not self._guided:
             output: torch.Tensor = self.unet(latents, times, return_dict=False, **self._arguments)[0]
             return output.float()
@@ -63,9 +56,117 @@ class GuidedDenoiser:
             torch.cat([latents] * 2), torch.cat([times] * 2), return_dict=False, **self._arguments
         )[0]
         negative, prompt = both.float().chunk(2)
-        guided = negative + self.scale * (prompt - negative)
-        if not self.rescale:
-            return guided
-        dimensions = tuple(range(1, guided.ndim))
-        ratio = prompt.std(dim=dimensions, keepdim=True) / guided.std(dim=dimensions, keepdim=True)
-        return self.rescale * (guided * ratio) + (1 - self.rescale) * guided
+        return _guided(prompt, negative, self.scale, self.rescale)
+
+
+class ComposedDenoiser:
+    """As `GuidedDenoiser`, for images whose guidance has several parts, changes with the steps, or differs in length.
+
+    Each part has a prediction of its own, and its difference from the negative prediction, times its weight, is a part
+    of the direction of the guidance (Liu et al., "Compositional visual generation with composable diffusion models",
+    2022).
+
+    Args:
+        unet: diffusers' `UNet2DConditionModel`.
+        rows: the conditioning of each image.
+        scale: guidance scale.
+        rescale: as of `GuidedDenoiser`.
+        embedding: as of `GuidedDenoiser`.
+        steps: the number of sampling steps.
+        evaluations: the number of evaluations that the sampler makes in them. Evaluations are taken to be evenly
+            distributed over the steps, which is so for every sampler: a second one in each step, or one more.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        rows: Sequence[Composition],
+        scale: float,
+        rescale: float = 0.0,
+        embedding: int = 0,
+        *,
+        steps: int,
+        evaluations: int,
+    ) -> None:
+        self.unet = unet
+        self.rows = rows
+        self.scale = scale
+        self.rescale = rescale
+        self._embedding = embedding
+        self._steps = steps
+        self._evaluations = evaluations
+        self._calls = 0
+        alone = all([weight for weight, _ in row.parts] == [1] for row in rows)
+        self._guided = not (alone and (scale == 1.0 or embedding))
+
+    def __call__(self, latents: torch.Tensor, time: float) -> torch.Tensor:
+        """As of `GuidedDenoiser`."""
+        step = self._calls * self._steps // self._evaluations
+        self._calls += 1
+        wanted: list[tuple[int, torch.Tensor]] = []
+        for row, composition in enumerate(self.rows):
+            stages = [each for _, each in composition.parts]
+            wanted += [(row, at(each, step)) for each in ([composition.negative] if self._guided else []) + stages]
+        found = self._predictions(latents, time, wanted)
+        results = []
+        for composition in self.rows:
+            count = len(composition.parts)
+            if not self._guided:
+                results.append(found.pop(0))
+                continue
+            negative, parts = found[0], found[1 : count + 1]
+            del found[: count + 1]
+            weights = [weight for weight, _ in composition.parts]
+            prompt = parts[0]
+            if weights != [1]:
+                differences = [weight * (part - negative) for weight, part in zip(weights, parts, strict=True)]
+                prompt = negative + torch.stack(differences).sum(0)
+            results.append(_guided(prompt[None], negative[None], self.scale, self.rescale)[0])
+        return torch.stack(results)
+
+    def _predictions(
+        self, latents: torch.Tensor, time: float, wanted: Sequence[tuple[int, torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """The prediction for each (row of the latents, embeddings). As many at once as with one prompt for each row."""
+        found: dict[int, torch.Tensor] = {}
+        by_length: dict[int, list[int]] = {}
+        for number, (_, embeddings) in enumerate(wanted):
+            by_length.setdefault(len(embeddings), []).append(number)
+        at_once = 2 * len(latents)
+        for numbers in by_length.values():
+            for start in range(0, len(numbers), at_once):
+                some = numbers[start : start + at_once]
+                batch = latents[[wanted[number][0] for number in some]]
+                embeddings = torch.stack([wanted[number][1] for number in some])
+                arguments: dict[str, Any] = {"encoder_hidden_states": embeddings}
+                if self._embedding:
+                    arguments["timestep_cond"] = _scale_embedding(self.scale, self._embedding, embeddings)
+                output: torch.Tensor = self.unet(batch, _times(batch, time), return_dict=False, **arguments)[0]
+                found |= dict(zip(some, output.float(), strict=True))
+        return [found[number] for number in range(len(wanted))]
+
+
+def _times(latents: torch.Tensor, time: float) -> torch.Tensor:
+    """The timestep of each row."""
+    # The original passes whole timesteps as integers; those of DPM-Solver are fractions.
+    times = torch.full((len(latents),), time, device=latents.device)
+    return times.long() if float(time).is_integer() else times
+
+
+def _scale_embedding(scale: float, width: int, embeddings: torch.Tensor) -> torch.Tensor:
+    """The embedding of the guidance scale for each row of `embeddings`."""
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    # As diffusers' pipelines do; 0 is no guidance.
+    scales = torch.full((len(embeddings),), (scale - 1) * 1000)
+    return get_timestep_embedding(scales, width, downscale_freq_shift=1).to(embeddings)
+
+
+def _guided(prompt: torch.Tensor, negative: torch.Tensor, scale: float, rescale: float) -> torch.Tensor:
+    """The guided prediction of predictions with the prompt and with the negative prompt."""
+    guided = negative + scale * (prompt - negative)
+    if not rescale:
+        return guided
+    dimensions = tuple(range(1, guided.ndim))
+    ratio = prompt.std(dim=dimensions, keepdim=True) / guided.std(dim=dimensions, keepdim=True)
+    return rescale * (guided * ratio) + (1 - rescale) * guided

@@ -109,6 +109,11 @@ def fit_together(one: Settings, other: Settings) -> bool:
     return one is other or all(getattr(one, name) == getattr(other, name) for name in names("image", varies=False))
 
 
+def has_templates(settings: Settings) -> bool:
+    """Whether `{a|b}` and `__NAME__` in prompts are choices. The braces of NovelAI are weights instead."""
+    return not settings.compat and settings.prompt_syntax != "novelai"
+
+
 class Prompts:
     """The prompts of a run.
 
@@ -206,7 +211,7 @@ class Prompts:
         of_each = row.settings.images_per_prompt or (self.settings.n_samples if alone else 1)
         if row.settings.seeds is not None:
             of_each = len(row.settings.seeds)
-        if self.settings.compat:
+        if not has_templates(row.settings):
             return of_each, (row.text for _ in range(of_each))
         template = Template.parse(row.text, self._wildcards)
         if self.settings.matrix:

@@ -25,6 +25,7 @@ from sdcli.outputs.formats import encode, opened
 from sdcli.pipeline.noise import BatchNoise
 from sdcli.pipeline.samplers import Plan
 from sdcli.pipeline.schedules import scheduler_arguments
+from sdcli.prompts.syntax import parse
 from sdcli.records import ImageRecord
 from sdcli.sampler_names import split
 from sdcli.settings import Settings, image_format
@@ -63,6 +64,7 @@ DUMMIES = {
     "STAGES": Plugin("stage.py", "stages/dummy_stage.py", "stage", first=True),
     "FORMATS": Plugin("format.py", "outputs/dummy_format.py", "FORMAT"),
     "METADATA_READERS": Plugin("reader.py", "metadata/dummy.py", "read"),
+    "SYNTAXES": Plugin("syntax.py", "prompts/syntax/dummy.py", "parse"),
     "EXECUTORS": Plugin("executor.py", "executors/dummy.py", "CountingExecutor"),
 }
 
@@ -138,7 +140,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return Session(folder, results)
 
 
-CHOICES = ("sampler", "safety-checker", "watermark-method", "format", "executor")
+CHOICES = ("sampler", "safety-checker", "watermark-method", "format", "executor", "prompt-syntax")
 """The flags that choose a plug-in by its name."""
 
 
@@ -287,6 +289,10 @@ class TestTables:
     def test_metadata_reader(self) -> None:
         found = provenance({"Dummy": '{"prompt": "a cat", "steps": "7", "mood": "calm"}'})
         assert found == Provenance("Dummy", settings={"prompt": "a cat", "steps": 7}, other={"mood": "calm"})
+
+    def test_syntax(self) -> None:
+        pieces = list(parse("a *red* cat", "dummy", 4).pieces())
+        assert [(piece.text, piece.weight) for piece in pieces] == [("a ", 1), ("red", 2), (" cat", 1)]
 
     def test_executor(self) -> None:
         events: list[Event] = []

@@ -149,9 +149,12 @@ class SmallModel:
         before = self.pipeline.scheduler
         self.pipeline.scheduler = getattr(diffusers, name).from_config(before.config, **changes)
         try:
-            arguments = {"num_inference_steps": STEPS, "guidance_scale": SCALE} | arguments
+            arguments = {
+                "prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": SCALE,
+                **arguments,
+            }  # fmt: skip
             images = self.pipeline(
-                PROMPT, negative_prompt=NEGATIVE, height=SIZE, width=SIZE, output_type="np",
+                height=SIZE, width=SIZE, output_type="np",
                 generator=torch.Generator("cpu").manual_seed(SEED), **arguments,
             ).images  # fmt: skip
         finally:
@@ -161,12 +164,21 @@ class SmallModel:
 
     def by_sdcli(self, sampler: str, schedule: str, **settings: Any) -> Pixels:
         """The image by sdcli, (height, width, 3)."""
+        (image,), _ = generate(self.model, [self.job(sampler, schedule, **settings)], lambda step: None)
+        return self.pixels(image)
+
+    def job(self, sampler: str, schedule: str, **settings: Any) -> Job:
+        """The job of an image, alone in its batch."""
         values = {
             "prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "rng": "cpu", "noise": {}, "height": SIZE,
             "width": SIZE, "steps": STEPS, "sampler": sampler, "schedule": schedule, "scale": SCALE,
             "precision": "full", "model": self.folder.name, "model_hash": "0" * 64, "index": 0,
         }  # fmt: skip
-        (image,), _ = generate(self.model, [Job.model_validate(values | settings)], lambda step: None)
+        return Job.model_validate(values | settings)
+
+    @staticmethod
+    def pixels(image: torch.Tensor) -> Pixels:
+        """An image of `generate`, in 8 bits."""
         pixels: Pixels = (((image + 1) / 2).clamp(0, 1) * 255).permute(1, 2, 0).numpy().astype(np.uint8)
         return pixels
 

@@ -218,10 +218,11 @@ class TestTheCommandOfAnotherTool:
         return settings, "\n".join(different)
 
     def test_everything_that_it_leaves_out_is_a_note(self) -> None:
-        _, notes = self.nearest("webui-more-than-words.png")
+        settings, notes = self.nearest("webui-more-than-words.png")
+        assert (settings["prompt_syntax"], settings["clip_skip"]) == ("a1111", 2)
         for left_out in (
-            "Denoising strength 0.55", "Clip skip 2", "ENSD 31337", "Hires upscale 2", "Hires upscaler Latent",
-            "Variation seed 99", "Variation seed strength 0.3", "VAE some.vae.pt", "<lora:sketch:0.8>", "(sail:1.3)",
+            "Denoising strength 0.55", "ENSD 31337", "Hires upscale 2", "Hires upscaler Latent",
+            "Variation seed 99", "Variation seed strength 0.3", "VAE some.vae.pt", "LoRA sketch",
         ):  # fmt: skip
             assert left_out in notes, left_out
         assert "Template" not in self.nearest("webui-template-after-last-line.png")[1]
@@ -234,7 +235,7 @@ class TestTheCommandOfAnotherTool:
     @pytest.mark.parametrize(
         "value",
         [
-            "Hires upscale: 2", "Variation seed: 3", "Clip skip: 2", "VAE: a.pt", "TI hashes: \"glow: abc\"",
+            "Hires upscale: 2", "Variation seed: 3", "VAE: a.pt", "TI hashes: \"glow: abc\"",
             "ControlNet 0: canny", "Refiner: base", "Tiling: True", "Face restoration: CodeFormer",
             "Init image: a.png", "Style: anime", "Civitai resources: [{\"type\": \"lora\"}]",
         ],
@@ -258,12 +259,38 @@ class TestTheCommandOfAnotherTool:
             (r"a boat \(film\), androids", ""),
         ],
     )
-    def test_the_syntax_of_prompts_is_a_note(self, tmp_path: Path, prompt: str, note: str) -> None:
-        found = foreign(tmp_path, f"{prompt}\nSteps: 20, Sampler: DDIM, Seed: 5").provenance
+    def test_a_syntax_of_a_tool_that_sdcli_does_not_read_is_a_note(
+        self, tmp_path: Path, prompt: str, note: str
+    ) -> None:
+        found = foreign(tmp_path, f"{prompt}\nSteps: 20, Sampler: DDIM, Seed: 5, Version: ComfyUI").provenance
         assert found is not None
         notes = "\n".join(rerun.nearest(found)[1])
         assert ("read as plain text" in notes) == bool(note)
         assert note in notes
+
+    @pytest.mark.parametrize(
+        ("prompt", "flags"),
+        [
+            ("a boat", ""),
+            (r"a boat \(film\), androids", "--prompt-syntax a1111"),
+            ("a [grey] boat", "--prompt-syntax a1111"),
+            ("a boat BREAK a lake", "--prompt-syntax a1111"),
+            ("a boat\nNegative prompt: (fog:1.2)", "--prompt-syntax a1111"),
+            ("a boat at a lake, " * 6, "--long-prompt chunk"),
+        ],
+    )
+    def test_the_syntax_of_the_web_ui_is_a_setting(self, tmp_path: Path, prompt: str, flags: str) -> None:
+        source = foreign(tmp_path, f"{prompt}\nSteps: 20, Sampler: DDIM, Seed: 5, Clip skip: 2, Version: v1.9.0")
+        command = rerun.command(source)
+        assert "--clip-skip 2" in command and flags in command
+        assert ("--prompt-syntax" in command, "--long-prompt" in command) == ("syntax" in flags, "long" in flags)
+        assert source.provenance is not None
+        assert "plain text" not in "\n".join(rerun.nearest(source.provenance)[1])
+
+    def test_a_lora_of_the_web_ui_is_a_note(self, tmp_path: Path) -> None:
+        found = foreign(tmp_path, "a boat <lora:ink:0.7>\nSteps: 20, Sampler: DDIM, Seed: 5").provenance
+        assert found is not None
+        assert "the LoRA ink is not applied" in rerun.nearest(found)[1]
 
     @pytest.mark.parametrize(
         ("values", "settings", "notes"),

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdcli.registry import FAMILIES
+from sdcli.settings import default
 
 if TYPE_CHECKING:
     import torch
 
     from sdcli.jobs import Job
-    from sdcli.models.conditioning import Conditioning
+    from sdcli.models.conditioning import Composition, Conditioning
     from sdcli.models.model import Model
     from sdcli.models.original_yaml import OriginalConfig
 
@@ -119,21 +120,31 @@ class Family(Protocol):
         """
         return int(text_config.get("max_position_embeddings", 77))
 
-    def condition(self, model: Model, jobs: Sequence[Job]) -> Conditioning:
+    takes_clip_skip: bool = False
+    """Whether `embeddings` takes other layers than the last one."""
+
+    def condition(self, model: Model, jobs: Sequence[Job]) -> Conditioning | tuple[Composition, ...]:
         """The conditioning of a batch. A family whose UNet needs more than embeddings of the prompts replaces this.
 
         Args:
             model: a loaded model of this family.
             jobs: the batch.
+
+        Returns:
+            A `Conditioning` for all, or a `Composition` for each job.
         """
         from sdcli.models.conditioning import Conditioning
 
+        if any(getattr(jobs[0], name) != default(name) for name in ("prompt_syntax", "long_prompt", "clip_skip")):
+            from sdcli.models import composing
+
+            return composing.condition(self, model, jobs)
         prompt = self.encode(model, [job.encoded for job in jobs])
         negative = self.encode(model, [job.negative_prompt for job in jobs])
         return Conditioning(prompt, negative)
 
     def encode(self, model: Model, prompts: Sequence[str]) -> torch.Tensor:
-        """The embeddings of prompts: the last hidden state of the text encoder.
+        """The embeddings of prompts as they stand; `embeddings` gives those of chunks of tokens with weights.
 
         As in the original script, prompts are padded to the full length without an attention mask, and tokens that
         exceed it are cut.
@@ -155,12 +166,28 @@ class Family(Protocol):
                 padding="max_length",
                 return_tensors="pt",
             )["input_ids"]
-            embedding: torch.Tensor = model.text_encoder(ids.to(model.device))[0]
-            return embedding
+            return self.embeddings(model, ids.to(model.device), 1)
 
         # One at a time: the last digits depend on how many are encoded at once, and a batch may have any prompts.
         unique = {prompt: encoded(prompt) for prompt in dict.fromkeys(prompts)}
         return torch.cat([unique[prompt] for prompt in prompts])
+
+    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+        """The embeddings of tokens.
+
+        Args:
+            model: a loaded model of this family.
+            ids: (batch, tokens), as many tokens as the text encoder takes, on the model's device.
+            clip_skip: the layer that gives them, counted from the end; 1 unless `takes_clip_skip`.
+
+        Returns:
+            (batch, tokens, width).
+
+        Raises:
+            UsageError: the text encoder has no such layer.
+        """
+        found: torch.Tensor = model.text_encoder(ids)[0]
+        return found
 
 
 def get(name: str) -> Family:

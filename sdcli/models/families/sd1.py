@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcli.errors import ModelError
+from sdcli.errors import ModelError, UsageError
 from sdcli.models import json_files, shipped
 from sdcli.models.families import Family
 from sdcli.models.original_yaml import CLIP_LARGE, OriginalConfig
@@ -15,6 +15,8 @@ from sdcli.models.recognition import TEXT
 
 if TYPE_CHECKING:
     import torch
+
+    from sdcli.models.model import Model
 
 PREFIX = f"{TEXT}transformer."
 
@@ -40,6 +42,8 @@ class StableDiffusion1(Family):
         PREFIX + name for name in ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
     )
     example_config = "configs/stable-diffusion/v1-inference.yaml"
+
+    takes_clip_skip = True
 
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
         """The folder that the configuration names; the shipped one for the text encoder that all releases use."""
@@ -97,6 +101,22 @@ class StableDiffusion1(Family):
         with torch.device("meta"):
             model = self.text_encoder_class()(described)
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
+
+    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+        """As of any family. The final normalization follows the layer, whichever it is."""
+        if clip_skip == 1:
+            return super().embeddings(model, ids, clip_skip)
+        layers = model.text_encoder(ids, output_hidden_states=True).hidden_states
+        # The first of them is the input of the first layer.
+        if clip_skip > len(layers):
+            raise UsageError(
+                f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
+                why=f"Its text encoder has {len(layers) - 1} layers.",
+                fix=f"Pass a number from 1 to {len(layers) - 1}.",
+                settings=("clip_skip",),
+            )
+        found: torch.Tensor = model.text_encoder.final_layer_norm(layers[-clip_skip])
+        return found
 
     def text_encoder_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModel

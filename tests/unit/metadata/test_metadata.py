@@ -125,10 +125,9 @@ class TestA1111:
             "prompt": "a castle, (dusk:1.2)\nby the sea <lora:mist:0.6>", "negative_prompt": "people,\ncars",
             "seed": 3141592653, "rng": "cuda", "steps": 28, "sampler": "euler_a", "schedule": "linspace",
             "scale": 6.5, "width": 512, "height": 768, "model": "coast_v2", "model_hash": "a1b2c3d4e5",
+            "prompt_syntax": "a1111", "clip_skip": 2,
         }  # fmt: skip
-        assert result.other == {
-            "Denoising strength": "0.4", "Lora hashes": "mist: 0f0f, fog: 1e1e", "Clip skip": "2",
-        }  # fmt: skip
+        assert result.other == {"Denoising strength": "0.4", "Lora hashes": "mist: 0f0f, fog: 1e1e"}
 
     @pytest.mark.parametrize(
         ("written", "own"),

@@ -10,11 +10,12 @@ import pytest
 from tests.foreign import NOVELAI, NOVELAI_TEXTS, found, png, read, with_comment
 
 SETTINGS = {
-    "prompt": "a lighthouse, {storm}", "negative_prompt": "fog", "seed": 2796862513, "steps": 28,
+    "prompt": "a lighthouse, {storm}", "negative_prompt": "fog", "prompt_syntax": "novelai",
+    "seed": 2796862513, "steps": 28,
     "sampler": "euler_a", "schedule": "karras", "scale": 5.0, "width": 832, "height": 1216,
     "model": "NovelAI Diffusion V4.5", "model_hash": "4BDE2A90",
 }  # fmt: skip
-NOTES = ("the random number generator is not known", "the prompt has emphasis in the syntax of NovelAI")
+NOTES = ("the random number generator is not known",)
 WRAPPED = json.dumps(NOVELAI_TEXTS | {"Comment": json.dumps(NOVELAI)})
 
 

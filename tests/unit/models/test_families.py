@@ -15,6 +15,7 @@ from sdcli.errors import ModelError
 from sdcli.models import checkpoint_config, checkpoint_file, families, find
 from sdcli.models.model import ModelRequest
 from sdcli.registry import FAMILIES
+from tests.jobs import job
 
 if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
@@ -115,3 +116,21 @@ def test_a_new_family_reads_its_checkpoints(dummy: None, small_checkpoint: Small
     assert model.text_encoder.config.hidden_size == 64 and model.tokenizer.model_max_length == 77
     with pytest.raises(ModelError, match="contains a dummy text encoder, the configuration describes CLIP"):
         find(ModelRequest(ckpt=str(tmp_path / "m.ckpt"), config=str(small_checkpoint.config)))
+
+
+def test_weights_and_chunks_of_any_family(small_laion_checkpoint: SmallCheckpoint) -> None:
+    source = find(ModelRequest(ckpt=str(small_laion_checkpoint.ckpt), config=str(small_laion_checkpoint.config)))
+    model = source.load(CPU, lambda _: None)
+
+    def encoded(**settings: object) -> torch.Tensor:
+        conditioning = families.get("ldm").condition(model, [job(steps=4, **settings)])
+        return conditioning.prompt
+
+    with torch.inference_mode():
+        plain = encoded(prompt="a red cat")
+        assert torch.equal(encoded(prompt="a red cat", prompt_syntax="a1111"), plain)
+        weighted = encoded(prompt="a (red:1.5) cat", prompt_syntax="a1111")
+        by_hand = plain.clone()
+        by_hand[:, 2] *= 1.5
+        torch.testing.assert_close(weighted, by_hand * plain.mean() / by_hand.mean())
+        assert encoded(prompt="a red cat, " * 40, long_prompt="chunk").shape == (1, 3 * 77, plain.shape[2])
