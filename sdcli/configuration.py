@@ -364,13 +364,8 @@ def merge(*layers: Layer) -> Layer:
 
 def _refused(sampler: str, values: Mapping[str, Any]) -> set[str]:
     """The settings among these values that a sampler does not take."""
-    row = SAMPLERS[sampler]
-    refused = {
-        "eta": not row.takes_eta and bool(values.get("eta")),
-        "schedule": values.get("schedule", default("schedule")) not in (default("schedule"), *row.schedules),
-        "sigmas": not row.takes_sigmas and bool(values.get("sigmas")),
-    }
-    return {name for name, is_refused in refused.items() if is_refused}
+    given = ((name, values[name]) for name in ("schedule", "sigmas", "eta") if name in values)
+    return {name for name, value in given if not SAMPLERS[sampler].takes(name, value)}
 
 
 def _of_name(given: Layer) -> set[str]:

@@ -11,6 +11,10 @@ Timesteps = Annotated[int, Field(ge=1, le=100_000)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
+CURVES = ("karras", "exponential", "beta")
+"""Schedules that diffusers computes from the largest and the smallest sigma of a spacing."""
+
+
 class NoiseSchedule(BaseModel):
     """The noise schedule that the model was trained with. Fields have the names that diffusers' schedulers use.
 

@@ -322,8 +322,9 @@ def _sampling(settings: dict[str, Any]) -> list[str]:
             f"sdcli has no sampler {shortened(sampler, _LONGEST_NOTE)}; {settings['sampler']} is used instead"
         )
         sampler = settings["sampler"]
-    taken = (default("schedule"), *SAMPLERS[sampler].schedules)
-    if schedule not in SCHEDULES and (nearest := nearest_schedule(schedule) or default("schedule")) in taken:
+    row = SAMPLERS[sampler]
+    nearest = nearest_schedule(schedule) or default("schedule")
+    if schedule not in SCHEDULES and row.takes("schedule", nearest):
         different.append(f"sdcli has no schedule {shortened(schedule, _LONGEST_NOTE)}; {nearest} is used instead")
         settings["schedule"] = schedule = nearest
     # Other tools run DDIM as Euler's method, which it is without eta. With linspace, DDIM here does not end at 0.
@@ -331,10 +332,10 @@ def _sampling(settings: dict[str, Any]) -> list[str]:
     if sampler == "ddim" and schedule in only_of_euler and not settings.get("eta"):
         settings["sampler"] = "euler"
         different.append(f"DDIM with the schedule {schedule} is the sampler euler here")
-    elif schedule not in taken:
+    elif not row.takes("schedule", schedule):
         del settings["schedule"]
         different.append(f"the schedule {shortened(schedule, _LONGEST_NOTE)} is ignored: {sampler} does not take it")
-    if settings.get("eta") and not SAMPLERS[sampler].takes_eta:
+    if not row.takes("eta", settings.get("eta")):
         different.append(f"eta {settings.pop('eta'):g} is ignored: {sampler} does not take it")
     return different
 

@@ -559,24 +559,20 @@ class Settings(ImageSettings):
     def _check_sampler(self) -> None:
         """Refuse what the sampler does not take."""
         sampler = SAMPLERS[self.sampler]
-        sigmas = sigmas_of(self)
-        refused: tuple[str, str, Callable[[Any], bool]] | None = None
-        if self.schedule not in ("auto", *sampler.schedules):
-            refused = "schedule", f"--schedule {self.schedule}", lambda other: self.schedule in other.schedules
-        elif sigmas and not sampler.takes_sigmas:
-            refused = "sigmas", "--sigmas", lambda other: other.takes_sigmas
-        elif self.eta != 0 and not sampler.takes_eta:
-            refused = "eta", f"--ddim_eta {self.eta:g}", lambda other: other.takes_eta
-        if refused is not None:
-            name, shown, takes = refused
+        sigmas_of(self)
+        shown = {"schedule": f"--schedule {self.schedule}", "sigmas": "--sigmas", "eta": f"--ddim_eta {self.eta:g}"}
+        for name in shown:
+            value = getattr(self, name)
+            if sampler.takes(name, value):
+                continue
             own = f"{self.sampler} takes the schedules auto, {', '.join(sampler.schedules)}."
             if not sampler.schedules:
                 own = f"{self.sampler} has a schedule of its own."
             raise UsageError(
-                f"{shown} cannot be used with the sampler {self.sampler}",
+                f"{shown[name]} cannot be used with the sampler {self.sampler}",
                 why=own if name == "schedule" else "",
                 fix=f"Leave it out, or pass --sampler with one of: "
-                f"{', '.join(able for able, other in SAMPLERS.items() if takes(other))}.",
+                f"{', '.join(able for able, other in SAMPLERS.items() if other.takes(name, value))}.",
                 settings=(name, "sampler"),
             )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from sdcli.errors import ModelError
-from sdcli.model_spec import NoiseSchedule
+from sdcli.model_spec import CURVES, NoiseSchedule
 from sdcli.models import json_files
 
 FIELDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing",
@@ -47,7 +47,6 @@ SPACINGS: Mapping[str, Literal["leading", "linspace"]] = {
 }
 FEW_STEPS_BY: Mapping[str, str] = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
 """The samplers of schedulers that only models for a few steps have."""
-CURVES = ("karras", "exponential", "beta")
 CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
     "LCMScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
     "TCDScheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},

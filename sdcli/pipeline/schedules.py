@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdcli.model_spec import NoiseSchedule
+from sdcli.model_spec import CURVES, NoiseSchedule
 
 if TYPE_CHECKING:
     from sdcli.pipeline.samplers import Plan
 
 SPACINGS = ("leading", "linspace", "trailing")
 """Schedules that are a spacing of timesteps."""
-CURVES = ("karras", "exponential", "beta")
-"""Schedules that diffusers computes from the largest and the smallest sigma of a spacing."""
 BY_SIGMAS = ("sgm_uniform", "align_your_steps")
 """Schedules that are computed here, as noise levels."""
 _ALIGN_YOUR_STEPS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)

@@ -27,12 +27,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdcli.errors import UsageError
 from sdcli.jobs import Job
+from sdcli.model_spec import CURVES
 from sdcli.models import find
 from sdcli.models.model import Model, ModelRequest
 from sdcli.models.shipped import VOCABULARIES
 from sdcli.pipeline import generate
 from sdcli.pipeline.samplers import Plan
-from sdcli.pipeline.schedules import CURVES, SPACINGS
+from sdcli.pipeline.schedules import SPACINGS
 from sdcli.registry import SAMPLERS
 
 STEPS, SEED, SCALE, SIZE = 8, 3, 5.0, 64

@@ -7,8 +7,8 @@ from compare import psnr
 from samplers import NOISE_SCHEDULES, SCHEDULERS, STEPS, SmallModel, schedules_of
 
 from sdcli.errors import UsageError
+from sdcli.model_spec import CURVES
 from sdcli.pipeline.samplers import Plan
-from sdcli.pipeline.schedules import CURVES
 from sdcli.registry import SAMPLERS
 
 # torchsde compares the ends of a Brownian tree in another precision than it was given.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdcli.model_spec import NoiseSchedule
 from sdcli.settings import ImageSettings, sigmas_of
@@ -113,3 +113,9 @@ class Sampler:
     takes_eta: bool = False
     aliases: tuple[str, ...] = ()
     order: int = 0
+
+    def takes(self, name: str, value: Any) -> bool:
+        """Whether it takes a value of the setting `schedule`, `sigmas` or `eta`."""
+        if name == "schedule":
+            return value in ("auto", *self.schedules)
+        return not value or (self.takes_sigmas if name == "sigmas" else self.takes_eta)

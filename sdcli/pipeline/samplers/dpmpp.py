@@ -5,8 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from sdcli.model_spec import CURVES
 from sdcli.pipeline.samplers.of_diffusers import Scheduler, in_each_step, sampler, twice
-from sdcli.pipeline.schedules import CURVES
 
 if TYPE_CHECKING:
     import torch

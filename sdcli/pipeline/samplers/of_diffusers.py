@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import UsageError
-from sdcli.model_spec import NoiseSchedule
+from sdcli.model_spec import CURVES, NoiseSchedule
 from sdcli.pipeline.samplers import Plan, Sampler
-from sdcli.pipeline.schedules import BY_SIGMAS, CURVES, SPACINGS, spaced
+from sdcli.pipeline.schedules import BY_SIGMAS, SPACINGS, spaced
 
 if TYPE_CHECKING:
     from sdcli.pipeline.noise import BatchNoise
@@ -137,8 +137,6 @@ def sampler(
 
     # Several samplers are the same class with another algorithm; its name stands for the default one.
     own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
-    # Several samplers are the same class with another algorithm; its name stands for the default one.
-    own_class = () if "algorithm_type" in scheduler.options else (scheduler.place.partition(":")[2],)
     return Sampler(
         title,
         check,
@@ -182,7 +180,8 @@ def _steps(plan: Plan, schedule: NoiseSchedule) -> int:
 
 
 def _check(title: str, scheduler: Scheduler, plan: Plan, schedule: NoiseSchedule) -> None:
-    least, most = scheduler.least, min(scheduler.most or schedule.num_train_timesteps, schedule.num_train_timesteps)
+    total = schedule.num_train_timesteps
+    least, most = scheduler.least, min(scheduler.most or total, total)
     steps = len(plan.sigmas) or plan.steps
     if not least <= steps <= most:
         setting, shown = ("sigmas", f"{steps} sigmas") if plan.sigmas else ("steps", f"--ddim_steps {steps}")
@@ -193,7 +192,6 @@ def _check(title: str, scheduler: Scheduler, plan: Plan, schedule: NoiseSchedule
             settings=(setting, "sampler"),
         )
     spacing = spaced(schedule, plan, scheduler.spacing).timestep_spacing
-    total = schedule.num_train_timesteps
     if (
         spacing == "leading"
         and not plan.sigmas
