@@ -93,13 +93,14 @@ def locon(small: SmallModel) -> Tensors:
 
 
 def dora(small: SmallModel) -> Tensors:
-    tensors = kohya(small)
+    """In peft's names: diffusers ignores the `dora_scale` of kohya's."""
+    tensors = {name: tensor for name, tensor in peft(small).items() if name.startswith("unet.")}
     for name, up in list(tensors.items()):
-        if name.endswith(".lora_up.weight"):
-            generator = torch.Generator().manual_seed(len(name))
-            magnitude = torch.rand(up.shape[0], 1, generator=generator) + 0.5
-            tensors[name.replace("lora_up.weight", "dora_scale")] = magnitude
-    return {name: tensor for name, tensor in tensors.items() if name.startswith("lora_unet_")}
+        if name.endswith(".lora_B.weight"):
+            magnitude = torch.rand(up.shape[0], generator=torch.Generator().manual_seed(len(name))) + 0.5
+            shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
+            tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = magnitude.reshape(shape)
+    return tensors
 
 
 def with_metadata(small: SmallModel) -> Tensors:
