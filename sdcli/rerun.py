@@ -17,7 +17,7 @@ from sdcli.comparison import Comparison, compare
 from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
-from sdcli.jobs import Job
+from sdcli.jobs import Job, from_home
 from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
 from sdcli.models import hashes, shipped
@@ -27,7 +27,7 @@ from sdcli.outputs.command import command_line, command_of
 from sdcli.outputs.formats import opened, rgb
 from sdcli.pipeline.samplers import Plan
 from sdcli.prompts.templates import is_plain
-from sdcli.records import GridRecord, ImageRecord, from_home
+from sdcli.records import GridRecord, ImageRecord
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.sampler_names import SCHEDULES, nearest_sampler, nearest_schedule

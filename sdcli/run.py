@@ -8,11 +8,14 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
+from sdcli.models import adapters
+from sdcli.models.adapters import Adapter
 from sdcli.models.model import ModelSource
 from sdcli.models.scheduler_config import FEW_STEPS_BY
 from sdcli.models.vocabulary import Reading, Vocabulary
@@ -22,7 +25,7 @@ from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompt, Prompts, Row
 from sdcli.prompts.templates import is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, flag
+from sdcli.settings import Settings, flag, with_paths
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -80,6 +83,7 @@ class Run:
         self.vocabulary = self.source.vocabulary() if reads else None
         self._words_noted: set[str] = set()
         self._has_templates = False
+        self._adapters: dict[tuple[str, str], Adapter] = {}
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
@@ -99,7 +103,9 @@ class Run:
             report: whether skipped rows are counted and noted.
         """
         prompts = self._known_prompts(self._prompts.each(report=report), report=report)
-        yield from batches(prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read)
+        yield from batches(
+            prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read, self._files
+        )
 
     @cached_property
     def model_hash(self) -> str:
@@ -115,6 +121,26 @@ class Run:
             return self.source.hash()
         finally:
             late.cancel()
+
+    def _files(self, settings: Settings) -> dict[str, Any]:
+        """The fields of a job about the files that change its model: their names in records, and their hashes."""
+        fields: dict[str, Any] = {}
+        hashes: dict[str, str] = {}
+        for setting in adapters.SETTINGS:
+            if value := getattr(settings, setting):
+                found = {path: self._located(setting, path) for path in adapters.paths(setting, value)}
+                names_of = {path: adapter.name for path, adapter in found.items()}
+                fields[setting] = with_paths(setting, value, names_of.__getitem__)
+                hashes |= {adapter.name: adapter.hash for adapter in found.values()}
+        return fields | {"files": hashes} if hashes else {}
+
+    def _located(self, setting: str, path: str) -> Adapter:
+        """A file that changes the model. It is looked for once, and its hash is that of the beginning of the run."""
+        if (setting, path) not in self._adapters:
+            self._adapters[setting, path] = adapters.locate(
+                setting, path, self.settings.adapters, offline=self.settings.offline
+            )
+        return self._adapters[setting, path]
 
     def _step_draws(self, job: Job) -> int:
         draws: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), self.spec.schedule)
@@ -196,6 +222,8 @@ class Run:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
+        for path in adapters.paths("lora", settings.lora):
+            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():

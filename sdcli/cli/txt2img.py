@@ -195,7 +195,7 @@ def _signature() -> inspect.Signature:
             help=f"{line.help} One of: {', '.join(choices)}." if choices else line.help,
             metavar="NAME" if choices else line.metavar or "",
             rich_help_panel=line.panel,
-            show_default=default != "",
+            show_default=default not in ("", ()),
             autocompletion=choices_of(choices) if choices else COMPLETERS.get(line.path or ""),
         )
         # Texts: the settings read them, so every source of settings has the same spellings and errors.
@@ -203,8 +203,8 @@ def _signature() -> inspect.Signature:
         value: Any = None if default is None else str(default)
         if default is False:
             kind, value = bool, False
-        elif name == "prompt":
-            kind, value = list[str], [default]
+        elif name == "prompt" or line.repeats:
+            kind, value = list[str], [default] if name == "prompt" else list(default)
         parameters.append(inspect.Parameter(name, keyword, default=value, annotation=Annotated[kind, option]))
     for name, help_text in (
         ("dry_run", "Generate nothing; list what would be generated, with --json one line for each image."),

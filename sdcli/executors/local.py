@@ -15,6 +15,7 @@ from sdcli.events import BatchDone, BatchStarted, Note, Phase, Progress, StepDon
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
 from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
+from sdcli.models import adapters
 from sdcli.models.model import Model, ModelSource
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdcli.devices import Compute
+    from sdcli.models.adapters.lora import Adapted
     from sdcli.pipeline.samplers import Step
 
 
@@ -83,6 +85,8 @@ class LocalExecutor:
         self._progress = progress
         self._limits = MemoryLimits()
         self._reported: set[int] = set()
+        self._loras: tuple[str, ...] = ()
+        """Those that the model has now."""
         self._batches = Counter[tuple[int, int, int]]()
         self._number = 0
         """Of the current batch in the run, from 1."""
@@ -101,6 +105,28 @@ class LocalExecutor:
         self._progress(Phase("importing libraries"))
         with memory_errors("out of memory", fix=LESS_MEMORY):
             return self._source.load(self._compute.device, lambda _: self._progress(Phase("loading model")))
+
+    @cached_property
+    def _adapted(self) -> Adapted:
+        from sdcli.models.adapters.lora import Adapted
+
+        return Adapted(self._model)
+
+    def _adapt(self, job: Job) -> None:
+        """Give the model the LoRAs of a job, and no others.
+
+        Raises:
+            ModelError: one does not fit the model.
+        """
+        if job.lora == self._loras:
+            return
+        self._loras = ()
+        notes = self._adapted.use(adapters.uses(job))
+        self._loras = job.lora
+        for note in notes:
+            if hash(note) not in self._reported:
+                self._reported.add(hash(note))
+                self._progress(Note(note))
 
     def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
         for self._number, batch in enumerate(batches, 1):
@@ -124,6 +150,7 @@ class LocalExecutor:
         start = time.monotonic()
         try:
             with memory_errors("out of memory", fix=LESS_MEMORY):
+                self._adapt(jobs[0])
                 pixels, facts, rows = self._within_memory(model, jobs)
         except (ModelError, DeviceError) as error:
             if self._on_error == "stop":

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sdcli.jobs import Job
@@ -26,7 +27,7 @@ from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.metadata.values import harmless, sampling
 from sdcli.registry import SAMPLERS
 from sdcli.sampler_names import SCHEDULES, nearest_sampler
-from sdcli.settings import default, names, options
+from sdcli.settings import default, names, options, path_and_tail
 from sdcli.version import VERSION
 
 NEGATIVE = "Negative prompt:"
@@ -158,7 +159,8 @@ _END = re.compile(r"[,\n]")
 
 def _others() -> dict[str, str]:
     """The image settings without a fixed place in the text, by their names in it."""
-    placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng"}
+    placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng",
+              "lora"}  # fmt: skip
     return {
         options()[name].parameter or name.replace("_", " ").capitalize(): name
         for name in names("image")
@@ -184,6 +186,12 @@ def write(job: Job, version: str = VERSION) -> str:
     for title, name in _others().items():
         if (value := getattr(job, name)) != default(name):
             values[title] = f"{value:g}" if isinstance(value, float) else value
+    if job.lora:
+        values["Lora"] = "; ".join(job.lora)
+        values["Lora hashes"] = ", ".join(
+            f"{Path(path).stem}: {job.files.get(path, '')[:10]}"
+            for path in dict.fromkeys(path_and_tail("lora", each)[0] for each in job.lora)
+        )
     values |= {"RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng], "Version": f"sdcli {version}"}
     lines.append(", ".join(f"{title}: {_quoted(str(value))}" for title, value in values.items()))
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdcli.errors import UsageError
 from sdcli.outputs.command import command_of
-from sdcli.records import from_home
+from sdcli.jobs import from_home
 from sdcli.settings import Settings, default, options
 from sdcli.terminal import printable
 from tests.fuzz.inputs import assert_printable
