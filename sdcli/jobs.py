@@ -212,7 +212,7 @@ def batches(
     model_hash: str,
     step_draws: StepDraws,
     read: Callable[[str], str] = str,
-    adapters: Callable[[Settings], Mapping[str, Any]] = lambda settings: {},
+    files: Callable[[Prompt], Mapping[str, Any]] = lambda prompt: {},
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -225,7 +225,7 @@ def batches(
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
         read: what the text encoder gets for a prompt; by default the prompt.
-        adapters: the fields of a job that say which files change the model.
+        files: the fields of a job that say which files change the model.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -243,7 +243,7 @@ def batches(
             values = {name: getattr(prompt.settings, name) for name in names("image")}
             text = read(prompt.text)
             values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
-            values |= {"height": height, "width": width, **adapters(prompt.settings)}
+            values |= {"height": height, "width": width, **files(prompt)}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed

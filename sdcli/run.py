@@ -16,6 +16,7 @@ from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models import adapters
 from sdcli.models.adapters import Adapter
+from sdcli.models.adapters.embedding import EmbeddingFile
 from sdcli.models.model import ModelSource
 from sdcli.models.scheduler_config import FEW_STEPS_BY
 from sdcli.models.vocabulary import Reading, Vocabulary
@@ -104,7 +105,7 @@ class Run:
         """
         prompts = self._known_prompts(self._prompts.each(report=report), report=report)
         yield from batches(
-            prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read, self._files
+            prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read, self._files_of
         )
 
     @cached_property
@@ -122,17 +123,27 @@ class Run:
         finally:
             late.cancel()
 
-    def _files(self, settings: Settings) -> dict[str, Any]:
+    def _files_of(self, prompt: Prompt) -> dict[str, Any]:
         """The fields of a job about the files that change its model: their names in records, and their hashes."""
+        settings = prompt.settings
+        used = {"lora": settings.lora, "embedding": self._embeddings(prompt.text, settings)}
         fields: dict[str, Any] = {}
         hashes: dict[str, str] = {}
-        for setting in adapters.SETTINGS:
-            if value := getattr(settings, setting):
-                found = {path: self._located(setting, path) for path in adapters.paths(setting, value)}
-                names_of = {path: adapter.name for path, adapter in found.items()}
-                fields[setting] = with_paths(setting, value, names_of.__getitem__)
-                hashes |= {adapter.name: adapter.hash for adapter in found.values()}
-        return fields | {"files": hashes} if hashes else {}
+        for setting, value in used.items():
+            found = {path: self._located(setting, path) for path in adapters.paths(setting, value)}
+            names_of = {path: adapter.name for path, adapter in found.items()}
+            fields[setting] = with_paths(setting, value, names_of.__getitem__)
+            hashes |= {adapter.name: adapter.hash for adapter in found.values()}
+        return fields | ({"files": hashes} if hashes else {})
+
+    def _embeddings(self, text: str, settings: Settings) -> tuple[str, ...]:
+        """The values of --embedding whose words the prompt or the negative prompt has: the others change nothing."""
+        both = f"{text}\n{settings.negative_prompt}"
+        return tuple(value for value in adapters.embeddings(settings.embedding) if self._embedding(value).is_in(both))
+
+    def _embedding(self, value: str) -> EmbeddingFile:
+        (path,) = adapters.paths("embedding", value)
+        return adapters.embedding(self._located("embedding", path).path, adapters.word(value))
 
     def _located(self, setting: str, path: str) -> Adapter:
         """A file that changes the model. It is looked for once, and its hash is that of the beginning of the run."""
@@ -224,6 +235,15 @@ class Run:
         plan = Plan.of(settings, steps_of(settings, self.spec))
         for path in adapters.paths("lora", settings.lora):
             adapters.lora(self._located("lora", path).path).require_fit(self.spec)
+        for value in adapters.embeddings(settings.embedding):
+            self._embedding(value).require_fit(self.spec)
+        if settings.embedding and self.vocabulary is not None:
+            raise UsageError(
+                f"{flag('embedding')} {settings.embedding[0]} cannot be used with the model {self.spec.name}",
+                why="It reads prompts in its own words.",
+                fix="Pass another model with --model or --ckpt.",
+                settings=("embedding",),
+            )
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():

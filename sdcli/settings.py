@@ -260,6 +260,12 @@ class ImageSettings(BaseModel):
         help="LoRA that changes the model: a file, a name in --adapters, or OWNER/NAME[/FILE][@REVISION] on the "
         "Hugging Face hub; after it its weight, 1 by default, and another one for the text encoder. Repeatable.",
     )  # fmt: skip
+    embedding: Texts = option(
+        (), "--embedding", aliases=("--embeddings", "--textual-inversion", "--embeddings-dir", "--embd-dir"),
+        scope="image", panel=MODEL, metavar="FILE[=WORD]", path="adapter", repeats=True, tail=r"(?:=[^=/\\]+)?",
+        help="Textual inversion that adds a word for prompts: a file, or OWNER/NAME[/FILE][@REVISION] on the Hugging "
+        "Face hub; all files of a folder. The word is the file's name, or WORD. Repeatable.",
+    )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
         help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",

@@ -85,8 +85,8 @@ class LocalExecutor:
         self._progress = progress
         self._limits = MemoryLimits()
         self._reported: set[int] = set()
-        self._loras: tuple[str, ...] = ()
-        """Those that the model has now."""
+        self._changes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        """The LoRAs and embeddings that the model has now."""
         self._batches = Counter[tuple[int, int, int]]()
         self._number = 0
         """Of the current batch in the run, from 1."""
@@ -112,21 +112,22 @@ class LocalExecutor:
 
         return Adapted(self._model)
 
-    def _adapt(self, job: Job) -> None:
-        """Give the model the LoRAs of a job, and no others.
+    def _adapt(self, jobs: Sequence[Job]) -> Adapted:
+        """The model with the LoRAs and embeddings of a batch, and with no others.
 
         Raises:
-            ModelError: one does not fit the model.
+            ModelError: a file does not fit the model.
         """
-        if job.lora == self._loras:
-            return
-        self._loras = ()
-        notes = self._adapted.use(adapters.uses(job))
-        self._loras = job.lora
-        for note in notes:
-            if hash(note) not in self._reported:
-                self._reported.add(hash(note))
-                self._progress(Note(note))
+        embeddings = tuple(dict.fromkeys(value for job in jobs for value in job.embedding))
+        wanted = (jobs[0].lora, embeddings)
+        if wanted != self._changes:
+            self._changes = ((), ())
+            for note in self._adapted.use(adapters.uses(jobs[0]), adapters.words(embeddings)):
+                if hash(note) not in self._reported:
+                    self._reported.add(hash(note))
+                    self._progress(Note(note))
+            self._changes = wanted
+        return self._adapted
 
     def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
         for self._number, batch in enumerate(batches, 1):
@@ -143,15 +144,16 @@ class LocalExecutor:
     def _generate(self, jobs: Sequence[Job]) -> list[GeneratedImage | FailedImage]:
         """A batch; with `--on-error skip` one by one after an error, because a single image may spoil the batch."""
         known = "_model" in vars(self)
-        model = self._model
+        _ = self._model
         if not known:
             estimates.remember_loading(jobs[0], self.device, time.monotonic() - self._start)
-        cut = self._cut(model, jobs)
         start = time.monotonic()
         try:
             with memory_errors("out of memory", fix=LESS_MEMORY):
-                self._adapt(jobs[0])
-                pixels, facts, rows = self._within_memory(model, jobs)
+                adapted = self._adapt(jobs)
+                cut = self._cut(adapted, jobs)
+                read = [adapted.words.job(job) for job in jobs]
+                pixels, facts, rows = self._within_memory(adapted.model, read)
         except (ModelError, DeviceError) as error:
             if self._on_error == "stop":
                 raise
@@ -168,12 +170,14 @@ class LocalExecutor:
             for job, image in zip(jobs, pixels, strict=True)
         ]
 
-    def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
+    def _cut(self, adapted: Adapted, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
         from sdcli.models.tokenizer import measure
 
         texts = list(dict.fromkeys(text for job in jobs for text in (job.encoded, job.negative_prompt)))
-        cut = {text: read.cut for text, read in zip(texts, measure(model.tokenizer, texts), strict=True)}
+        words = adapted.words
+        read = measure(adapted.model.tokenizer, [words.read(text) for text in texts])
+        cut = {text: words.shown(each.cut) for text, each in zip(texts, read, strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))

@@ -9,16 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.jobs import Job, at_home, from_home
 from sdcli.models import hashes
+from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import LoraFile, Use
 from sdcli.models.model import ModelRequest
 from sdcli.settings import flag, path_and_tail
 from sdcli.suggestions import did_you_mean, near
 
-SETTINGS = ("lora",)
+SETTINGS = ("lora", "embedding")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -190,14 +192,57 @@ def _only(files: Sequence[str], request: ModelRequest) -> str:
 
 
 @cache
-def read_lora(path: Path, _changed: int) -> LoraFile:
-    """The table of contents of a LoRA, which is read once."""
-    return LoraFile.read(path)
+def _read(kind: Any, path: Path, _changed: int, *arguments: str) -> Any:
+    return kind.read(path, *arguments)
 
 
 def lora(path: Path) -> LoraFile:
-    """The table of contents of a LoRA. Raises the errors of `LoraFile.read`."""
-    return read_lora(path, path.stat().st_mtime_ns)
+    """The table of contents of a LoRA, which is read once. Raises the errors of `LoraFile.read`."""
+    found: LoraFile = _read(LoraFile, path, path.stat().st_mtime_ns)
+    return found
+
+
+def embedding(path: Path, word: str = "") -> EmbeddingFile:
+    """The table of contents of an embedding, which is read once. Raises the errors of `EmbeddingFile.read`."""
+    found: EmbeddingFile = _read(EmbeddingFile, path, path.stat().st_mtime_ns, word)
+    return found
+
+
+def embeddings(value: Sequence[str]) -> list[str]:
+    """The values of --embedding, with the files of each folder in its place.
+
+    Raises:
+        ModelNotFound: a folder has none.
+    """
+    found = []
+    for each in value:
+        path, _ = path_and_tail("embedding", each)
+        if not os.path.isdir(from_home(path)):  # noqa: PTH112
+            found.append(each)
+            continue
+        files = [at_home(str(file)) for file in _files(Path(from_home(path)))]
+        if not files:
+            raise ModelNotFound(
+                f"{flag('embedding')} {path} has no embeddings",
+                why=f"It is a folder without files in {', '.join(SUFFIXES)}.",
+                fix="Pass another folder, or a file.",
+            )
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def word(value: str) -> str:
+    """The word in a value of --embedding; empty if it has none."""
+    return path_and_tail("embedding", value)[1].removeprefix("=")
+
+
+def words(values: Sequence[str]) -> Words:
+    """The words of the embeddings that jobs name.
+
+    Raises:
+        ModelNotFound, ModelError: a file is gone, or is another one now.
+    """
+    return Words([embedding(of_job("embedding", value), word(value)) for value in values])
 
 
 def weights(value: str) -> tuple[float, float]:

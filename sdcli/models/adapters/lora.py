@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sdcli.errors import ModelError
 from sdcli.models import checkpoint_file
 from sdcli.models.adapters import layouts
+from sdcli.models.adapters.embedding import Words
 from sdcli.models.adapters.layouts import Layer, Part
 from sdcli.terminal import shortened
 
@@ -138,14 +139,19 @@ class Use:
 
 
 class Adapted:
-    """A model that LoRAs change.
+    """A model that LoRAs and embeddings change.
 
     Args:
         model: its weights are replaced by `use`, and come back with `use([])`.
+
+    Attributes:
+        model: the changed model, which has a tokenizer of its own if it has embeddings.
+        words: the words of its embeddings.
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._model = self.model = model
+        self.words = Words([])
         self._parts: dict[Part, Any] = {"unet": model.unet, "text_encoder": model.text_encoder}
         self._originals: dict[tuple[Part, str], torch.Tensor] = {}
         """The weights that are replaced now, by part and name."""
@@ -165,8 +171,8 @@ class Adapted:
             for part in layouts.PARTS
         }
 
-    def use(self, loras: Sequence[Use]) -> list[str]:
-        """Change the original weights by these LoRAs, and by no others. Their order does not matter but for rounding.
+    def use(self, loras: Sequence[Use], words: Words | None = None) -> list[str]:
+        """Change the original weights by these LoRAs and embeddings, and by no others.
 
         Returns:
             For each file of which something is not used, a sentence that says what.
@@ -185,8 +191,11 @@ class Adapted:
                     notes += self._add(lora, changes)
                 for (part, name), change in changes.items():
                     weight = self._parts[part].get_parameter(name)
-                    self._originals[part, name] = weight.data
-                    weight.data = (weight.float() + change).to(weight.dtype)
+                    self._replace(part, name, (weight.float() + change).to(weight.dtype))
+                if words is not None and words.files:
+                    self.model, table = words.model(self._model)
+                    self._replace("text_encoder", words.table_name(self._model), table)
+                    self.words = words
         except BaseException:
             self.restore()
             raise
@@ -197,6 +206,12 @@ class Adapted:
         for (part, name), weight in self._originals.items():
             self._parts[part].get_parameter(name).data = weight
         self._originals = {}
+        self.model, self.words = self._model, Words([])
+
+    def _replace(self, part: Part, name: str, weight: torch.Tensor) -> None:
+        parameter = self._parts[part].get_parameter(name)
+        self._originals.setdefault((part, name), parameter.data)
+        parameter.data = weight
 
     def _add(self, lora: Use, changes: dict[tuple[Part, str], torch.Tensor]) -> list[str]:
         """Add the changes of a LoRA to those of others."""
