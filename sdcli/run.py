@@ -126,7 +126,8 @@ class Run:
     def _files_of(self, prompt: Prompt) -> dict[str, Any]:
         """The fields of a job about the files that change its model: their names in records, and their hashes."""
         settings = prompt.settings
-        used = {"lora": settings.lora, "embedding": self._embeddings(prompt.text, settings)}
+        used: dict[str, Any] = {"lora": settings.lora, "embedding": self._embeddings(prompt.text, settings)}
+        used |= {"vae": settings.vae} if settings.vae else {}
         fields: dict[str, Any] = {}
         hashes: dict[str, str] = {}
         for setting, value in used.items():
@@ -235,6 +236,8 @@ class Run:
         plan = Plan.of(settings, steps_of(settings, self.spec))
         for path in adapters.paths("lora", settings.lora):
             adapters.lora(self._located("lora", path).path).require_fit(self.spec)
+        for path in adapters.paths("vae", settings.vae):
+            adapters.vae(self._located("vae", path).path).require_fit(self.spec)
         for value in adapters.embeddings(settings.embedding):
             self._embedding(value).require_fit(self.spec)
         if settings.embedding and self.vocabulary is not None:

@@ -266,6 +266,12 @@ class ImageSettings(BaseModel):
         help="Textual inversion that adds a word for prompts: a file, or OWNER/NAME[/FILE][@REVISION] on the Hugging "
         "Face hub; all files of a folder. The word is the file's name, or WORD. Repeatable.",
     )  # fmt: skip
+    vae: str = option(
+        "", "--vae", aliases=("--vae-path", "--vae-name", "--taesd", "--tae"), scope="image", panel=MODEL,
+        metavar="FILE", path="adapter", may_be_empty=True, parameter="VAE",
+        help="VAE that decodes the images instead of the model's: a file, a diffusers folder, or OWNER/NAME on the "
+        "Hugging Face hub; an AutoencoderKL or TAESD.",
+    )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
         help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",

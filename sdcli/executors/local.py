@@ -85,8 +85,8 @@ class LocalExecutor:
         self._progress = progress
         self._limits = MemoryLimits()
         self._reported: set[int] = set()
-        self._changes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        """The LoRAs and embeddings that the model has now."""
+        self._changes: tuple[tuple[str, ...], tuple[str, ...], str] = ((), (), "")
+        """The LoRAs, the embeddings and the VAE that the model has now."""
         self._batches = Counter[tuple[int, int, int]]()
         self._number = 0
         """Of the current batch in the run, from 1."""
@@ -119,10 +119,13 @@ class LocalExecutor:
             ModelError: a file does not fit the model.
         """
         embeddings = tuple(dict.fromkeys(value for job in jobs for value in job.embedding))
-        wanted = (jobs[0].lora, embeddings)
+        wanted = (jobs[0].lora, embeddings, jobs[0].vae)
         if wanted != self._changes:
-            self._changes = ((), ())
-            for note in self._adapted.use(adapters.uses(jobs[0]), adapters.words(embeddings)):
+            if wanted[-1] != self._changes[-1]:
+                self._limits.tiled = False
+            self._changes = ((), (), "")
+            vae = adapters.vae(adapters.of_job("vae", jobs[0].vae)) if jobs[0].vae else None
+            for note in self._adapted.use(adapters.uses(jobs[0]), adapters.words(embeddings), vae):
                 if hash(note) not in self._reported:
                     self._reported.add(hash(note))
                     self._progress(Note(note))

@@ -160,7 +160,7 @@ _END = re.compile(r"[,\n]")
 def _others() -> dict[str, str]:
     """The image settings without a fixed place in the text, by their names in it."""
     placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng",
-              "lora"}  # fmt: skip
+              "lora", "embedding", "vae"}  # fmt: skip
     return {
         options()[name].parameter or name.replace("_", " ").capitalize(): name
         for name in names("image")
@@ -186,12 +186,15 @@ def write(job: Job, version: str = VERSION) -> str:
     for title, name in _others().items():
         if (value := getattr(job, name)) != default(name):
             values[title] = f"{value:g}" if isinstance(value, float) else value
-    if job.lora:
-        values["Lora"] = "; ".join(job.lora)
-        values["Lora hashes"] = ", ".join(
-            f"{Path(path).stem}: {job.files.get(path, '')[:10]}"
-            for path in dict.fromkeys(path_and_tail("lora", each)[0] for each in job.lora)
-        )
+    # The titles of the web UI for the hashes; its prompts contain the names and weights.
+    for setting, title in (("lora", "Lora"), ("embedding", "TI")):
+        if given := getattr(job, setting):
+            files = [path_and_tail(setting, each) for each in given]
+            values[setting.capitalize()] = ", ".join(f"{Path(path).name}{tail}" for path, tail in files)
+            hashes = {Path(path).stem: job.files.get(path, "")[:12] for path, _ in files}
+            values[f"{title} hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
+    if job.vae:
+        values |= {"VAE hash": job.files.get(job.vae, "")[:10], "VAE": Path(job.vae).name}
     values |= {"RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng], "Version": f"sdcli {version}"}
     lines.append(", ".join(f"{title}: {_quoted(str(value))}" for title, value in values.items()))
     return "\n".join(lines)

@@ -16,17 +16,21 @@ from sdcli.jobs import Job, at_home, from_home
 from sdcli.models import hashes
 from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import LoraFile, Use
+from sdcli.models.adapters.vae import VaeSource
 from sdcli.models.model import ModelRequest
 from sdcli.settings import flag, path_and_tail
 from sdcli.suggestions import did_you_mean, near
 
-SETTINGS = ("lora", "embedding")
+SETTINGS = ("lora", "embedding", "vae")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIGS = ("config.json", "adapter_config.json")
+"""Files that say how others are to be read."""
 _MOST = 20_000
 """Files in a folder of adapters that are looked at."""
-_FIRST = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors")
+_FIRST = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors",
+          "diffusion_pytorch_model.safetensors")  # fmt: skip
 """The files of a repository of the hub that are taken before others."""
 
 
@@ -102,6 +106,9 @@ def locate(setting: str, given: str, folder: str, *, offline: bool) -> Adapter:
     path = Path(from_home(given))
     if os.path.isfile(path):  # noqa: PTH113 - also for names that are too long
         return Adapter(path, at_home(given))
+    if setting == "vae" and os.path.isdir(path):  # noqa: PTH112
+        inner = _weights_in(path)
+        return Adapter(inner, at_home(str(Path(given) / inner.relative_to(path))))
     if os.path.lexists(path):
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ModelError(f"{flag(setting)} {given} is {kind}", fix="Pass the path of a file.")
@@ -113,6 +120,19 @@ def locate(setting: str, given: str, folder: str, *, offline: bool) -> Adapter:
             f"{flag(setting)} {given} does not exist", fix="Check the path, or pass the name of a file in --adapters."
         )
     return _of_hub(given, offline=offline)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The weights of the VAE in a folder of diffusers: that of a VAE, or of a whole model.
+
+    Raises:
+        ModelNotFound: it has none.
+    """
+    names = (f"{part}diffusion_pytorch_model{suffix}" for part in ("", "vae/") for suffix in (".safetensors", ".bin"))
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise ModelNotFound(f"{flag('vae')} {folder} contains no VAE", fix="Pass a diffusers folder or a file.")
+    return found
 
 
 def paths(setting: str, value: str | Sequence[str]) -> list[str]:
@@ -168,10 +188,10 @@ def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
     from sdcli.models.sources import hub
 
     # The commit and the list of files come with any file.
-    folder = hub.fetch(request, [file or "README.md"], offline, request.revision)
+    folder = hub.fetch(request, [file or "README.md", *_CONFIGS], offline, request.revision)
     if not file:
         file = _only([name for name in hub.files(request, folder, offline) if name.endswith(SUFFIXES)], request)
-        folder = hub.fetch(request, [file], offline, folder.name)
+        folder = hub.fetch(request, [file, *_CONFIGS], offline, folder.name)
     path = folder / file
     if not path.is_file():
         raise ModelNotFound(f"{request.model} has no file {file}", fix="Check the name.")
@@ -229,6 +249,12 @@ def embeddings(value: Sequence[str]) -> list[str]:
             )
         found += files
     return list(dict.fromkeys(found))
+
+
+def vae(path: Path) -> VaeSource:
+    """What is known of a VAE, which is read once. Raises the errors of `VaeSource.read`."""
+    found: VaeSource = _read(VaeSource, path, path.stat().st_mtime_ns)
+    return found
 
 
 def word(value: str) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdcli.model_spec import ModelSpec
+    from sdcli.models.adapters.vae import VaeSource
     from sdcli.models.model import Model
 
 _NAMED = 3
@@ -171,8 +172,8 @@ class Adapted:
             for part in layouts.PARTS
         }
 
-    def use(self, loras: Sequence[Use], words: Words | None = None) -> list[str]:
-        """Change the original weights by these LoRAs and embeddings, and by no others.
+    def use(self, loras: Sequence[Use], words: Words | None = None, vae: VaeSource | None = None) -> list[str]:
+        """Change the original weights by these LoRAs and embeddings, and by no others; decode with this VAE.
 
         Returns:
             For each file of which something is not used, a sentence that says what.
@@ -196,6 +197,9 @@ class Adapted:
                     self.model, table = words.model(self._model)
                     self._replace("text_encoder", words.table_name(self._model), table)
                     self.words = words
+                if vae is not None:
+                    decoder = vae.load(self._model.spec).to(self._model.device)
+                    self.model = replace(self.model, vae=decoder)
         except BaseException:
             self.restore()
             raise
