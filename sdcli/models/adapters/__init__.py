@@ -27,6 +27,7 @@ SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIGS = ("config.json", "adapter_config.json")
 """Files that say how others are to be read."""
+_SHOWN = 5
 _MOST = 20_000
 """Files in a folder of adapters that are looked at."""
 _FIRST = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors",
@@ -71,10 +72,22 @@ def find(name: str, folder: str | Path) -> Path:
             return file
     raise ModelNotFound(
         f"there is no adapter {name} in {folder}",
-        why=did_you_mean(near(name, [file.stem for file in known.values()]))
-        or (f"It has {len(known):,} files of adapters." if root.is_dir() else "There is no such folder."),
+        why=_why_none(name, [file.stem for file in known.values()], root),
         fix="Pass the folder with --adapters, or the path of the file.",
     )
+
+
+def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
+    file, colon, weight = name.rpartition(":")
+    if colon and file.lower().endswith(SUFFIXES):
+        return f"The weight {weight!r} is not a number."
+    by_small_letters = {each.casefold(): each for each in known}
+    if meant := did_you_mean(by_small_letters[each] for each in near(name.casefold(), by_small_letters)):
+        return meant
+    if not folder.is_dir():
+        return "There is no such folder."
+    shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    return f"It has {shown}." if known else "It has no adapters."
 
 
 def _files(folder: Path) -> Iterator[Path]:
