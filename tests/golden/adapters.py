@@ -13,11 +13,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from compare import Pixels, psnr
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
-from samplers import NOISE_SCHEDULES, SmallModel
+from samplers import NEGATIVE, NOISE_SCHEDULES, SCALE, SEED, SIZE, STEPS, SmallModel
 
+from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import Adapted, LoraFile, Use
 
 Tensors = dict[str, torch.Tensor]
@@ -149,6 +152,32 @@ def images(small: SmallModel, layout: str) -> tuple[Pixels, Pixels, Pixels]:
         pipeline.unfuse_lora()
         pipeline.unload_lora_weights()
     return own, theirs, without
+
+
+def with_a_word(small: SmallModel) -> tuple[Pixels, Pixels]:
+    """The image of a prompt with the word of a textual inversion by sdcli, and that by diffusers."""
+    path = small.folder / "toy.safetensors"
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(5)) / 10
+    save_file({"emb_params": vectors}, path)
+    words, adapted = Words([EmbeddingFile.read(path)]), Adapted(small.model)
+    adapted.use([], words)
+    before = small.model
+    small.model = adapted.model
+    try:
+        own = small.by_sdcli("ddim", "auto", prompt=words.read("a photo of a toy, on grass"))
+    finally:
+        small.model = before
+        adapted.restore()
+    # A copy: the pipeline's tokenizer and table of embeddings change.
+    pipeline = StableDiffusionPipeline.from_pretrained(small.folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.load_textual_inversion({"toy": vectors}, token="toy_word")
+    images = pipeline(
+        "a photo of a toy_word, on grass", negative_prompt=NEGATIVE, height=SIZE, width=SIZE, output_type="np",
+        generator=torch.Generator("cpu").manual_seed(SEED), num_inference_steps=STEPS, guidance_scale=SCALE,
+    ).images  # fmt: skip
+    return own, (images[0] * 255).astype(np.uint8)
 
 
 def main() -> None:
