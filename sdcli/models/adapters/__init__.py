@@ -226,7 +226,12 @@ def _only(files: Sequence[str], request: ModelRequest) -> str:
 
 @cache
 def _read(kind: Any, path: Path, _changed: int, *arguments: str) -> Any:
-    return kind.read(path, *arguments)
+    try:
+        return kind.read(path, *arguments)
+    except ModelError as error:  # of the reader of checkpoints
+        error.what = error.what.replace("a checkpoint", "an adapter").replace("the checkpoint", "the adapter")
+        error.fix = error.fix.replace("the model as .ckpt or .safetensors", "it as .safetensors")
+        raise
 
 
 def lora(path: Path) -> LoraFile:
