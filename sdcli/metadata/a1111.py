@@ -194,7 +194,10 @@ def write(job: Job, version: str = VERSION) -> str:
             hashes = {Path(path).stem: job.files.get(path, "")[:12] for path, _ in files}
             values[f"{title} hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
     if job.vae:
-        values |= {"VAE hash": job.files.get(job.vae, "")[:10], "VAE": Path(job.vae).name}
+        vae = Path(job.vae)
+        # In a folder of diffusers all weights have the same name.
+        shown = vae.parent if vae.stem == "diffusion_pytorch_model" else vae
+        values |= {"VAE hash": job.files.get(job.vae, "")[:10], "VAE": shown.name}
     values |= {"RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng], "Version": f"sdcli {version}"}
     lines.append(", ".join(f"{title}: {_quoted(str(value))}" for title, value in values.items()))
     return "\n".join(lines)

@@ -81,6 +81,7 @@ def test_rows_with_different_adapters(folder: Path, monkeypatch: pytest.MonkeyPa
     assert list(lora.files) == ["style.safetensors"]
     assert words.embedding == ("words/toy.pt",), "the word of the other file is not in the prompt"
     assert vae.vae == "taesd/diffusion_pytorch_model.safetensors"
+    assert f"VAE hash: {vae.files[vae.vae][:10]}, VAE: taesd, " in write(vae)
     assert f"Lora hashes: style: {lora.files['style.safetensors'][:12]}" in write(lora).replace('"', "")
 
     assert images[2].path is not None
