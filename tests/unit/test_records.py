@@ -164,7 +164,8 @@ CHANGES = {
     "prompt": "another", "negative_prompt": "another", "seed": 8, "rng": "cpu", "noise": NoisePlace(row=1, rows=2),
     "height": 128, "width": 192, "steps": 3, "sampler": "dpm_solver", "scale": 7.0, "eta": 0.5,
     "precision": "autocast", "model": "another", "model_hash": "1", "out": "another", "read_as": "another",
-    "lora": ("style.safetensors:0.5",), "embedding": ("toy.pt",), "vae": "x.vae.pt", "files": {"style.safetensors": "0" * 64},
+    "lora": ("style.safetensors:0.5",), "embedding": ("toy.pt",),
+    "vae": "x.vae.pt", "files": {"style.safetensors": "0" * 64},
 }  # fmt: skip
 
 FILE_CHANGES = {
