@@ -28,6 +28,7 @@ from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.registry import SAMPLERS
 from sdcli.settings import (
     RANDOM,
+    PathKind,
     Settings,
     assignments,
     default,
@@ -39,6 +40,7 @@ from sdcli.settings import (
     options,
     spellings,
     with_flags,
+    with_paths,
 )
 from sdcli.suggestions import did_you_mean, elsewhere, near
 from sdcli.terminal import shortened
@@ -282,7 +284,7 @@ def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
     kind: Any = Settings.model_fields[name].annotation
     adapter = TypeAdapter(kind)
     try:
-        as_is = strict or name in lists().values()
+        as_is = strict or name in lists().values() or options()[name].repeats
         parsed = adapter.validate_python(value, strict=True) if as_is else adapter.validate_strings(value)
     except ValidationError:
         error = invalid(name, value)
@@ -294,15 +296,16 @@ def _parsed(name: str, value: Any, what: str, *, strict: bool) -> Any:
 
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
     """The path of a file to read, relative to `folder`; any other value unchanged."""
-    kind = options()[name].path
-    if kind is None or not value:
-        return value
-    if value.startswith("~/"):
-        return os.path.expanduser(value)  # noqa: PTH111  # unchanged, if there is no home folder
+    return with_paths(name, value, lambda path: _path_from(options()[name].path, path, folder)) if value else value
+
+
+def _path_from(kind: PathKind | None, path: str, folder: Path) -> str:
+    if path.startswith("~/"):
+        return os.path.expanduser(path)  # noqa: PTH111  # unchanged, if there is no home folder
     # A model may be a name, and folders start from the current folder, as on the command line.
-    if kind in ("file", "checkpoint") or (kind not in ("folder", "output folder") and (folder / value).exists()):
-        return value if value == "-" else str(folder / value)
-    return value
+    if kind in ("file", "checkpoint") or (kind not in ("folder", "output folder") and (folder / path).exists()):
+        return path if path == "-" else str(folder / path)
+    return path
 
 
 def _lines(text: str) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Self
 
@@ -96,15 +97,19 @@ class Job(ImageSettings):
     """The image's place in the run, from 0."""
     out: Name | None = None
     """The file name in `samples/` that a row of the prompt file sets."""
+    files: dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """SHA-256 of the files that settings of the image name, by their paths as the settings have them."""
     read_as: str | None = None
     """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The fields; without `read_as`, which earlier versions refuse, if it is None."""
+        """The fields; without those that earlier versions refuse, if they say nothing."""
         values: dict[str, Any] = handler(self)
         if values.get("read_as", "") is None:
             del values["read_as"]
+        if not values.get("files", True):
+            del values["files"]
         return values
 
     @property
@@ -183,6 +188,19 @@ def steps_of(settings: ImageSettings, spec: ModelSpec) -> int:
     return spec.default_steps if settings.steps is None else settings.steps
 
 
+def at_home(path: str) -> str:
+    """The path, with `~` for the home folder."""
+    home = os.path.expanduser("~")  # noqa: PTH111  # "~" itself, if there is no home folder
+    if path == home:
+        return "~"
+    return f"~/{path.removeprefix(home).lstrip('/')}" if path.startswith(f"{home}/") else path
+
+
+def from_home(path: Any) -> str:
+    """The path with the home folder for `~`, the other way round; unchanged if that folder is not known."""
+    return os.path.expanduser(str(path))  # noqa: PTH111
+
+
 StepDraws = Callable[[Job], int]
 """Number of draws that a job's sampler makes after the initial noise."""
 
@@ -194,6 +212,7 @@ def batches(
     model_hash: str,
     step_draws: StepDraws,
     read: Callable[[str, Settings], str] = lambda text, _: text,
+    files: Callable[[Prompt], Mapping[str, Any]] = lambda prompt: {},
 ) -> Iterator[list[Job]]:
     """The run's jobs in order, in batches.
 
@@ -206,6 +225,7 @@ def batches(
         model_hash: see `Job.model_hash`.
         step_draws: see `StepDraws`.
         read: what the text encoder gets for a prompt with its settings; by default the prompt.
+        files: the fields of a job that say which files change the model.
     """
     fixed_rows = settings.n_samples if settings.fixed_code else 0
     # The stream is counted for each size of image: draws of another shape are not part of it.
@@ -223,7 +243,7 @@ def batches(
             values = {name: getattr(prompt.settings, name) for name in names("image")}
             text = read(prompt.text, prompt.settings)
             values |= {"prompt": prompt.text, "read_as": None if text == prompt.text else text}
-            values |= {"height": height, "width": width}
+            values |= {"height": height, "width": width, **files(prompt)}
             place = NoisePlace()
             if prompt.seed is None:
                 values["seed"] = settings.seed

@@ -71,6 +71,10 @@ class ModelSpec(BaseModel):
     guidance_embedding: int = 0
     """Width of the embedding of the guidance scale that the UNet takes, for models that have learned guidance and so
     need no evaluations without the prompt (LCM); 0 for all others."""
+    latent_scale: float = 0.0
+    """What latents are multiplied by before they are denoised; 0 if it is not known."""
+    text_width: int = 0
+    """Width of the text embeddings that the UNet takes; 0 if it is not known."""
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin models."""
     nsfw_threshold: float = 0.5

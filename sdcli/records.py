@@ -7,7 +7,6 @@ migrated on reading.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,9 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_serializer
 
-from sdcli.jobs import Job, Name, NoisePlace, key
+from sdcli.jobs import Job, Name, NoisePlace, at_home, key
 from sdcli.json_text import read_object
-from sdcli.settings import Settings, default, names, options
+from sdcli.settings import Settings, default, names, options, with_paths
 from sdcli.version import VERSION
 
 SCHEMA = 2
@@ -43,7 +42,9 @@ def _with_names(settings: dict[str, Any]) -> dict[str, Any]:
     for name, line in options().items():
         if line.path or name == "revision":
             try:
-                _NAME.validate_python(settings.get(name), strict=True)
+                value = settings.get(name)
+                for each in value if line.repeats and isinstance(value, list | tuple) else [value]:
+                    _NAME.validate_python(each, strict=True)
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}") from error
     return settings
@@ -238,20 +239,7 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if value != default(name)}
     if settings.checkpoint is not None:
         kept |= checkpoint
-    return {name: at_home(value) if options()[name].path else value for name, value in kept.items()}
-
-
-def at_home(path: str) -> str:
-    """The path, with `~` for the home folder."""
-    home = os.path.expanduser("~")  # noqa: PTH111  # "~" itself, if there is no home folder
-    if path == home:
-        return "~"
-    return f"~/{path.removeprefix(home).lstrip('/')}" if path.startswith(f"{home}/") else path
-
-
-def from_home(path: Any) -> str:
-    """The path with the home folder for `~`, the other way round; unchanged if that folder is not known."""
-    return os.path.expanduser(str(path))  # noqa: PTH111
+    return {name: with_paths(name, value, at_home) for name, value in kept.items()}
 
 
 @dataclass(frozen=True)
@@ -338,7 +326,7 @@ _SCHEMA_1_FILE_SETTINGS = (
 
 def _old_key(job: Job, settings: Settings) -> str | None:
     """The key that schema 1 gave the job; None if the job or the run uses a setting that schema 1 did not have."""
-    if job.read_as is not None:
+    if job.read_as is not None or job.files:
         return None
     newer_image = set(names("image")) - _Schema1Job.model_fields.keys()
     newer_file = set(names("file")) - set(_SCHEMA_1_FILE_SETTINGS)

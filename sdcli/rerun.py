@@ -17,10 +17,10 @@ from sdcli.comparison import Comparison, compare
 from sdcli.errors import InputFileError, ModelError, ModelNotFound, UsageError
 from sdcli.events import Note, Progress
 from sdcli.images import GeneratedImage
-from sdcli.jobs import Job
+from sdcli.jobs import Job, from_home
 from sdcli.metadata import Provenance, of_image
 from sdcli.model_spec import NoiseSchedule
-from sdcli.models import hashes, shipped
+from sdcli.models import adapters, hashes, shipped
 from sdcli.models.model import ModelSource
 from sdcli.models.vocabulary import Vocabulary
 from sdcli.outputs.command import command_line, command_of
@@ -28,11 +28,21 @@ from sdcli.outputs.formats import opened, rgb
 from sdcli.pipeline.samplers import Plan
 from sdcli.prompts.syntax import PLAIN, parse
 from sdcli.prompts.templates import is_plain
-from sdcli.records import GridRecord, ImageRecord, from_home
+from sdcli.records import GridRecord, ImageRecord
 from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.sampler_names import SCHEDULES, nearest_sampler, nearest_schedule
-from sdcli.settings import ORIGINAL_STEPS, RANDOM, Settings, assignments, default, names, options, spellings
+from sdcli.settings import (
+    ORIGINAL_STEPS,
+    RANDOM,
+    Settings,
+    assignments,
+    default,
+    flag,
+    names,
+    options,
+    spellings,
+)
 from sdcli.stages import safety
 from sdcli.suggestions import did_you_mean, elsewhere, near, spelling
 from sdcli.terminal import shortened
@@ -149,6 +159,7 @@ def rerun(
         settings = Settings.of(**(given | ({} if "prompt" in changed else {"any_words": True})))
         if settings.offline or constants.is_offline_mode():
             may_download = refuse
+        _require_files(source, job, settings, changed, force=force, may_download=may_download)
         found = _require_model(source, job, settings, force=force, given=model is not None, may_download=may_download)
         own = settings.safety_model == own_safety_model
         if not ("safety_model" in changed or ("safety_checker" in changed and own)):
@@ -507,6 +518,49 @@ def _require_model(
     if not force:
         _require_hash(source, job, found.spec.name, found.hash())
     return found
+
+
+def _require_files(
+    source: Source,
+    job: Job,
+    settings: Settings,
+    changed: Mapping[str, Any],
+    *,
+    force: bool,
+    may_download: Callable[[str], bool],
+) -> None:
+    """Check that the files that change the model are those of the record, before anything in them is read.
+
+    Args:
+        source: the image.
+        job: its job.
+        settings: those of the run.
+        changed: the settings that the user names; the others come from the record.
+        force: use other files of the same names.
+        may_download: see `rerun`.
+
+    Raises:
+        ModelError: a file is not found, or is another one.
+    """
+    for setting in adapters.SETTINGS:
+        for path in adapters.paths(setting, getattr(settings, setting)) if setting not in changed else ():
+            try:
+                found = adapters.locate(setting, path, settings.adapters, offline=True)
+            except ModelNotFound as error:
+                on_hub = adapters.is_hub_file(path) and not settings.offline
+                if not on_hub or not may_download(f"the adapter {path} from {constants.ENDPOINT}"):
+                    raise ModelNotFound(
+                        f"{flag(setting)} {path}, which generated {source.path}, is not found",
+                        why=str(error).replace("\n", " "),
+                        fix=f"Pass its path with --set {setting}=FILE.",
+                    ) from error
+                found = adapters.locate(setting, path, settings.adapters, offline=False)
+            if not force and found.hash != (recorded := job.files.get(path, "")):
+                raise ModelError(
+                    f"{flag(setting)} {path} is not the file that generated {source.path}",
+                    why=f"Its hash is {found.hash[:16]}, the record's is {recorded[:16] or 'not known'}.",
+                    fix=f"Pass the right one with --set {setting}=FILE, or use this one anyway with --force.",
+                )
 
 
 def _find_recorded(settings: Settings, may_download: Callable[[str], bool]) -> ModelSource:

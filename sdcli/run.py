@@ -8,12 +8,15 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 from sdcli import models
 from sdcli.errors import InputFileError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
-from sdcli.models import families
+from sdcli.models import adapters, families
+from sdcli.models.adapters import Adapter
+from sdcli.models.adapters.embedding import EmbeddingFile
 from sdcli.models.model import ModelSource
 from sdcli.models.scheduler_config import FEW_STEPS_BY
 from sdcli.models.vocabulary import Reading, Vocabulary
@@ -24,7 +27,7 @@ from sdcli.prompts import Prompt, Prompts, Row, has_templates
 from sdcli.prompts.syntax import HEAVIEST, PLAIN, looks_like, parse, words
 from sdcli.prompts.templates import LONGEST, is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, default, flag
+from sdcli.settings import Settings, default, flag, with_paths
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -83,6 +86,7 @@ class Run:
         self._words_noted: set[str] = set()
         self._syntax_noted: set[str] = set()
         self._has_templates = False
+        self._adapters: dict[tuple[str, str], Adapter] = {}
         self.notes = self._require(settings)
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
@@ -102,7 +106,9 @@ class Run:
             report: whether skipped rows are counted and noted.
         """
         prompts = self._known_prompts(self._prompts.each(report=report), report=report)
-        yield from batches(prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read)
+        yield from batches(
+            prompts, self.settings, self.spec, self.model_hash, self._step_draws, self._read, self._files_of
+        )
 
     @cached_property
     def model_hash(self) -> str:
@@ -118,6 +124,37 @@ class Run:
             return self.source.hash()
         finally:
             late.cancel()
+
+    def _files_of(self, prompt: Prompt) -> dict[str, Any]:
+        """The fields of a job about the files that change its model: their names in records, and their hashes."""
+        settings = prompt.settings
+        used: dict[str, Any] = {"lora": settings.lora, "embedding": self._embeddings(prompt.text, settings)}
+        used |= {"vae": settings.vae} if settings.vae else {}
+        fields: dict[str, Any] = {}
+        hashes: dict[str, str] = {}
+        for setting, value in used.items():
+            found = {path: self._located(setting, path) for path in adapters.paths(setting, value)}
+            names_of = {path: adapter.name for path, adapter in found.items()}
+            fields[setting] = with_paths(setting, value, names_of.__getitem__)
+            hashes |= {adapter.name: adapter.hash for adapter in found.values()}
+        return fields | ({"files": hashes} if hashes else {})
+
+    def _embeddings(self, text: str, settings: Settings) -> tuple[str, ...]:
+        """The values of --embedding whose words the prompt or the negative prompt has: the others change nothing."""
+        both = f"{text}\n{settings.negative_prompt}"
+        return tuple(value for value in adapters.embeddings(settings.embedding) if self._embedding(value).is_in(both))
+
+    def _embedding(self, value: str) -> EmbeddingFile:
+        (path,) = adapters.paths("embedding", value)
+        return adapters.embedding(self._located("embedding", path).path, adapters.word(value))
+
+    def _located(self, setting: str, path: str) -> Adapter:
+        """A file that changes the model. It is looked for once, and its hash is that of the beginning of the run."""
+        if (setting, path) not in self._adapters:
+            self._adapters[setting, path] = adapters.locate(
+                setting, path, self.settings.adapters, offline=self.settings.offline
+            )
+        return self._adapters[setting, path]
 
     def _step_draws(self, job: Job) -> int:
         draws: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), self.spec.schedule)
@@ -247,6 +284,19 @@ class Run:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
+        for path in adapters.paths("lora", settings.lora):
+            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
+        for path in adapters.paths("vae", settings.vae):
+            adapters.vae(self._located("vae", path).path).require_fit(self.spec)
+        for value in adapters.embeddings(settings.embedding):
+            self._embedding(value).require_fit(self.spec)
+        if settings.embedding and self.vocabulary is not None:
+            raise UsageError(
+                f"{flag('embedding')} {settings.embedding[0]} cannot be used with the model {self.spec.name}",
+                why="It reads prompts in its own words.",
+                fix="Pass another model with --model or --ckpt.",
+                settings=("embedding",),
+            )
         SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
         family = families.get(self.spec.family)
         if settings.clip_skip > 1 and not family.takes_clip_skip:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from sdcli.errors import UsageError
 from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, SYNTAXES, WATERMARK_METHODS
@@ -42,7 +42,10 @@ file: what is done with the generated image before it is saved. Part of the key,
 run: which images are generated, with which model, and where.
 output: where files go and what they are called.
 """
-PathKind = Literal["file", "folder", "model", "checkpoint", "config", "safety model", "output folder"]
+PathKind = Literal["file", "folder", "model", "checkpoint", "config", "safety model", "output folder", "adapter"]
+
+Texts = Annotated[tuple[str, ...], Strict(False)]
+"""The value of a setting with the facet `repeats`. JSON, which jobs are read from, has lists."""
 
 PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
     "Prompt",
@@ -110,10 +113,12 @@ class Option:
         help: one sentence for help pages and documentation.
         aliases: further flags, those of other tools, which help pages leave out.
         list_of: the setting that this one holds several values of. A list of values of that setting sets this one.
+        repeats: whether its flag may be repeated. One image has all of these values.
         metavar: the placeholder of its value on help pages.
         choices: the values it takes; empty if they are not a fixed set.
         path: the kind of path it holds; None if it holds none. Relative paths of what is read start from the folder of
             the configuration file that names them. A shell completes paths by their kind.
+        tail: a regular expression of what may follow the path in a value.
         may_be_empty: whether the path may be empty.
         row: whether a row of a prompt file may set it. By default, if its scope is "image".
         varies: whether the images of one batch may differ in it.
@@ -138,9 +143,11 @@ class Option:
     help: str
     aliases: tuple[str, ...] = ()
     list_of: str | None = None
+    repeats: bool = False
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     path: PathKind | None = None
+    tail: str = ""
     may_be_empty: bool = False
     row: bool = False
     varies: bool = False
@@ -262,6 +269,24 @@ class ImageSettings(BaseModel):
         most=LARGEST_SIDE,
         help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
+    lora: Texts = option(
+        (), "--lora", aliases=("--loras", "--lora-path", "--lora-paths", "--lora-weights"), scope="image", panel=MODEL,
+        metavar="FILE[:X[:X]]", path="adapter", repeats=True, tail=r"(?::[-+]?(?:\d+\.?\d*|\.\d+)){0,2}",
+        help="LoRA that changes the model: a file, a name in --adapters, or OWNER/NAME/FILE@REVISION on the "
+        "Hugging Face hub; after it its weight, 1 by default, and another one for the text encoder. Repeatable.",
+    )  # fmt: skip
+    embedding: Texts = option(
+        (), "--embedding", aliases=("--embeddings", "--textual-inversion", "--embeddings-dir", "--embd-dir"),
+        scope="image", panel=MODEL, metavar="FILE[=WORD]", path="adapter", repeats=True, tail=r"(?:=[^=/\\]+)?",
+        help="Textual inversion that adds a word for prompts: a file, or OWNER/NAME/FILE@REVISION on the Hugging "
+        "Face hub; all files of a folder. The word is the file's name, or WORD. Repeatable.",
+    )  # fmt: skip
+    vae: str = option(
+        "", "--vae", aliases=("--vae-path", "--vae-name", "--taesd", "--tae"), scope="image", panel=MODEL,
+        metavar="FILE", path="adapter", may_be_empty=True, parameter="VAE",
+        help="VAE that decodes the images instead of the model's: a file, a diffusers folder, or OWNER/NAME on the "
+        "Hugging Face hub; an AutoencoderKL or TAESD.",
+    )  # fmt: skip
     precision: Precision = option(
         "autocast", "--precision", scope="image", panel=MODEL,
         help="autocast: 16 bits on a GPU, 32 bits on a CPU; full: 32 bits.",
@@ -374,6 +399,11 @@ class Settings(ImageSettings):
         "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
         path="config", recorded=True, rerun=True, contradicts=("model",),
         help="Configuration of the checkpoint: a file, or the name of one that sdcli ships.",
+    )  # fmt: skip
+    adapters: str = option(
+        "adapters", "--adapters", aliases=("--lora-dir", "--lora-model-dir"), scope="run", panel=MODEL,
+        metavar="FOLDER", path="folder", rerun=True,
+        help="Folder in which --lora NAME looks for NAME.safetensors, also in its folders.",
     )  # fmt: skip
     laion400m: bool = option(
         False, "--laion400m", scope="run", panel=MODEL, stands_for=LAION_DEFAULTS, contradicts=("model",),
@@ -653,7 +683,7 @@ def _check_value(name: str, line: Option, value: Any) -> None:
     """Raise `UsageError` if a value is not one of the choices, not in the range, not text, or no path."""
     if isinstance(value, tuple):
         for each in value:
-            _check_value(name, options()[str(line.list_of)], each)
+            _check_value(name, options()[line.list_of] if line.list_of else line, each)
     elif isinstance(value, str):
         if line.path and ("\0" in value or not (value or line.may_be_empty)):
             raise UsageError(
@@ -777,11 +807,33 @@ def assigned(name: str, value: Any) -> dict[str, Any]:
         value = seeds(value)
     if name in lists() and isinstance(value, (list, tuple)):
         return {lists()[name]: tuple(value)}
+    if name in options() and options()[name].repeats:
+        return {name: ((value,) if value else ()) if isinstance(value, str) else _as_tuple(value)}
     if name == "sampler" and isinstance(value, str):
         sampler, schedule = split(value)
         if schedule is not None and sampler in SAMPLERS:
             return {"sampler": sampler, "schedule": schedule}
     return {name: as_choice(name, value) if name in options() else value}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def path_and_tail(name: str, value: str) -> tuple[str, str]:
+    """A value of a setting that holds a path: the path, and what follows it, such as `:0.8`."""
+    found = re.fullmatch(rf"(.*?)({options()[name].tail})", value, re.DOTALL)
+    return (found[1], found[2]) if found else (value, "")
+
+
+def with_paths(name: str, value: Any, change: Callable[[str], str]) -> Any:
+    """The value of a setting that holds paths, with each path changed; any other value unchanged."""
+    if isinstance(value, list | tuple):
+        return type(value)(with_paths(name, each, change) for each in value)
+    if options()[name].path is None or not isinstance(value, str):
+        return value
+    path, tail = path_and_tail(name, value)
+    return change(path) + tail
 
 
 def assignments(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -866,7 +918,7 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
 def in_use(name: str, values: Mapping[str, Any]) -> bool:
     """Whether `values` turn a setting on: it is given and not off; choices and empty texts are off by default."""
     value = values.get(name)
-    is_off = value == default(name) and bool(options()[name].choices or value == "")
+    is_off = value == default(name) and bool(options()[name].choices or value in ("", ()))
     return value is not None and value is not False and not is_off
 
 

@@ -11,10 +11,10 @@ _LONGEST = 100
 """Characters of a name that is compared."""
 
 _NO_IMAGE = "Image to image is not supported yet: sdcli generates images from text only."
-_NO_LORA = "LoRA adapters are not supported yet."
-_NO_EMBEDDING = "Textual inversion is not supported yet."
+_LORA = "Here it is --lora FILE:WEIGHT."
+_EMBEDDING = "Here it is --embedding FILE, or a folder."
 _NO_CONTROL = "ControlNet and IP-Adapter are not supported yet."
-_NO_VAE = "Another VAE cannot be chosen yet: the model's own decodes the images."
+_VAE = "Here it is --vae FILE, or a folder."
 _NO_UPSCALE = "Upscaling is not supported yet; --H and --W set the size."
 _NO_FACES = "Restoring of faces is not supported yet."
 _NO_PARTS = "A model is loaded whole: --ckpt takes a checkpoint, --model a diffusers folder or a Hugging Face model id."
@@ -42,17 +42,13 @@ ELSEWHERE = {
     "mask": "Inpainting is not supported yet.", "init_mask": "Inpainting is not supported yet.",
     "mask_path": "Inpainting is not supported yet.", "inpaint": "Inpainting is not supported yet.",
     # Parts of models.
-    "lora": _NO_LORA, "loras": _NO_LORA, "lora_path": _NO_LORA, "lora_paths": _NO_LORA, "lora_scale": _NO_LORA,
-    "lora_scales": _NO_LORA, "lora_weights": _NO_LORA, "lora_model_dir": _NO_LORA, "lora_dir": _NO_LORA,
-    "lora_apply_mode": _NO_LORA, "lora_style": _NO_LORA,
+    "lora_scale": _LORA, "lora_scales": _LORA, "lora_apply_mode": _LORA, "lora_style": _LORA,
     "hypernetwork": "Hypernetworks are not supported yet.",
-    "embedding": _NO_EMBEDDING, "embeddings": _NO_EMBEDDING, "embeddings_dir": _NO_EMBEDDING,
-    "embd_dir": _NO_EMBEDDING, "embedding_path": _NO_EMBEDDING, "textual_inversion": _NO_EMBEDDING,
+    "embedding_path": _EMBEDDING,
     "controlnet": _NO_CONTROL, "control_net": _NO_CONTROL, "control_image": _NO_CONTROL,
     "control_strength": _NO_CONTROL, "controlnet_image_path": _NO_CONTROL, "controlnet_strength": _NO_CONTROL,
     "ip_adapter": _NO_CONTROL,
-    "vae": _NO_VAE, "vae_path": _NO_VAE, "vae_name": _NO_VAE, "vae_dir": _NO_VAE, "vae_decoder": _NO_VAE,
-    "taesd": _NO_VAE, "tae": _NO_VAE,
+    "vae_dir": _VAE, "vae_decoder": _VAE,
     "refiner": "Refiners are not supported yet.", "refiner_model": "Refiners are not supported yet.",
     "diffusion_model": _NO_PARTS, "unet": _NO_PARTS, "unet_name": _NO_PARTS, "clip_l": _NO_PARTS,
     "clip_g": _NO_PARTS, "clip_name": _NO_PARTS, "t5xxl": _NO_PARTS, "text_encoder": _NO_PARTS, "llm": _NO_PARTS,

@@ -235,7 +235,9 @@ def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
     for name in names("image"):
         # The record names the precision that was used, see "Computed".
         if name not in {*shown, "precision"} and settings.get(name, default(name)) != default(name):
-            yield name.replace("_", " ").capitalize(), str(settings[name])
+            value = settings[name]
+            shown_value = ", ".join(value) if isinstance(value, list | tuple) else str(value)
+            yield name.replace("_", " ").capitalize(), shown_value
 
 
 def _safety_in_words(safety: SafetyRecord | None) -> str:

@@ -151,6 +151,7 @@ def _require_here(configuration: Configuration, named: Mapping[str, str]) -> Mod
                 fix=f"Pass another one with {flag(name)}.",
                 settings=[name],
             )
+    _require_adapters(configuration)
     of_checker = (origin(name, configuration.given).kind for name in ("safety_checker", "safety_model"))
     checker = settings.safety_checker not in ("auto", "off") and "record" in of_checker
     if not named.keys() & {"model", "ckpt", "config"} and not checker:
@@ -163,6 +164,17 @@ def _require_here(configuration: Configuration, named: Mapping[str, str]) -> Mod
     if checker:
         safety.require_here(settings, source)
     return source
+
+
+def _require_adapters(configuration: Configuration) -> None:
+    """Check that the files that change the model are here, if only the journal of a resumed run names them."""
+    from sdcli.models import adapters
+
+    settings = configuration.settings
+    for name in adapters.SETTINGS:
+        if origin(name, configuration.given).kind == "record":
+            for path in adapters.paths(name, getattr(settings, name)):
+                adapters.locate(name, path, settings.adapters, offline=True)
 
 
 def _require_room_for_output(settings: Settings, *, as_json: bool) -> None:
@@ -195,7 +207,7 @@ def _signature() -> inspect.Signature:
             help=f"{line.help} One of: {', '.join(choices)}." if choices else line.help,
             metavar="NAME" if choices else line.metavar or "",
             rich_help_panel=line.panel,
-            show_default=default != "",
+            show_default=default not in ("", ()),
             autocompletion=choices_of(choices) if choices else COMPLETERS.get(line.path or ""),
         )
         # Texts: the settings read them, so every source of settings has the same spellings and errors.
@@ -203,8 +215,8 @@ def _signature() -> inspect.Signature:
         value: Any = None if default is None else str(default)
         if default is False:
             kind, value = bool, False
-        elif name == "prompt":
-            kind, value = list[str], [default]
+        elif name == "prompt" or line.repeats:
+            kind, value = list[str], [default] if name == "prompt" else list(default)
         parameters.append(inspect.Parameter(name, keyword, default=value, annotation=Annotated[kind, option]))
     for name, help_text in (
         ("dry_run", "Generate nothing; list what would be generated, with --json one line for each image."),

@@ -15,6 +15,7 @@ from sdcli.events import BatchDone, BatchStarted, Note, Phase, Progress, StepDon
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
 from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
+from sdcli.models import adapters
 from sdcli.models.model import Model, ModelSource
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sdcli.devices import Compute
+    from sdcli.models.adapters.lora import Adapted
     from sdcli.pipeline.samplers import Step
 
 
@@ -83,6 +85,8 @@ class LocalExecutor:
         self._progress = progress
         self._limits = MemoryLimits()
         self._reported: set[int] = set()
+        self._changes: tuple[tuple[str, ...], tuple[str, ...], str] = ((), (), "")
+        """The LoRAs, the embeddings and the VAE that the model has now."""
         self._batches = Counter[tuple[int, int, int]]()
         self._number = 0
         """Of the current batch in the run, from 1."""
@@ -102,6 +106,32 @@ class LocalExecutor:
         with memory_errors("out of memory", fix=LESS_MEMORY):
             return self._source.load(self._compute.device, lambda _: self._progress(Phase("loading model")))
 
+    @cached_property
+    def _adapted(self) -> Adapted:
+        from sdcli.models.adapters.lora import Adapted
+
+        return Adapted(self._model)
+
+    def _adapt(self, jobs: Sequence[Job]) -> Adapted:
+        """The model with the LoRAs and embeddings of a batch, and with no others.
+
+        Raises:
+            ModelError: a file does not fit the model.
+        """
+        embeddings = tuple(dict.fromkeys(value for job in jobs for value in job.embedding))
+        wanted = (jobs[0].lora, embeddings, jobs[0].vae)
+        if wanted != self._changes:
+            if wanted[-1] != self._changes[-1]:
+                self._limits.tiled = False
+            self._changes = ((), (), "")
+            vae = adapters.vae(adapters.of_job("vae", jobs[0].vae)) if jobs[0].vae else None
+            for note in self._adapted.use(adapters.uses(jobs[0]), adapters.words(embeddings), vae):
+                if hash(note) not in self._reported:
+                    self._reported.add(hash(note))
+                    self._progress(Note(note))
+            self._changes = wanted
+        return self._adapted
+
     def map(self, batches: Iterable[Batch]) -> Iterator[list[Result]]:
         for self._number, batch in enumerate(batches, 1):
             if not any(batch.needed):
@@ -117,14 +147,16 @@ class LocalExecutor:
     def _generate(self, jobs: Sequence[Job]) -> list[GeneratedImage | FailedImage]:
         """A batch; with `--on-error skip` one by one after an error, because a single image may spoil the batch."""
         known = "_model" in vars(self)
-        model = self._model
+        _ = self._model
         if not known:
             estimates.remember_loading(jobs[0], self.device, time.monotonic() - self._start)
-        cut = self._cut(model, jobs)
         start = time.monotonic()
         try:
             with memory_errors("out of memory", fix=LESS_MEMORY):
-                pixels, facts, rows = self._within_memory(model, jobs)
+                adapted = self._adapt(jobs)
+                cut = self._cut(adapted, jobs)
+                read = [adapted.words.job(job) for job in jobs]
+                pixels, facts, rows = self._within_memory(adapted.model, read)
         except (ModelError, DeviceError) as error:
             if self._on_error == "stop":
                 raise
@@ -141,15 +173,16 @@ class LocalExecutor:
             for job, image in zip(jobs, pixels, strict=True)
         ]
 
-    def _cut(self, model: Model, jobs: Sequence[Job]) -> dict[str, str]:
+    def _cut(self, adapted: Adapted, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
         from sdcli.models.chunks import measure
 
         cut: dict[str, str] = {}
+        read = [adapted.words.job(job) for job in jobs]
         for negative in (True, False):
             texts = [job.negative_prompt if negative else job.encoded for job in jobs]
-            read = measure(model.tokenizer, jobs, negative=negative)
-            cut |= {text: length.cut for text, length in zip(texts, read, strict=True)}
+            lengths = measure(adapted.model.tokenizer, read, negative=negative)
+            cut |= {text: adapted.words.shown(length.cut) for text, length in zip(texts, lengths, strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))

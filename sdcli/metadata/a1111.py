@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sdcli.jobs import Job
@@ -26,7 +27,7 @@ from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.metadata.values import harmless, reading, sampling
 from sdcli.registry import SAMPLERS
 from sdcli.sampler_names import SCHEDULES, nearest_sampler
-from sdcli.settings import default, names, options
+from sdcli.settings import default, names, options, path_and_tail
 from sdcli.version import VERSION
 
 NEGATIVE = "Negative prompt:"
@@ -161,7 +162,8 @@ _END = re.compile(r"[,\n]")
 
 def _others() -> dict[str, str]:
     """The image settings without a fixed place in the text, by their names in it."""
-    placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng"}
+    placed = {"prompt", "negative_prompt", "steps", "sampler", "schedule", "scale", "seed", "height", "width", "rng",
+              "lora", "embedding", "vae"}  # fmt: skip
     return {
         options()[name].parameter or name.replace("_", " ").capitalize(): name
         for name in names("image")
@@ -187,6 +189,18 @@ def write(job: Job, version: str = VERSION) -> str:
     for title, name in _others().items():
         if (value := getattr(job, name)) != default(name):
             values[title] = f"{value:g}" if isinstance(value, float) else value
+    # The titles of the web UI for the hashes; its prompts contain the names and weights.
+    for setting, title in (("lora", "Lora"), ("embedding", "TI")):
+        if given := getattr(job, setting):
+            files = [path_and_tail(setting, each) for each in given]
+            values[setting.capitalize()] = ", ".join(f"{Path(path).name}{tail}" for path, tail in files)
+            hashes = {Path(path).stem: job.files.get(path, "")[:12] for path, _ in files}
+            values[f"{title} hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
+    if job.vae:
+        vae = Path(job.vae)
+        # In a folder of diffusers all weights have the same name.
+        shown = vae.parent if vae.stem == "diffusion_pytorch_model" else vae
+        values |= {"VAE hash": job.files.get(job.vae, "")[:10], "VAE": shown.name}
     values |= {"RNG": {"cuda": "NV", "cpu": "CPU"}[job.rng], "Version": f"sdcli {version}"}
     lines.append(", ".join(f"{title}: {_quoted(str(value))}" for title, value in values.items()))
     return "\n".join(lines)

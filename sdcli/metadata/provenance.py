@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from sdcli.records import GridRecord, ImageRecord
 from sdcli.settings import ImageSettings, names
@@ -19,6 +19,8 @@ def kinds() -> dict[str, type]:
     for name in names("image"):
         annotation = ImageSettings.model_fields[name].annotation
         types = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
+        if get_origin(annotation) is tuple:
+            types = [tuple]
         found[name] = types[0] if isinstance(types[0], type) else str
     return found | {"model": str, "model_hash": str}
 
@@ -67,6 +69,8 @@ def known(**values: Any) -> dict[str, Any]:
     for name, value in values.items():
         kind = kinds()[name]
         converted = _number(value, kind) if kind in (int, float) else _switch(value) if kind is bool else value
+        if kind is tuple and isinstance(value, list) and all(isinstance(each, str) for each in value):
+            converted = tuple(value)
         if isinstance(converted, kind):
             kept[name] = converted
     if kept.get("seed", 0) < 0:

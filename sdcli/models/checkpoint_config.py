@@ -154,6 +154,8 @@ def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
             prediction_type=PREDICTION_TYPES[params.parameterization],
             rescale_betas_zero_snr=params.rescale_betas_zero_snr,
         ),
+        latent_scale=params.scale_factor,
+        text_width=unet.context_dim,
         watermark_method="dwtDct",
     )
 

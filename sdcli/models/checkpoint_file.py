@@ -40,7 +40,7 @@ MAX_TENSORS = 30_000
 MIN_LIMIT, LIMIT = 100_000_000, 10
 """The tensors of a file may take this many bytes in float32, and this many times the bytes of the file."""
 # Keys of the dictionary of tensors, in files that contain more than this dictionary.
-STATE_DICTS = ("state_dict", "model_state_dict", "module", "model")
+STATE_DICTS = ("state_dict", "model_state_dict", "module", "model", "string_to_param")
 
 # Types of safetensors and their names in torch.
 SAFETENSORS_TYPES = {
@@ -155,6 +155,20 @@ def size(path: Path) -> int:
         ModelError: as for `shapes`.
     """
     return sum(4 * math.prod(shape) for shape in shapes(path).values())
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file has beside its tensors, by name; none for other files.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    if container(path) != "safetensors":
+        return {}
+    with _damage(path), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        texts = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique).get("__metadata__") or {}
+        return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -362,6 +376,8 @@ def _state_dict(saved: object) -> dict[str, StoredTensor]:
     for _ in range(len(STATE_DICTS)):
         inner = [saved.items_of().get(key) for key in STATE_DICTS] if isinstance(saved, Dict) else []
         saved = next((each for each in inner if isinstance(each, Dict)), saved)
+    if isinstance(saved, list):  # cloneofsimo's LoRA
+        return {str(number): tensor for number, tensor in enumerate(saved) if isinstance(tensor, StoredTensor)}
     items = saved.items_of() if isinstance(saved, Dict) else {}
     return {name: tensor for name, tensor in items.items() if isinstance(tensor, StoredTensor)}
 

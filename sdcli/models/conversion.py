@@ -73,7 +73,7 @@ def unet(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: 
         described["resnet_time_scale_shift"] = "scale_shift"
     with torch.device("meta"):
         model = UNet2DConditionModel.from_config(described)
-    return _assign(model, original, convert_unet, described, "UNet", source, config_name)
+    return assign(model, original, convert_unet, described, "UNet", source, config_name)
 
 
 def _ema_name(name: str) -> str:
@@ -88,10 +88,10 @@ def vae(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: s
     described: dict[str, Any] = vae_config(config.model_dump(), {})
     with torch.device("meta"):
         model = AutoencoderKL.from_config(described)
-    return _assign(model, part(tensors, VAE), convert_vae, described, "VAE", source, config_name)
+    return assign(model, part(tensors, VAE), convert_vae, described, "VAE", source, config_name)
 
 
-def _assign(
+def assign(
     model: Any, original: Tensors, convert: Any, described: dict[str, Any], what: str, source: str, config_name: str
 ) -> Any:
     """Convert tensors and make them the model's weights; tensors that the converter ignores count as left over."""

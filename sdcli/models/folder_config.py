@@ -76,6 +76,7 @@ class UNetFile(PartFile):
     addition_embed_type: str | None = None
     encoder_hid_dim_type: str | None = None
     time_cond_proj_dim: Channels | None = None
+    cross_attention_dim: Channels | list[Channels] | None = 1280
 
 
 class VAEFile(PartFile):

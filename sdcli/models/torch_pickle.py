@@ -167,7 +167,11 @@ def _step(machine: _Machine, opcode: pickletools.OpcodeInfo, arg: Any) -> None:
             args, function = stack.pop(), stack.pop()
             stack.append(_call(function, args))
         case "BUILD":
-            stack.pop()
+            state = stack.pop()
+            # A ParameterDict, in which the first textual inversions are.
+            inner = state.get("_parameters") if isinstance(state, Dict) else None
+            if stack[-1] is None and isinstance(inner, Dict):
+                stack[-1] = inner
         case "BINPERSID":
             stack.append(_storage(machine, stack.pop()))
         case _:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdcli.jobs import Job
+from sdcli.jobs import Job, at_home
 from sdcli.prompts.templates import is_plain
-from sdcli.records import at_home
 from sdcli.settings import Settings, flags, lists, names
 from sdcli.terminal import printable
 
@@ -88,13 +87,13 @@ def _command(values: Mapping[str, Any]) -> tuple[str, bool]:
     words = ["sdcli", "txt2img"]
     for name, line, default, _ in flags():
         value = values.get(name, default)
-        several = values.get(lists().get(name, "")) or [value]
+        several = list(value) if line.repeats else values.get(lists().get(name, "")) or [value]
         if name == "seed" and len(several) > 1:
             several = [",".join(map(str, several))]
         # A switch that stands for other settings is not needed beside them.
         if value is None or (line.stands_for and line.stands_for.keys() <= values.keys()):
             continue
-        if several != [default] or (line.always_shown and name in values):
+        if several not in ([default], [*default] if line.repeats else None) or (line.always_shown and name in values):
             shown = line.names[0]
             texts = [printable(str(one)) for one in several]
             as_is = as_is and texts == [*map(str, several)]

@@ -143,7 +143,7 @@ class Gallery:
         # The other settings of an image, if they are not at their defaults.
         shown = {"prompt", "negative_prompt", "height", "width", *facts}
         facts |= {
-            setting.replace("_", " "): value
+            setting.replace("_", " "): ", ".join(value) if isinstance(value, tuple) else value
             for setting in names("image")
             if setting not in shown and (value := getattr(job, setting)) != default(setting)
         }

@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdcli.errors import InputFileError, UsageError
+from sdcli.jobs import from_home
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
-from sdcli.records import Key, Line, RunLine, from_home, read_line
-from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options
+from sdcli.records import Key, Line, RunLine, read_line
+from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options, with_paths
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -231,12 +232,20 @@ def settings_of(folder: Path) -> dict[str, Any]:
         return settings
     for name in [name for name, line in options().items() if line.path and line.journal]:
         given = name in settings
-        # Without --model the run looked for the default checkpoint, and always for the default folder of wildcards.
-        looked_for = name == "wildcards" or (name == "ckpt" and not settings.get("model"))
+        # Without --model the run looked for the default checkpoint, and always for the default folders.
+        looked_for = name in ("wildcards", "adapters") or (name == "ckpt" and not settings.get("model"))
         value = settings[name] if given else default(name) if looked_for else None
-        if isinstance(value, str) and value != "-" and os.path.lexists(start / from_home(value)):
-            settings[name] = str(start / from_home(value))
+        if value is not None and value != "-":
+            found = with_paths(name, value, lambda path: _from_start(start, path))
+            if given or found != value:
+                settings[name] = found
     return settings
+
+
+def _from_start(start: Path, path: str) -> str:
+    """The path from the folder in which a run was started; unchanged if there is nothing."""
+    found = start / from_home(path)
+    return str(found) if os.path.lexists(found) else path
 
 
 def journaled(settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from sdcli.errors import OutputError, SkippedError, UsageError, WithheldError, indented
 from sdcli.events import Finished, Note, Output, Phase, Progress, Saved
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage, WithheldImage
-from sdcli.jobs import Job
+from sdcli.jobs import Job, at_home
 from sdcli.metadata import a1111, record_in, texts
 from sdcli.outputs.claims import Claims, State
 from sdcli.outputs.files import cannot_write, write_new
@@ -33,7 +33,6 @@ from sdcli.records import (
     Line,
     PageKey,
     RunLine,
-    at_home,
     recorded_settings,
 )
 from sdcli.registry import FORMATS

@@ -183,9 +183,9 @@ class TestErrorsRepeatWhatWasTyped:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ("txt2img --lora x.safetensors", "unknown flag --lora\n  LoRA adapters are not supported yet.\n"),
+            ("txt2img --lora-scale 1", "unknown flag --lora-scale\n  Here it is --lora FILE:WEIGHT.\n"),
             ("txt2img --init-img x.png", "unknown flag --init-img\n  Image to image is not supported yet"),
-            ("txt2img --vae x", "unknown flag --vae\n  Another VAE cannot be chosen yet"),
+            ("txt2img --vae-dir x", "unknown flag --vae-dir\n  Here it is --vae FILE"),
             ("txt2img --stpes 30", "unknown flag --stpes\n  Did you mean --steps?\n"),
             ("txt2img --nonsense", "unknown flag --nonsense\n  sdcli txt2img --help"),
             ("txt2img -s 30", "unknown flag -s\n  Here it is --steps N"),
@@ -198,7 +198,7 @@ class TestErrorsRepeatWhatWasTyped:
             ("penguin", 'unknown command penguin\n  sdcli --help lists the commands. For an image of it: sdcli txt2img '
              '"penguin"\n'),
             ("rerun --set step=30 a.png", "--set step is not a setting of one image\n  Did you mean steps?\n"),
-            ("rerun --set lora=30 a.png", "--set lora is not a setting of one image\n  LoRA adapters are not"),
+            ("rerun --set lora-scale=30 a.png", "--set lora-scale is not a setting of one image\n  Here it is --lora"),
             ("rerun --set seed=1,2 a.png", "--set seed=1,2 has several values"),
         ],
     )  # fmt: skip

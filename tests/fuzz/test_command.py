@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sdcli.errors import UsageError
+from sdcli.jobs import from_home
 from sdcli.outputs.command import command_of
-from sdcli.records import from_home
 from sdcli.settings import Settings, default, options
 from sdcli.terminal import printable
 from tests.fuzz.inputs import assert_printable

@@ -117,7 +117,7 @@ def test_an_error_is_raised_by_the_call_itself(source: ToySource) -> None:
         ({"negative": "x", "scale": "much"}, ["scale 'much' is not valid"]),
         ({"step": 3}, ["txt2img() has no setting step", "Did you mean steps?"]),
         ({"guidnce_scale": 3}, ["has no setting guidnce_scale"]),
-        ({"lora": "x"}, ["has no setting lora", "LoRA"]),
+        ({"controlnet": "x"}, ["has no setting controlnet", "ControlNet"]),
         ({"sampler": "eulr"}, ["sampler 'eulr' is not valid"]),
         ({"eta": 0.5, "sampler": "plms"}, ["eta 0.5 cannot be used", "pass sampler with one of: ddim, tcd"]),
     ],

@@ -68,7 +68,8 @@ class TestTable:
 
     def test_a_job_has_the_settings_of_an_image_and_its_place(self) -> None:
         assert set(ImageSettings.model_fields) == set(names("image"))
-        assert set(Job.model_fields) == {*names("image"), "noise", "model", "model_hash", "index", "out", "read_as"}
+        own = {"noise", "model", "model_hash", "index", "out", "read_as", "files"}
+        assert set(Job.model_fields) == {*names("image"), *own}
 
     def test_only_settings_of_a_job_differ_within_a_batch(self) -> None:
         assert set(names(varies=True)) == {"prompt", "negative_prompt", "seed"}
@@ -213,11 +214,11 @@ def test_invalid_values_and_combinations_are_refused(given: dict[str, object]) -
     assert caught.value.what
 
 
-@pytest.mark.parametrize("name", [name for name, line in options().items() if line.path and name != "resume"])
+@pytest.mark.parametrize("name", [name for name, line in options().items() if line.path and not line.may_be_empty])
 def test_a_path_is_not_empty(name: str) -> None:
     for value in ("", "a\0b"):
         with pytest.raises(UsageError, match="is not a path") as caught:
-            Settings.of(**{name: value})
+            Settings.of(**{name: [value] if options()[name].repeats else value})
         assert caught.value.settings == (name,)
     assert Settings.of(resume="").resume == ""
 

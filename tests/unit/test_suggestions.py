@@ -24,7 +24,7 @@ def test_a_typing_error_is_near(typed: str, meant: str) -> None:
     assert meant in near(typed, FLAGS)
 
 
-@pytest.mark.parametrize("typed", ["--lora", "--vae", "--init-img", "--xformers", "--nonsense", "--q", "-s", "--", ""])
+@pytest.mark.parametrize("typed", ["--hires", "--init-img", "--xformers", "--nonsense", "--q", "-s", "--", ""])
 def test_nothing_is_near(typed: str) -> None:
     assert near(typed, FLAGS) == []
 
@@ -39,7 +39,8 @@ def test_the_question() -> None:
 
 
 def test_flags_of_other_tools_have_an_answer() -> None:
-    assert "not supported yet" in elsewhere("--lora")
+    assert "not supported yet" in elsewhere("--controlnet")
+    assert "--lora FILE:WEIGHT" in elsewhere("--lora-scale")
     assert "Image to image" in elsewhere("--init-img")
     assert elsewhere("--init_img") == elsewhere("--INIT-IMG") == elsewhere("init_img")
     assert "--schedule" in elsewhere("--karras")

@@ -110,6 +110,8 @@ class FolderModel:
             "default_steps": ORIGINAL_STEPS,
             "schedule": scheduler_config.schedule(steps, scheduler, pipeline),
             "guidance_embedding": unet.time_cond_proj_dim or 0,
+            "latent_scale": vae.scaling_factor,
+            "text_width": unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else 0,
             "watermark_method": "dwtDct",
             "has_safety_checker": (
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None

@@ -37,7 +37,7 @@ class HubModel:
         return self.folder.spec
 
     def safety_checker(self, *, download: bool) -> Path | None:
-        names = _names(self.request, self.folder.path, self.offline)
+        names = files(self.request, self.folder.path, self.offline)
         weights = weight_files.find(names, "safety_checker") if self.spec.has_safety_checker else None
         if weights is None:
             return None
@@ -45,13 +45,13 @@ class HubModel:
         if not all((folder / name).is_file() for name in weights.files):
             if not download:
                 return None
-            folder = _download(self.request, weights.files, self.offline, folder.name)
+            folder = fetch(self.request, weights.files, self.offline, folder.name)
         return folder / "safety_checker"
 
     @cached_property
     def _downloaded(self) -> FolderModel:
-        files = [name for part in self.folder.parts.values() for name in part.files]
-        _download(self.request, files, self.offline, self.folder.path.name)
+        weights = [name for part in self.folder.parts.values() for name in part.files]
+        fetch(self.request, weights, self.offline, self.folder.path.name)
         return self.folder
 
     def hash(self) -> str:
@@ -87,7 +87,7 @@ def find(request: ModelRequest) -> HubModel:
     if no_response:
         offline = True
     try:
-        path = _download(request, CONFIGURATIONS, offline, request.revision)
+        path = fetch(request, CONFIGURATIONS, offline, request.revision)
     except ModelNotFound as error:
         if not no_response:
             raise
@@ -98,7 +98,7 @@ def find(request: ModelRequest) -> HubModel:
             "neither for the builtin model.",
         ) from error
     name = str(request.model)
-    return HubModel(request, offline, FolderModel.read(path, name=name, names=_names(request, path, offline)))
+    return HubModel(request, offline, FolderModel.read(path, name=name, names=files(request, path, offline)))
 
 
 def unreachable() -> str:
@@ -124,7 +124,7 @@ def unreachable() -> str:
     return why[0] if why else ""
 
 
-def _download(request: ModelRequest, patterns: Sequence[str], offline: bool, revision: str | None) -> Path:
+def fetch(request: ModelRequest, patterns: Sequence[str], offline: bool, revision: str | None) -> Path:
     """The folder in the cache with all files that match the patterns, downloaded if necessary.
 
     Raises:
@@ -176,7 +176,7 @@ def _download(request: ModelRequest, patterns: Sequence[str], offline: bool, rev
         ) from error
 
 
-def _names(request: ModelRequest, path: Path, offline: bool) -> list[str]:
+def files(request: ModelRequest, path: Path, offline: bool) -> list[str]:
     """The model's files, relative to its folder: all files on the hub; offline, those in the cache."""
     from huggingface_hub import errors, get_cached_repo_tree
 

@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from sdcli.errors import ModelError, ModelNotFound
-from sdcli.models import find
+from sdcli.models import adapters, find
 from sdcli.models.model import ModelRequest
 from sdcli.models.sources.hub import HubModel
 
@@ -290,3 +290,48 @@ def test_a_repository_without_a_diffusers_model_is_refused(hub: Hub) -> None:
             (hub.files / file).unlink()
     with pytest.raises(ModelError, match=r"has no model_index\.json\n.*file v1-5-pruned\.ckpt"):
         find(ModelRequest(model=ID))
+
+
+def test_an_adapter_is_pinned_to_its_commit_and_only_it_is_downloaded(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {
+        "lora_unet_conv_in.lora_up.weight": torch.ones(2, 1),
+        "lora_unet_conv_in.lora_down.weight": torch.ones(1, 2),
+    }
+    (hub.files / "loras").mkdir()
+    save_file(tensors, hub.files / "loras/style.safetensors")
+    save_file(tensors, hub.files / "pytorch_lora_weights.safetensors")
+    named = adapters.locate("lora", f"{ID}/loras/style.safetensors", "", offline=False)
+    assert named.name == f"{ID}/loras/style.safetensors@{COMMIT}"
+    assert hub.downloaded() == {"loras/style.safetensors"}
+    usual = adapters.locate("lora", f"{ID}@early", "", offline=False)
+    assert usual.name == f"{ID}/pytorch_lora_weights.safetensors@{OTHER}"
+    assert adapters.lora(usual.path).layers
+    asked = len(hub.requested)
+    again = adapters.locate("lora", named.name, "", offline=False)
+    assert again == named
+    assert len(hub.requested) == asked, "what a commit has never changes"
+    for given, expected in (
+        (f"{ID}/none.safetensors", "has no file none.safetensors"),
+        (f"{ID}@never", "has no revision never"),
+        ("people/none", "does not exist on the hub"),
+    ):
+        with pytest.raises(ModelNotFound, match=expected):
+            adapters.locate("lora", given, "", offline=False)
+    use(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(ModelNotFound, match="the hub cannot be reached"):
+        adapters.locate("lora", f"{ID}/none.safetensors", "", offline=False)
+
+
+def test_a_repository_with_several_adapters_needs_the_name_of_one(hub: Hub) -> None:
+    with pytest.raises(ModelNotFound, match="files of adapters") as error:
+        adapters.locate("lora", ID, "", offline=False)
+    assert f"{ID}/FILE" in error.value.fix
+
+
+def test_a_vae_of_the_hub_comes_with_its_configuration(hub: Hub) -> None:
+    shutil.copytree(hub.files / "vae", hub.files, dirs_exist_ok=True)
+    found = adapters.locate("vae", ID, "", offline=False)
+    assert hub.downloaded() == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert adapters.vae(found.path).config["_class_name"] == "AutoencoderKL"

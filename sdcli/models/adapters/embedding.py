@@ -1,0 +1,196 @@
+"""Textual inversion (Gal et al., 2022): files with the embeddings of a new word, and models that know such words.
+
+In a prompt, a word becomes one character for each of its vectors, from Unicode's area for private use; a copy of the
+tokenizer and the table of embeddings know them as tokens. So a word may stand wherever text may stand: weights,
+chunks and alternatives see ordinary characters. The model's own tokenizer does not change, and its table comes back.
+
+Layouts: one tensor by any name (diffusers: the token; A1111: `emb_params`), or `string_to_param` (CompVis, A1111).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcli.errors import ModelError
+from sdcli.models import checkpoint_file
+from sdcli.models.adapters.layouts import WIDTHS
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdcli.jobs import Job
+    from sdcli.model_spec import ModelSpec
+    from sdcli.models.model import Model
+
+FIRST = 0xE000
+"""The first character for private use."""
+MOST_VECTORS = 0x1900
+"""Vectors of all embeddings: there are as many such characters."""
+_NO_WORD = ("*", "emb_params", "clip_l")
+"""Names of tensors that are no words."""
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """The table of contents of a file with the embedding of a word.
+
+    Attributes:
+        path: the file.
+        tensor: the name of its tensor.
+        vectors: how many vectors the word has.
+        width: their width.
+        words: what stands for it in prompts: the word that the user gives, or else the file's name and its token.
+    """
+
+    path: Path
+    tensor: str
+    vectors: int
+    width: int
+    words: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path, word: str = "") -> EmbeddingFile:
+        """Read the names and shapes of a file, without torch.
+
+        Raises:
+            ModelNotFound: the file does not exist.
+            ModelError: it is damaged, or not a textual inversion.
+        """
+        shapes = checkpoint_file.shapes(path)
+        if {"clip_l", "clip_g"} <= shapes.keys():
+            raise ModelError(
+                f"the embedding {path} was made for Stable Diffusion XL",
+                fix="Pass one for Stable Diffusion 1 or 2.",
+            )
+        (name, shape), *others = shapes.items() if shapes else [("", ())]
+        if others or len(shape) not in (1, 2) or not all(shape):
+            shown = ", ".join(list(shapes)[:3]) + (", ..." if len(shapes) > 3 else "")
+            raise ModelError(
+                f"{path} is not a textual inversion",
+                why=f"It has {len(shapes):,} tensors: {shown}." if shapes else "It has no tensors.",
+                fix="Pass a file with the embedding of one word; --lora takes LoRAs.",
+            )
+        own = () if name in _NO_WORD else (name,)
+        words = (word,) if word else tuple(dict.fromkeys((path.stem, *own)))
+        return cls(path, name, 1 if len(shape) == 1 else shape[0], shape[-1], words)
+
+    def require_fit(self, spec: ModelSpec) -> None:
+        """Check that the vectors have the width of the model's embeddings.
+
+        Raises:
+            ModelError: they have another one.
+        """
+        if spec.text_width and self.width != spec.text_width:
+            kind = WIDTHS.get(self.width)
+            raise ModelError(
+                f"the embedding {self.path} does not fit the model {spec.name}",
+                why=f"Its vectors have the width {self.width}, those of the model {spec.text_width}."
+                + (f" It was made for {kind}." if kind else ""),
+                fix="Pass an embedding that was made for this model.",
+            )
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text has one of the words."""
+        return any(_pattern([word]).search(text) for word in self.words)
+
+    def table(self) -> torch.Tensor:
+        """The vectors, (vectors, width), float32.
+
+        Raises:
+            ModelError: they are not finite numbers.
+        """
+        found = checkpoint_file.read_tensors(self.path)[self.tensor].float().reshape(self.vectors, self.width)
+        if not found.isfinite().all():
+            raise ModelError(f"the embedding {self.path} has values that are not finite", fix="Download it again.")
+        return found
+
+
+def _pattern(words: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+
+
+class Words:
+    """The words of some embeddings, as characters that a tokenizer and a table of embeddings know.
+
+    Args:
+        files: their embeddings; for a word that several have, the first counts.
+    """
+
+    def __init__(self, files: Sequence[EmbeddingFile]) -> None:
+        if sum(file.vectors for file in files) > MOST_VECTORS:
+            raise ModelError(
+                f"the embeddings have more than {MOST_VECTORS:,} vectors", fix="Pass fewer of them at once."
+            )
+        self.files = files
+        self._characters: dict[str, str] = {}
+        self._words: dict[str, str] = {}
+        at = FIRST
+        for file in files:
+            characters = "".join(map(chr, range(at, at + file.vectors)))
+            at += file.vectors
+            self._words[characters] = file.words[0]
+            for word in file.words:
+                self._characters.setdefault(word.casefold(), characters)
+
+    @cached_property
+    def _known(self) -> re.Pattern[str]:
+        return _pattern(list(self._characters))
+
+    def read(self, text: str) -> str:
+        """A text with the characters in place of the words."""
+        if not self.files:
+            return text
+        return self._known.sub(lambda found: self._characters[found[0].casefold()], text)
+
+    def shown(self, text: str) -> str:
+        """A text with the words in place of the characters, of which the first may be missing."""
+        for characters, word in self._words.items():
+            for start in range(len(characters)):
+                text = text.replace(characters[start:], word if start == 0 else "")
+        return text
+
+    def job(self, job: Job) -> Job:
+        """A job with the texts that the text encoder gets."""
+        if not self.files:
+            return job
+        prompt, negative = self.read(job.encoded), self.read(job.negative_prompt)
+        return job.model_copy(update={"read_as": prompt, "negative_prompt": negative})
+
+    def table_name(self, model: Model) -> str:
+        """The name of the table of embeddings among the parameters of the text encoder."""
+        weight = model.text_encoder.get_input_embeddings().weight
+        return next(str(name) for name, each in model.text_encoder.named_parameters() if each is weight)
+
+    def model(self, model: Model) -> tuple[Model, torch.Tensor]:
+        """A model whose tokenizer knows the characters, and the table of embeddings that its text encoder needs then.
+
+        Raises:
+            ModelError: the model takes no embeddings.
+        """
+        import torch
+        from tokenizers import AddedToken
+
+        if not hasattr(model.text_encoder, "get_input_embeddings"):
+            raise ModelError(f"the model {model.spec.name} takes no embeddings", fix="Pass no --embedding.")
+        tokenizer: Any = copy.deepcopy(model.tokenizer)
+        characters = [character for each in self._words for character in each]
+        # Not normalized: the tokenizer would change the characters before it looks for them.
+        tokenizer.add_tokens([AddedToken(each, normalized=False) for each in characters])
+        weight = model.text_encoder.get_input_embeddings().weight
+        ids = tokenizer.convert_tokens_to_ids(characters)
+        table = torch.zeros(max(*ids, len(weight) - 1) + 1, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        table[: len(weight)] = weight
+        try:
+            table[ids] = torch.cat([file.table() for file in self.files]).to(weight)
+        except RuntimeError as error:  # another width
+            raise ModelError(
+                f"the embedding {self.files[0].path} does not fit the model {model.spec.name}", why=f"{error}."
+            ) from error
+        return replace(model, tokenizer=tokenizer), table
