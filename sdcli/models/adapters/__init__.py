@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +18,11 @@ from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import LoraFile, Use
 from sdcli.models.adapters.vae import VaeSource
 from sdcli.models.model import ModelRequest
-from sdcli.settings import flag, path_and_tail
+from sdcli.prompts import syntax
+from sdcli.settings import flag, names, path_and_tail
 from sdcli.suggestions import did_you_mean, near
 
-SETTINGS = ("lora", "embedding", "vae")
+SETTINGS = names("image", path="adapter")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -65,16 +66,21 @@ def find(name: str, folder: str | Path) -> Path:
     """
     root = Path(from_home(folder))
     known = {file.relative_to(root).as_posix(): file for file in _files(root)}
-    wanted = name.casefold()
     for relative, file in known.items():
-        whole = relative.casefold()
-        if wanted in (whole, whole.rpartition(".")[0], whole.rpartition("/")[2], file.stem.casefold()):
+        if is_name_of(name, relative):
             return file
     raise ModelNotFound(
         f"there is no adapter {name} in {folder}",
         why=_why_none(name, [file.stem for file in known.values()], root),
         fix="Pass the folder with --adapters, or the path of the file.",
     )
+
+
+def is_name_of(name: str, path: str) -> bool:
+    """Whether a file can be named so: by the end of its path, with suffix or without, in capital or small letters."""
+    whole, wanted = path.partition("@")[0].casefold(), name.casefold()
+    ends = (whole, whole.removesuffix(Path(whole).suffix))
+    return any(end == wanted or end.endswith(f"/{wanted}") for end in ends)
 
 
 def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
@@ -294,6 +300,31 @@ def weights(value: str) -> tuple[float, float]:
     numbers = [float(each) for each in path_and_tail("lora", value)[1].split(":")[1:]]
     unet = numbers[0] if numbers else 1.0
     return unet, numbers[1] if len(numbers) > 1 else unet
+
+
+def with_named(given: Sequence[str], named: Sequence[syntax.Adapter], find: Callable[[str], Path]) -> tuple[str, ...]:
+    """The values of --lora, and those for the LoRAs that a prompt names.
+
+    A LoRA that --lora names counts once, with the weights there. So the settings of a record, which has all of them,
+    lead to the same image.
+
+    Args:
+        given: the values of --lora.
+        named: the LoRAs of the prompt.
+        find: the file of a name, as `find` returns it.
+    """
+    known = paths("lora", given)
+    added = [
+        f"{find(each.name)}:{_plain(each.weight)}:{_plain(each.text_weight)}"
+        for each in named
+        if not any(is_name_of(each.name, path) for path in known)
+    ]
+    return (*given, *added)
+
+
+def _plain(number: float) -> str:
+    """A number without exponent, as --lora takes it."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def uses(job: Job) -> list[Use]:
