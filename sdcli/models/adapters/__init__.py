@@ -43,15 +43,21 @@ class Adapter:
     Attributes:
         path: the file.
         name: what records call it: its path, with `~` for the home folder, or OWNER/NAME/FILE@COMMIT on the hub.
+        setting: the setting that names it.
     """
 
     path: Path
     name: str
+    setting: str
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the file."""
-        return hashes.of_file(self.path)
+        """SHA-256 of the file; with a configuration beside it that decides the image, too, of the hashes of both."""
+        kinds: dict[str, Any] = {"lora": LoraFile, "vae": VaeSource}
+        config = kinds[self.setting].configuration(self.path) if self.setting in kinds else None
+        if config is None:
+            return hashes.of_file(self.path)
+        return hashes.of_files({"weights": self.path, "configuration": config})
 
 
 def find(name: str, folder: str | Path) -> Path:
@@ -124,21 +130,22 @@ def locate(setting: str, given: str, folder: str, *, offline: bool) -> Adapter:
     """
     path = Path(from_home(given))
     if os.path.isfile(path):  # noqa: PTH113 - also for names that are too long
-        return Adapter(path, at_home(given))
+        return Adapter(path, at_home(given), setting)
     if setting == "vae" and os.path.isdir(path):  # noqa: PTH112
         inner = _weights_in(path)
-        return Adapter(inner, at_home(str(Path(given) / inner.relative_to(path))))
+        return Adapter(inner, at_home(str(Path(given) / inner.relative_to(path))), setting)
     if os.path.lexists(path):
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ModelError(f"{flag(setting)} {given} is {kind}", fix="Pass the path of a file.")
     if "/" not in given:
         path = find(given, folder)
-        return Adapter(path, at_home(str(path)))
+        return Adapter(path, at_home(str(path)), setting)
     if not is_hub_file(given):
         raise ModelNotFound(
             f"{flag(setting)} {given} does not exist", fix="Check the path, or pass the name of a file in --adapters."
         )
-    return _of_hub(given, offline=offline)
+    path, name = _of_hub(given, offline=offline)
+    return Adapter(path, name, setting)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -176,7 +183,8 @@ def is_hub_file(given: str) -> bool:
     return len(parts) > 1 and all(parts) and not local and not (len(parts) == 2 and parts[1].endswith(SUFFIXES))
 
 
-def _of_hub(given: str, *, offline: bool) -> Adapter:
+def _of_hub(given: str, *, offline: bool) -> tuple[Path, str]:
+    """The file, and its name in records."""
     from huggingface_hub import constants
 
     from sdcli.models.sources import hub
@@ -203,7 +211,7 @@ def _of_hub(given: str, *, offline: bool) -> Adapter:
     return _downloaded(request, file, offline=offline)
 
 
-def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
+def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> tuple[Path, str]:
     from sdcli.models.sources import hub
 
     # The commit and the list of files come with any file.
@@ -214,7 +222,7 @@ def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
     path = folder / file
     if not path.is_file():
         raise ModelNotFound(f"{request.model} has no file {file}", fix="Check the name.")
-    return Adapter(path, f"{request.model}/{file}@{folder.name}")
+    return path, f"{request.model}/{file}@{folder.name}"
 
 
 def _only(files: Sequence[str], request: ModelRequest) -> str:
