@@ -337,6 +337,13 @@ class Run:
                 fix=f"Leave out {flag('clip_skip')}.",
                 settings=("clip_skip",),
             )
+        if settings.clip_skip > (layers := self.spec.text_layers):
+            raise UsageError(
+                f"{flag('clip_skip')} {settings.clip_skip} is more than the model {self.spec.name} has",
+                why=f"Its text encoder has {layers} layers.",
+                fix=f"Pass a number from 1 to {layers}.",
+                settings=("clip_skip",),
+            )
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
             notes.append(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     [
         (("a cat", "--prompt-syntax", "a111"), "--prompt-syntax 'a111' is not valid"),
         (("a cat", "--clip-skip", "0"), "--clip-skip 0 is out of range"),
+        (("a cat", "--clip-skip", "90"), "--clip-skip 90 is more than the model builtin has"),
         (("a (cat:2000)", "--prompt-syntax", "a1111"), "has a weight of 2000, and the limit is 1000"),
         (("(" * 90 + "cat", "--prompt-syntax", "a1111"), "and the limit is 1000"),
         (("cat " * 30_000, "--long-prompt", "chunk"), "has 120,000 characters, and the limit is 100,000"),

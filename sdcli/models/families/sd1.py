@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcli.errors import ModelError, UsageError
+from sdcli.errors import ModelError
 from sdcli.models import json_files, shipped
 from sdcli.models.families import Family
 from sdcli.models.original_yaml import CLIP_LARGE, OriginalConfig
@@ -107,14 +107,6 @@ class StableDiffusion1(Family):
         if clip_skip == 1:
             return super().embeddings(model, ids, clip_skip)
         layers = model.text_encoder(ids, output_hidden_states=True).hidden_states
-        # The first of them is the input of the first layer.
-        if clip_skip > len(layers):
-            raise UsageError(
-                f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
-                why=f"Its text encoder has {len(layers) - 1} layers.",
-                fix=f"Pass a number from 1 to {len(layers) - 1}.",
-                settings=("clip_skip",),
-            )
         found: torch.Tensor = model.text_encoder.final_layer_norm(layers[-clip_skip])
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,11 @@ class OriginalModel:
     text_folder: Path
     """As `Family.text_folder` returns it."""
 
-    @property
+    @cached_property
     def spec(self) -> ModelSpec:
-        return checkpoint_config.spec_of(self.config, self.path.name)
+        layers = self.family.text_config(self.config, self.text_folder).get("num_hidden_layers", 12)
+        spec = checkpoint_config.spec_of(self.config, self.path.name)
+        return spec.model_copy(update={"text_layers": layers})
 
     @property
     def family(self) -> Family:

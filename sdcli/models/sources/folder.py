@@ -82,7 +82,7 @@ class FolderModel:
         family = families.first(lambda family: text_encoder in family.text_encoders)
         assert family is not None, "_part has checked it"
         files = {label: _home(path, base, part.part) / part.part / CONFIG for label, part in parts.items()}
-        json_files.read_fields(TextEncoderFile, files["text encoder"])
+        text = json_files.read_fields(TextEncoderFile, files["text encoder"])
         unet = json_files.read_fields(UNetFile, files["UNet"])
         vae = json_files.read_fields(VAEFile, files["VAE"])
         if vae.downscale > MAX_DOWNSCALE:
@@ -112,6 +112,7 @@ class FolderModel:
             "guidance_embedding": unet.time_cond_proj_dim or 0,
             "latent_scale": vae.scaling_factor,
             "text_width": unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else 0,
+            "text_layers": (text.text_config or text).num_hidden_layers or 12,
             "watermark_method": "dwtDct",
             "has_safety_checker": (
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
