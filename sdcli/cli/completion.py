@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from sdcli.cli.help import PlainHelp
 from sdcli.errors import UsageError
 from sdcli.models import shipped
-from sdcli.settings import names, options, spellings
+from sdcli.settings import default, names, options, spellings
 
 _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 
@@ -47,6 +47,15 @@ def checkpoints(incomplete: str) -> list[str]:
     return _paths(incomplete, suffixes, _Search(lambda name: name.lower().endswith(suffixes)))
 
 
+def adapters(incomplete: str) -> list[str]:
+    """Names of the files in the default folder of adapters, files of adapters, and folders that lead to them."""
+    from sdcli.models import adapters as files
+
+    names = {file.stem for file in files.in_folder(Path(default("adapters")))}
+    found = _paths(incomplete, files.SUFFIXES, _Search(lambda name: name.lower().endswith(files.SUFFIXES)))
+    return sorted(name for name in names if name.startswith(incomplete) and _WITHOUT_QUOTES.fullmatch(name)) + found
+
+
 def folders(incomplete: str) -> list[str]:
     """Folders only."""
     return _paths(incomplete, (), None)
@@ -56,6 +65,7 @@ COMPLETERS = {
     "model": models,
     "safety model": safety_models,
     "checkpoint": checkpoints,
+    "adapter": adapters,
     "folder": folders,
     "output folder": folders,
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcli.cli.completion import COMPLETERS, checkpoints, folders, models, safety_models
+from sdcli.cli.completion import COMPLETERS, adapters, checkpoints, folders, models, safety_models
 from sdcli.registry import SAMPLERS
 from sdcli.settings import flags
 
@@ -58,6 +58,16 @@ def test_files_and_folders(folder: Path) -> None:
     assert folders("prompts") == checkpoints("none/") == folders("~nobody-of-this-name/") == []
 
 
+def test_adapters(folder: Path) -> None:
+    assert adapters("m") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
+    (folder / "adapters/people").mkdir(parents=True)
+    for name in ("ink.safetensors", "people/monet.pt", "notes.txt"):
+        (folder / "adapters" / name).touch()
+    assert adapters("") == ["ink", "monet", "adapters/", "models/"], "names in the default folder, then files"
+    assert adapters("i") == ["ink"]
+    assert adapters("adapters/p") == ["adapters/people/monet.pt"]
+
+
 def test_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert checkpoints("~/mod") == ["~/models/ldm/v1.ckpt", "~/models/ldm/v2.SafeTensors"]
@@ -87,8 +97,8 @@ def test_models(folder: Path) -> None:
 
 
 def test_every_setting_that_names_a_model_or_a_folder_has_its_completer() -> None:
-    kinds = {line.path for _, line, _, _ in flags() if line.metavar in ("MODEL", "FOLDER", "[OUTDIR]")}
-    assert kinds == {"model", "safety model", "folder", "output folder"}
+    kinds = {line.path for _, line, _, _ in flags() if line.metavar in ("MODEL", "FOLDER", "[OUTDIR]") or line.repeats}
+    assert kinds == {"model", "safety model", "adapter", "folder", "output folder"}
     assert kinds <= COMPLETERS.keys()
 
 
@@ -221,7 +231,7 @@ def test_nothing_heavy_is_imported(folder: Path) -> None:
     probe = """
 import os, sys
 from sdcli.cli import main
-for setting in ("sampler", "model"):
+for setting in ("sampler", "model", "lora"):
     os.environ["_TYPER_COMPLETE_ARGS"] = f"sdcli txt2img --{setting} "
     try:
         main()
@@ -233,4 +243,4 @@ for setting in ("sampler", "model"):
     environment = os.environ | {"_SDCLI_COMPLETE": "complete_zsh"}
     ended = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.count("_arguments") == 2
+    assert ended.stdout.count("_arguments") == 3

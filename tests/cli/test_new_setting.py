@@ -15,8 +15,8 @@ from tests.jobs import job
 from tests.plugins.package import Package, Result, completion, sdcli
 
 IMAGE_LINE = (
-    '    clip_skip: int = option(1, "--clip-skip", scope="image", panel=SAMPLING, metavar="N", least=1, '
-    'help="Layers of the text encoder to skip.")'
+    '    noise_octaves: int = option(1, "--noise-octaves", scope="image", panel=SAMPLING, metavar="N", least=1, '
+    'help="Octaves of the noise.")'
 )
 FILE_LINE = (
     '    sharpness: float = option(0.0, "--sharpness", scope="file", panel=OUTPUT, metavar="X", least=0, '
@@ -47,10 +47,10 @@ from sdcli.rerun import changes_by_name
 from sdcli.settings import Settings
 
 old = Job.model_validate_json(sys.argv[1])
-new = old.model_copy(update={"clip_skip": 2})
+new = old.model_copy(update={"noise_octaves": 2})
 sharp = Settings.of(sharpness=0.5)
 try:
-    Settings.of(clip_skip=0)
+    Settings.of(noise_octaves=0)
     refused = ""
 except UsageError as error:
     refused = str(error)
@@ -64,9 +64,9 @@ print(json.dumps({
     "read": dict(a1111.read({"parameters": a1111.write(new)}).settings),
     "fields": names.fields(),
     "command": command_line(new, sharp),
-    "row": row_settings({"prompt": "a cat", "--clip-skip": 2}),
-    "environment": load({}, environment={"SDCLI_CLIP_SKIP": "2"}).settings.clip_skip,
-    "changes": changes_by_name({"clip-skip": "2", "sharpness": "1"}),
+    "row": row_settings({"prompt": "a cat", "--noise-octaves": 2}),
+    "environment": load({}, environment={"SDCLI_NOISE_OCTAVES": "2"}).settings.noise_octaves,
+    "changes": changes_by_name({"noise-octaves": "2", "sharpness": "1"}),
     "recorded": recorded_settings(sharp),
     "refused": refused,
 }))
@@ -91,7 +91,7 @@ class TestLists:
     @pytest.mark.parametrize(
         ("flag", "default", "help_text"),
         [
-            ("--clip-skip", "1", "Layers of the text encoder to skip."),
+            ("--noise-octaves", "1", "Octaves of the noise."),
             ("--sharpness", "0.0", "How much to sharpen the file."),
         ],
     )
@@ -100,9 +100,9 @@ class TestLists:
         assert f"# {help_text}\n# {flag[2:].replace('-', '_')} = {default}" in lists["template"]
 
     def test_job_and_names_of_files(self, lists: dict[str, Any]) -> None:
-        assert lists["job"]["clip_skip"] == 2
+        assert lists["job"]["noise_octaves"] == 2
         assert "sharpness" not in lists["job"]
-        assert "clip_skip" in lists["fields"]
+        assert "noise_octaves" in lists["fields"]
 
     def test_identity(self, lists: dict[str, Any]) -> None:
         """A default changes no key, and another value does."""
@@ -118,22 +118,22 @@ class TestLists:
 
     def test_parameters_text(self, lists: dict[str, Any]) -> None:
         default, changed = lists["parameters"]
-        assert "Clip skip" not in default
-        assert ", Clip skip: 2, " in changed
-        assert lists["read"]["clip_skip"] == 2
+        assert "Noise octaves" not in default
+        assert ", Noise octaves: 2, " in changed
+        assert lists["read"]["noise_octaves"] == 2
 
     def test_command(self, lists: dict[str, Any]) -> None:
-        assert " --clip-skip 2" in lists["command"]
+        assert " --noise-octaves 2" in lists["command"]
         assert " --sharpness 0.5" in lists["command"]
 
     def test_sources_of_values(self, lists: dict[str, Any]) -> None:
-        assert lists["row"] == {"prompt": "a cat", "clip_skip": 2}
+        assert lists["row"] == {"prompt": "a cat", "noise_octaves": 2}
         assert lists["environment"] == 2
-        assert lists["changes"] == {"clip_skip": "2", "sharpness": "1"}
+        assert lists["changes"] == {"noise_octaves": "2", "sharpness": "1"}
         assert lists["recorded"] == {"sharpness": 0.5}
 
     def test_range(self, lists: dict[str, Any]) -> None:
-        assert lists["refused"].startswith("--clip-skip 0 is out of range")
+        assert lists["refused"].startswith("--noise-octaves 0 is out of range")
 
 
 @dataclass(frozen=True)
@@ -161,29 +161,29 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     after = Package(tmp_path_factory.mktemp("after"))
     add_setting(after, IMAGE_LINE, "    height: int")
     assert after.lines == {"settings.py": 1}
-    rows = [{"prompt": "a cat", "clip_skip": 2}, {"prompt": "a dog", "clip-skip": 2}, {"prompt": "a fish"}]
+    rows = [{"prompt": "a cat", "noise_octaves": 2}, {"prompt": "a dog", "noise-octaves": 2}, {"prompt": "a fish"}]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (folder / "rows.csv").write_text("prompt,clip_skip\na cat,2\na dog,3\n")
-    (folder / "settings.toml").write_text("clip_skip = 2\n")
+    (folder / "rows.csv").write_text("prompt,noise_octaves\na cat,2\na dog,3\n")
+    (folder / "settings.toml").write_text("noise_octaves = 2\n")
     dry = ["txt2img", "--dry-run", "--json", "--offline", "--n_samples", 3, "--n_iter", 1]
     image = "new/samples/2-42.png"
     results = after.commands(
         folder,
         resume=sdcli(*old, "--resume"),
-        other_value=sdcli(*old, "--resume", "--clip-skip", 2, "--dry-run", "--json"),
-        generate=sdcli(*new, "--clip-skip", 2, "--gallery", "--json", "--output-name", "{clip_skip}-{seed}"),
-        rerun=sdcli("rerun", image, "--set", "clip_skip=3", "--json", "--outdir", "again"),
+        other_value=sdcli(*old, "--resume", "--noise-octaves", 2, "--dry-run", "--json"),
+        generate=sdcli(*new, "--noise-octaves", 2, "--gallery", "--json", "--output-name", "{noise_octaves}-{seed}"),
+        rerun=sdcli("rerun", image, "--set", "noise_octaves=3", "--json", "--outdir", "again"),
         inspect=sdcli("inspect", image, COLUMNS="200"),
         inspect_json=sdcli("inspect", "--json", image),
         inspect_command=sdcli("inspect", "--command", image),
         help=sdcli("txt2img", "--help", COLUMNS="200"),
-        completion=completion("sdcli txt2img --clip"),
-        flag=sdcli(*dry, "--clip-skip", 2),
+        completion=completion("sdcli txt2img --noise-o"),
+        flag=sdcli(*dry, "--noise-octaves", 2),
         json_lines=sdcli(*dry, "--from-file", "rows.jsonl"),
         csv=sdcli(*dry, "--from-file", "rows.csv"),
         toml=sdcli(*dry, "--config-file", "settings.toml"),
-        environment=sdcli(*dry, SDCLI_CLIP_SKIP="2"),
-        config=sdcli("config", "--all", SDCLI_CLIP_SKIP="2", COLUMNS="200"),
+        environment=sdcli(*dry, SDCLI_NOISE_OCTAVES="2"),
+        config=sdcli("config", "--all", SDCLI_NOISE_OCTAVES="2", COLUMNS="200"),
     )
     return Session(folder, results)
 
@@ -194,44 +194,44 @@ class TestCommandLine:
 
     def test_help_and_completion(self, session: Session) -> None:
         text = session.results["help"].stdout
-        assert "--clip-skip" in text
-        assert "Layers of the text encoder to skip." in text
-        assert session.results["completion"].stdout.split() == ["--clip-skip"]
+        assert "--noise-octaves" in text
+        assert "Octaves of the noise." in text
+        assert session.results["completion"].stdout.split() == ["--noise-octaves"]
 
     @pytest.mark.parametrize("source", ["flag", "toml", "environment"])
     def test_sources_of_a_run(self, session: Session, source: str) -> None:
-        assert [line["job"]["clip_skip"] for line in session.json(source)] == [2, 2, 2]
+        assert [line["job"]["noise_octaves"] for line in session.json(source)] == [2, 2, 2]
 
     def test_rows(self, session: Session) -> None:
         """Rows set it, and a batch has one value."""
         for source, values, sizes in (("json_lines", [2, 2, 1], [2, 2, 1]), ("csv", [2, 3], [1, 1])):
             jobs = [line["job"] for line in session.json(source)]
-            assert [job["clip_skip"] for job in jobs] == values
+            assert [job["noise_octaves"] for job in jobs] == values
             assert [job["noise"]["rows"] for job in jobs] == sizes
 
     def test_config(self, session: Session) -> None:
         rows = [line.split() for line in session.results["config"].stdout.splitlines()]
-        assert ["clip_skip", "2", "SDCLI_CLIP_SKIP"] in rows
+        assert ["noise_octaves", "2", "SDCLI_NOISE_OCTAVES"] in rows
 
     def test_record_and_name_of_the_file(self, session: Session) -> None:
         (record,) = session.json("generate")
         assert record["file"] == "new/samples/2-42.png"
-        assert record["job"]["clip_skip"] == 2
+        assert record["job"]["noise_octaves"] == 2
 
     def test_inspect(self, session: Session) -> None:
-        assert ["Clip", "skip", "2"] in [line.split() for line in session.results["inspect"].stdout.splitlines()]
+        assert ["Noise", "octaves", "2"] in [line.split() for line in session.results["inspect"].stdout.splitlines()]
         (inspected,) = session.json("inspect_json")
-        assert inspected["settings"]["clip_skip"] == 2
-        assert " --clip-skip 2" in session.results["inspect_command"].stdout
+        assert inspected["settings"]["noise_octaves"] == 2
+        assert " --noise-octaves 2" in session.results["inspect_command"].stdout
 
     def test_rerun(self, session: Session) -> None:
         (record,) = session.json("rerun")
-        assert record["job"]["clip_skip"] == 3
+        assert record["job"]["noise_octaves"] == 3
 
     def test_gallery(self, session: Session) -> None:
         page = (session.folder / "new/gallery-0000.html").read_text()
-        assert "<dt>clip skip</dt><dd>2</dd>" in page
-        assert "--clip-skip 2" in page
+        assert "<dt>noise octaves</dt><dd>2</dd>" in page
+        assert "--noise-octaves 2" in page
 
     def test_an_older_run_is_resumed_without_generating(self, session: Session) -> None:
         resumed = session.results["resume"]

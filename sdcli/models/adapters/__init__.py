@@ -71,7 +71,7 @@ def find(name: str, folder: str | Path) -> Path:
         ModelNotFound: there is no such file.
     """
     root = Path(from_home(folder))
-    known = {file.relative_to(root).as_posix(): file for file in _files(root)}
+    known = {file.relative_to(root).as_posix(): file for file in in_folder(root)}
     for relative, file in known.items():
         if is_name_of(name, relative):
             return file
@@ -102,7 +102,7 @@ def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
     return f"It has {shown}." if known else "It has no adapters."
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def in_folder(folder: Path) -> Iterator[Path]:
     """The files of adapters in a folder, those of outer folders first."""
     below, left = [folder], _MOST
     while below and left > 0:
@@ -272,7 +272,7 @@ def embeddings(value: Sequence[str]) -> list[str]:
         if not os.path.isdir(from_home(path)):  # noqa: PTH112
             found.append(each)
             continue
-        files = [at_home(str(file)) for file in _files(Path(from_home(path)))]
+        files = [at_home(str(file)) for file in in_folder(Path(from_home(path)))]
         if not files:
             raise ModelNotFound(
                 f"{flag('embedding')} {path} has no embeddings",
