@@ -112,9 +112,14 @@ def with_metadata(small: SmallModel) -> Tensors:
     return peft(small)
 
 
+def lcm(small: SmallModel) -> Tensors:
+    """As LCM-LoRA: kohya's names, and nothing for the text encoder. It is used with the sampler lcm in 4 steps."""
+    return {name: each for name, each in kohya(small).items() if name.startswith("lora_unet_")}
+
+
 LAYOUTS: Mapping[str, Callable[[SmallModel], Tensors]] = {
     "diffusers": diffusers, "diffusers, older": older_diffusers, "peft": peft, "peft, alpha in metadata": with_metadata,
-    "kohya": kohya, "LoCon": locon, "DoRA": dora,
+    "kohya": kohya, "LoCon": locon, "DoRA": dora, "LCM-LoRA": lcm,
 }  # fmt: skip
 
 
@@ -137,18 +142,22 @@ def images(small: SmallModel, layout: str) -> tuple[Pixels, Pixels, Pixels]:
     save_file({name: each.contiguous() for name, each in LAYOUTS[layout](small).items()}, path, metadata)
     # A LoRA at a strength other than 1 scales the magnitudes of DoRA in diffusers, too, so 0 would change the model.
     weight = 1.0 if layout == "DoRA" else WEIGHT
-    without = small.by_sdcli("ddim", "auto")
+    sampler, own_values, their_values = "ddim", {}, {}
+    if layout == "LCM-LoRA":
+        sampler, own_values = "lcm", {"steps": 4, "scale": 1.0}
+        their_values = {"num_inference_steps": 4, "guidance_scale": 1.0}
+    without = small.by_sdcli(sampler, "auto", **own_values)
     adapted = Adapted(small.model)
     adapted.use([Use(LoraFile.read(path), weight, weight)])
     try:
-        own = small.by_sdcli("ddim", "auto")
+        own = small.by_sdcli(sampler, "auto", **own_values)
     finally:
         adapted.restore()
     pipeline = small.pipeline
     pipeline.load_lora_weights(path)
     pipeline.fuse_lora(lora_scale=weight)
     try:
-        theirs = small.by_diffusers("ddim", "auto")
+        theirs = small.by_diffusers(sampler, "auto", **their_values)
     finally:
         pipeline.unfuse_lora()
         pipeline.unload_lora_weights()
