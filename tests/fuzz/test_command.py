@@ -25,6 +25,8 @@ def value_of(name: str) -> st.SearchStrategy[Any]:
     line = options()[name]
     if line.choices:
         return st.sampled_from(line.choices)
+    if line.repeats:
+        return st.lists(st.text(min_size=1)).map(tuple)
     annotation = Settings.model_fields[name].annotation
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     if kinds == [int]:
@@ -65,8 +67,11 @@ def test_a_shell_reads_a_command_back(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if value is None or value == default(name) or name in switches:
             continue
-        text = printable(str(value))
         read = given[name]
+        if options()[name].repeats:
+            assert [from_home(each) for each in read] == [from_home(printable(each)) for each in value]
+            continue
+        text = printable(str(value))
         assert (from_home(text) if options()[name].path else text) in (str(read), from_home(read))
 
 
@@ -80,8 +85,9 @@ def test_the_settings_of_a_command_are_those_that_it_was_made_of(values: dict[st
     words = shlex.split(command_of(values), comments=True)
     after = Settings.of(**given_by(words[2:]))
     for name, value in before:
-        if isinstance(value, str):
-            text = printable(value)
-            assert from_home(getattr(after, name)) == from_home(text), name
+        if isinstance(value, str | tuple):
+            read = getattr(after, name)
+            texts, found = ((value,), (read,)) if isinstance(value, str) else (value, read)
+            assert [from_home(each) for each in found] == [from_home(printable(each)) for each in texts], name
         else:
             assert getattr(after, name) == value, name
