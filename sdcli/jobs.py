@@ -99,6 +99,8 @@ class Job(ImageSettings):
     """The file name in `samples/` that a row of the prompt file sets."""
     files: dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
     """SHA-256 of the files that settings of the image name, by their paths as the settings have them."""
+    lora_hashes: dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """SHA-256 of the LoRAs without the headers of .safetensors files, by their paths, as the web UI computes them."""
     read_as: str | None = None
     """What the text encoder gets instead of the prompt, if the model reads it in its own words; see `Vocabulary`."""
 
@@ -108,8 +110,9 @@ class Job(ImageSettings):
         values: dict[str, Any] = handler(self)
         if values.get("read_as", "") is None:
             del values["read_as"]
-        if not values.get("files", True):
-            del values["files"]
+        for name in ("files", "lora_hashes"):
+            if not values.get(name, True):
+                del values[name]
         return values
 
     @property
@@ -131,10 +134,10 @@ def key(job: Job, settings: Settings) -> str:
     """The identity of a job: 64 hexadecimal digits, the same for the same image saved in the same way.
 
     SHA-256 of the canonical JSON of what differs from the defaults, so a new setting with a default changes no key. The
-    place in the run does not count.
+    place in the run does not count, nor does another hash of the same files.
     """
     defaults = {name: default(name) for name in names("image", "file")} | {"noise": NoisePlace().model_dump()}
-    values: dict[str, Any] = job.model_dump(exclude={"index"})
+    values: dict[str, Any] = job.model_dump(exclude={"index", "lora_hashes"})
     values |= {name: getattr(settings, name) for name in names("file")}
     old = {name: options()[name].left_out for name in names("image", "file")}
     content = {

@@ -140,6 +140,8 @@ class Run:
             names_of = {path: adapter.name for path, adapter in found.items()}
             fields[setting] = with_paths(setting, value, names_of.__getitem__)
             hashes |= {adapter.name: adapter.hash for adapter in found.values()}
+            if setting == "lora":
+                fields["lora_hashes"] = {each.name: each.hash_of_tensors for each in found.values()}
         return fields | ({"files": hashes} if hashes else {})
 
     def _embeddings(self, text: str, settings: Settings) -> tuple[str, ...]:

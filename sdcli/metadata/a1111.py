@@ -194,7 +194,8 @@ def write(job: Job, version: str = VERSION) -> str:
         if given := getattr(job, setting):
             files = [path_and_tail(setting, each) for each in given]
             values[setting.capitalize()] = ", ".join(f"{Path(path).name}{tail}" for path, tail in files)
-            hashes = {Path(path).stem: job.files.get(path, "")[:12] for path, _ in files}
+            known = job.lora_hashes if setting == "lora" else job.files
+            hashes = {Path(path).stem: known.get(path, "")[:12] for path, _ in files}
             values[f"{title} hashes"] = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
     if job.vae:
         vae = Path(job.vae)

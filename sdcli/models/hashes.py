@@ -16,11 +16,24 @@ _known = Cache("hashes", r".+\|\d+\|\d+", Annotated[str, Field(pattern=r"^[0-9a-
 
 def of_file(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
+    return _of_content(path, 0)
+
+
+def of_tensors(path: Path) -> str:
+    """SHA-256 of what follows the header of a .safetensors file, 64 hexadecimal digits; of all of any other file."""
+    if path.suffix != ".safetensors":
+        return of_file(path)
+    with path.open("rb") as file:
+        return _of_content(path, 8 + int.from_bytes(file.read(8), "little"))
+
+
+def _of_content(path: Path, start: int) -> str:
     stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    key = f"{path.resolve()}{f'#{start}' if start else ''}|{stat.st_size}|{stat.st_mtime_ns}"
     known = _known.all()
     if key not in known:
         with path.open("rb") as file:
+            file.seek(start)
             known[key] = _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return str(known[key])
 

@@ -68,7 +68,7 @@ class TestTable:
 
     def test_a_job_has_the_settings_of_an_image_and_its_place(self) -> None:
         assert set(ImageSettings.model_fields) == set(names("image"))
-        own = {"noise", "model", "model_hash", "index", "out", "read_as", "files"}
+        own = {"noise", "model", "model_hash", "index", "out", "read_as", "files", "lora_hashes"}
         assert set(Job.model_fields) == {*names("image"), *own}
 
     def test_only_settings_of_a_job_differ_within_a_batch(self) -> None:

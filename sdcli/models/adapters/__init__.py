@@ -59,6 +59,11 @@ class Adapter:
             return hashes.of_file(self.path)
         return hashes.of_files({"weights": self.path, "configuration": config})
 
+    @property
+    def hash_of_tensors(self) -> str:
+        """See `hashes.of_tensors`."""
+        return hashes.of_tensors(self.path)
+
 
 def find(name: str, folder: str | Path) -> Path:
     """The file of an adapter in a folder or in the folders below, by its name with or without suffix.
