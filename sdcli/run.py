@@ -306,6 +306,14 @@ class Run:
                 fix=f"Leave out {flag('clip_skip')}.",
                 settings=("clip_skip",),
             )
+        for name in () if family.sizes else ("original_size", "crop"):
+            if getattr(settings, name):
+                raise UsageError(
+                    f"{flag(name)} {getattr(settings, name)} does not work with the model {self.spec.name}",
+                    why="Only Stable Diffusion XL takes it.",
+                    fix=f"Leave out {flag(name)}, or pass another model with --model or --ckpt.",
+                    settings=(name,),
+                )
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
             notes.append(

@@ -16,6 +16,7 @@ from sdcli.models.recognition import TEXT
 if TYPE_CHECKING:
     import torch
 
+    from sdcli.models.conditioning import Encoding
     from sdcli.models.model import Model
 
 PREFIX = f"{TEXT}transformer."
@@ -36,9 +37,9 @@ class StableDiffusion1(Family):
 
     checkpoint_models = "Stable Diffusion 1"
     embedder = "FrozenCLIPEmbedder"
-    embedder_params = ("version", "max_length", "layer", "layer_idx")
+    embedder_params: tuple[str, ...] = ("version", "max_length", "layer", "layer_idx")
     # The last three occur in early checkpoints, which have no "text_model." in their names.
-    tensor_prefixes = tuple(
+    tensor_prefixes: tuple[str, ...] = tuple(
         PREFIX + name for name in ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
     )
     example_config = "configs/stable-diffusion/v1-inference.yaml"
@@ -102,21 +103,14 @@ class StableDiffusion1(Family):
             model = self.text_encoder_class()(described)
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
 
-    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+    def embeddings(self, model: Model, text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> Encoding:
         """As of any family. The final normalization follows the layer, whichever it is."""
         if clip_skip == 1:
-            return super().embeddings(model, ids, clip_skip)
-        layers = model.text_encoder(ids, output_hidden_states=True).hidden_states
-        # The first of them is the input of the first layer.
-        if clip_skip > len(layers):
-            raise UsageError(
-                f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
-                why=f"Its text encoder has {len(layers) - 1} layers.",
-                fix=f"Pass a number from 1 to {len(layers) - 1}.",
-                settings=("clip_skip",),
-            )
-        found: torch.Tensor = model.text_encoder.final_layer_norm(layers[-clip_skip])
-        return found
+            return super().embeddings(model, text_encoder, ids, clip_skip)
+        from sdcli.models.conditioning import Encoding
+
+        output = text_encoder(ids[None], output_hidden_states=True)
+        return Encoding(text_encoder.final_layer_norm(layer(model, output, clip_skip))[0])
 
     def text_encoder_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModel
@@ -127,6 +121,30 @@ class StableDiffusion1(Family):
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
         return CLIPTokenizer
+
+
+def layer(model: Model, output: Any, clip_skip: int) -> torch.Tensor:
+    """The output of a layer of a CLIP text encoder, counted from the end, before the final normalization.
+
+    Args:
+        model: the model, for errors.
+        output: what the text encoder returns with `output_hidden_states`.
+        clip_skip: the layer; 1 is the last one.
+
+    Raises:
+        UsageError: the text encoder has no such layer.
+    """
+    # The first of them is the input of the first layer.
+    layers = output.hidden_states
+    if clip_skip > len(layers):
+        raise UsageError(
+            f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
+            why=f"Its text encoder has {len(layers) - 1} layers.",
+            fix=f"Pass a number from 1 to {len(layers) - 1}.",
+            settings=("clip_skip",),
+        )
+    found: torch.Tensor = layers[-clip_skip]
+    return found
 
 
 def _layers(config: OriginalConfig, layers: int) -> int:

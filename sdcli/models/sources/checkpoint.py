@@ -78,7 +78,7 @@ class OriginalModel:
             )
             progress("UNet")
             unet = conversion.unet(tensors, self.config, source=source, config_name=config_name)
-            weights.check_width(text_encoder, unet, source)
+            weights.check_width([text_encoder], unet, source)
             progress("VAE")
             vae = conversion.vae(tensors, self.config, source=source, config_name=config_name)
             return Model(
