@@ -53,7 +53,9 @@ class SmallXL(SmallModel):
             for width, act in zip(WIDTHS, ("quick_gelu", "gelu"), strict=True)
         )  # fmt: skip
         text_encoder, text_encoder_2 = CLIPTextModel(one).eval(), CLIPTextModelWithProjection(two).eval()
-        # So that the pooled embedding and the layers matter.
+        # So that the embeddings, which no normalization follows, and the pooled embedding matter.
+        for encoder in (text_encoder, text_encoder_2):
+            encoder.get_input_embeddings().weight.data *= 50
         text_encoder_2.text_projection.weight.data *= 10
         with torch.inference_mode():
             added = {"text_embeds": torch.randn(4, POOLED), "time_ids": torch.full((4, 6), 64.0)}

@@ -233,7 +233,7 @@ VALUES: dict[str, object] = {
     "negative_prompt": "a dog", "seed": 7, "rng": "cpu", "steps": 20, "sampler": "dpm_solver", "scale": 3.5, "eta": 0.5,
     "schedule": "trailing", "sigmas": "5,1", "prompt_syntax": "a1111",
     "long_prompt": "chunk", "clip_skip": 2, "guidance_rescale": 0.5,
-    "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2,
+    "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2, "original_size": "9x8", "crop": "1,2",
 }  # fmt: skip
 
 
