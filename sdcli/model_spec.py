@@ -61,8 +61,8 @@ class ModelSpec(BaseModel):
     only_default_size: bool = False
     """Whether the model generates images of its default size only, as the builtin models."""
     default_scale: float
-    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images; 1 for
-    a model that was distilled with guidance and needs none."""
+    """Guidance scale: the family's, 7.5 for Stable Diffusion 1 as in the original script; lower for the builtin model,
+    which gives it cleaner images; 1 for a model that was distilled with guidance and needs none."""
     default_steps: int
     """Sampling steps: 50 as in the original script; fewer for the builtin models, whose images do not change after."""
     schedule: NoiseSchedule

@@ -208,7 +208,8 @@ class ImageSettings(BaseModel):
     clip_skip: int = option(
         1, "--clip-skip", aliases=("--clip-stop-at-last-layers",), scope="image", panel=PROMPT, metavar="N", least=1,
         most=100,
-        help="Layer of the text encoder that gives the embeddings, counted from the end; 1: the last one.",
+        help="Layer of the text encoder that gives the embeddings, counted from the end; 1: the last one, or with "
+        "Stable Diffusion XL the one before it.",
     )  # fmt: skip
     steps: int | None = option(
         None, "--ddim_steps", "--steps",
@@ -227,7 +228,7 @@ class ImageSettings(BaseModel):
         scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
-        "model, 1 with builtin-fast, 7.5 with any other.",
+        "model, 1 with builtin-fast, 5 with Stable Diffusion XL, 7.5 with any other.",
     )  # fmt: skip
     schedule: str = option(
         "auto", "--schedule", aliases=("--scheduler", "--schedule-type"), scope="image", panel=SAMPLING,

@@ -4,6 +4,8 @@ embeddings which are computed here with the tokenizers and text encoders of tran
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 import torch
 from compare import Pixels, psnr
 from diffusers import StableDiffusionXLPipeline
+from PIL import Image
 from safetensors.torch import save_file
-from samplers import NEGATIVE, NOISE_SCHEDULES, PROMPT
+from samplers import NEGATIVE, NOISE_SCHEDULES, PROMPT, SCALE, SEED, STEPS
 from sdxl import WIDTHS, SmallXL
 
 from sdcli.errors import ModelError, UsageError
@@ -252,3 +255,16 @@ def test_a_textual_inversion_for_both_text_encoders(small: SmallXL, tmp_path: Pa
         small.pipeline = before
     assert psnr(ours, theirs) >= BAR
     assert psnr(ours, small.by_sdcli("euler", "auto", prompt="a photo of a toy, on grass")) < 40
+
+
+@pytest.mark.slow
+def test_the_command(small: SmallXL, tmp_path: Path) -> None:
+    arguments = [
+        PROMPT, "--negative-prompt", NEGATIVE, "--model", small.folder, "--sampler", "euler", "--rng", "cpu", "--seed",
+        SEED, "--steps", STEPS, "--scale", SCALE, "--original-size", "256x128", "--crop", "8,16", "--no-watermark",
+        "--safety-checker", "off", "-o", tmp_path / "image.png",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "sdcli", "txt2img", *map(str, arguments)], check=True)
+    theirs = small.by_diffusers("euler", "auto", original_size=(128, 256), crops_coords_top_left=(8, 16))
+    with Image.open(tmp_path / "image.png") as image:
+        assert psnr(np.asarray(image), theirs) >= BAR

@@ -295,6 +295,11 @@ def _family(index: Mapping[str, Any], names: Collection[str], name: str) -> tupl
     family = families.get(found)
     if two:
         parts[second] = _part(index, names, name, second, ["text_encoder_2"], family.text_encoders_2)
+        if not any(f"tokenizer_2/{file}" in names for file in family.vocabulary_files):
+            # The shipped one pads prompts in another way.
+            raise ModelError(
+                f"the model {name} is incomplete: the folder tokenizer_2 contains no vocabulary", fix=_AGAIN
+            )
     for tokenizer in ("tokenizer", "tokenizer_2")[: len(parts)]:
         if not _has(index, tokenizer) or index[tokenizer][1] not in family.tokenizers:
             raise _unsupported(name, pipeline, f"it has no {tokenizer} of {family.label}")
@@ -380,5 +385,5 @@ def _check(name: str, pipeline: str, family: Family, unet: UNetFile, vae: VAEFil
         raise _unsupported(
             name, pipeline, f"its UNet takes {unet.in_channels} channels and outputs {unet.out_channels}"
         )
-    if vae.shift_factor:
+    if vae.shift_factor or vae.latents_mean or vae.latents_std:
         raise _unsupported(name, pipeline, "its VAE shifts its latents")
