@@ -405,6 +405,24 @@ def test_a_file_for_another_model_is_refused_before_the_model_loads(
     assert expected in error.value.why
 
 
+def test_a_file_for_stable_diffusion_1_or_flux_is_refused_by_xl_and_one_for_xl_is_not(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"family": "sdxl", "text_width": 2048})
+    with pytest.raises(ModelError) as error:
+        write(tmp_path, in_kohya(ATTENTION, random(8, 2), random(2, 768))).require_fit(spec)
+    assert (
+        "made for Stable Diffusion 1: it takes text embeddings of width 768, the model's have 2048" in error.value.why
+    )
+    assert "a LoRA for Stable Diffusion XL" in error.value.fix
+    flux = {"lora_unet_double_blocks_0_x.lora_up.weight": random(8, 2),
+            "lora_unet_double_blocks_0_x.lora_down.weight": random(2, 8)}  # fmt: skip
+    with pytest.raises(ModelError):
+        write(tmp_path, flux).require_fit(spec)
+    second = {name.replace("lora_unet_double_blocks_0_x", "lora_te2_text_projection"): each
+              for name, each in flux.items()}  # fmt: skip
+    for fitting in (second, in_kohya(ATTENTION, random(8, 2), random(2, 2048))):
+        write(tmp_path, fitting).require_fit(spec)
+
+
 def test_a_file_that_does_not_fit_leaves_the_weights(model: Model, adapted: Adapted, tmp_path: Path) -> None:
     good = in_kohya(CONV, *pair(weight_of(model, CONV)))
     for up, expected in (
