@@ -65,6 +65,9 @@ class ModelSpec(BaseModel):
     which gives it cleaner images; 1 for a model that was distilled with guidance and needs none."""
     default_steps: int
     """Sampling steps: 50 as in the original script; fewer for the builtin models, whose images do not change after."""
+    default_sampler: str = "ddim"
+    """A name in `sdcli.registry.SAMPLERS`, ddim as in the original script; "auto" for the scheduler of a pipeline of
+    diffusers, which sdcli does not replace."""
     schedule: NoiseSchedule
     few_steps_by: str = ""
     """The sampler that a model needs that was distilled for a few steps of it, if its files say so: "lcm" or "tcd"."""

@@ -115,7 +115,7 @@ class FolderModel:
         }
         if few_steps_by := scheduler_config.FEW_STEPS_BY.get(str(steps.get("_class_name", ""))):
             # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
-            fields |= {"few_steps_by": few_steps_by, "default_steps": 4}
+            fields |= {"few_steps_by": few_steps_by, "default_sampler": few_steps_by, "default_steps": 4}
             fields |= {"default_scale": 8.5 if unet.time_cond_proj_dim else 1.0}
         return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
