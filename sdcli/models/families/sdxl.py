@@ -36,6 +36,7 @@ class StableDiffusionXL(StableDiffusion1):
     example_config = ""
 
     default_scale = 5.0
+    own_sampler = True
     sizes = 6  # the original size, the place of the crop and the image's size
     full_precision_vae = True
 

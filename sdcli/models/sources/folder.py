@@ -113,6 +113,8 @@ class FolderModel:
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
             ),
         }
+        if families.get(family).own_sampler:
+            fields["default_sampler"] = scheduler_config.sampler(steps)
         if few_steps_by := scheduler_config.FEW_STEPS_BY.get(str(steps.get("_class_name", ""))):
             # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
             fields |= {"few_steps_by": few_steps_by, "default_sampler": few_steps_by, "default_steps": 4}
