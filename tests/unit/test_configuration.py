@@ -41,8 +41,9 @@ def file(tmp_path: Path) -> File:
 def values(name: str) -> st.SearchStrategy[Any]:
     """The values of a setting that are valid alone."""
     annotation = Settings.model_fields[name].annotation
-    if name == "sigmas":
-        return st.sampled_from(["5,1", "14.6, 0.4, 0"])
+    of_form = {"sigmas": ["5,1", "14.6, 0.4, 0"], "original_size": ["9x8", "1024 x 512"], "crop": ["0,0", "16, 8"]}
+    if name in of_form:
+        return st.sampled_from(of_form[name])
     if options()[name].choices:
         return st.sampled_from(options()[name].choices)
     kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
