@@ -82,6 +82,7 @@ so a new source comes before `folder` and `hub`, which refuse what they do not k
 FAMILIES = Table(
     {
         "sd1": "sdcli.models.families.sd1:FAMILY",
+        "sd2": "sdcli.models.families.sd2:FAMILY",
         "ldm": "sdcli.models.families.ldm:FAMILY",
     }
 )

@@ -33,6 +33,9 @@ def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = 
         _require_small(chosen)
         loaded = family.tokenizer_class().from_pretrained(chosen, local_files_only=True)
         loaded.model_max_length = length
+        if family.pad_token and not own:
+            # As an attribute only: a token that is added to the vocabulary would be found in prompts.
+            loaded.pad_token = family.pad_token
         tokens = loaded("a red apple").input_ids
         # As prompts are encoded and measured: special tokens may be missing, or of the wrong type.
         padded = loaded(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdcli.jobs import Job
+    from sdcli.models.checkpoint_file import Shapes
     from sdcli.models.conditioning import Composition, Conditioning
     from sdcli.models.model import Model
     from sdcli.models.original_yaml import OriginalConfig
@@ -45,6 +46,9 @@ class Family(Protocol):
     vocabulary_files: tuple[str, ...]
     """A folder that contains one of these files has a vocabulary."""
 
+    pad_token: str = ""
+    """The token that fills prompts up, with the shipped vocabulary; empty: as its files say."""
+
     # Checkpoints of the original layout. A family without such checkpoints keeps these defaults.
     checkpoint_models: str = ""
     """The models of this family that sdcli reads in the original layout, for messages: "Stable Diffusion 1"."""
@@ -52,10 +56,33 @@ class Family(Protocol):
     """Class name in `cond_stage_config.target` of the YAML configuration: "FrozenCLIPEmbedder"."""
     embedder_params: tuple[str, ...] = ()
     """The fields of `cond_stage_config.params` that this family obeys; configurations with others are refused."""
+    layers: tuple[str, ...] = ("last",)
+    """The values of `cond_stage_config.params.layer` that this family obeys."""
+    takes_sizes: bool = False
+    """Whether the UNet takes sizes and a pooled embedding beside the prompt."""
     tensor_prefixes: tuple[str, ...] = ()
     """Only checkpoints of this family have tensors whose names start with one of these."""
     example_config: str = ""
     """A YAML configuration of this family that ships with sdcli, for messages."""
+    configs: Mapping[str, str] = {}
+    """Those of this family that ship with sdcli, by what the UNet predicts: "eps" or "v"."""
+    latent_scale: float = 0.18215
+    """`scale_factor` of checkpoints without a YAML configuration."""
+
+    def text_params(self, shapes: Shapes) -> Mapping[str, Any]:
+        """`cond_stage_config.params` of a checkpoint without a YAML configuration.
+
+        Args:
+            shapes: of its tensors, by their original names.
+
+        Raises:
+            LookupError: a tensor is missing.
+        """
+        return {}
+
+    def default_side(self, config: OriginalConfig) -> int:
+        """Height and width of images of a checkpoint: 512, as in the original script, whatever the YAML has."""
+        return 512
 
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
         """The folder with the text encoder's `config.json` or vocabulary, for a checkpoint of the original layout.
@@ -69,15 +96,17 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
-    def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
+    def text_config(self, config: OriginalConfig, folder: Path | None, shapes: Shapes) -> Mapping[str, Any]:
         """The fields of the text encoder's `config.json`, for a checkpoint of the original layout.
 
         Args:
-            config: the checkpoint's YAML configuration.
-            folder: as `text_folder` returns it.
+            config: the checkpoint's configuration.
+            folder: as `text_folder` returns it; None for a checkpoint without a YAML configuration.
+            shapes: of its tensors, by their original names.
 
         Raises:
             ModelError: a file that cannot be read.
+            LookupError: a tensor is missing.
         """
         raise NotImplementedError
 
@@ -85,7 +114,7 @@ class Family(Protocol):
         self,
         tensors: Mapping[str, torch.Tensor],
         config: OriginalConfig,
-        folder: Path,
+        text_config: Mapping[str, Any],
         *,
         source: str,
         config_name: str,
@@ -94,8 +123,8 @@ class Family(Protocol):
 
         Args:
             tensors: all tensors of the checkpoint, by their original names.
-            config: the checkpoint's YAML configuration.
-            folder: as `text_folder` returns it.
+            config: the checkpoint's configuration.
+            text_config: as `text_config` returns it.
             source: the checkpoint's name, for errors.
             config_name: the configuration's name, for errors.
 
@@ -120,6 +149,8 @@ class Family(Protocol):
         """
         return int(text_config.get("max_position_embeddings", 77))
 
+    default_scale: float = 7.5
+    """Guidance scale of a model whose files say nothing of it; 7.5 as in the original script."""
     takes_clip_skip: bool = False
     """Whether `embeddings` takes other layers than the last one."""
 
