@@ -141,7 +141,7 @@ class TextParams(Section):
     """FrozenOpenCLIPEmbedder."""
     layer: Literal["last", "hidden", "penultimate"] = "last"
     layer_idx: int | None = None
-    """For "hidden", of FrozenCLIPEmbedder: the layer that gives the embeddings, -1 or the number of layers for the last.
+    """For "hidden", of FrozenCLIPEmbedder: the layer that gives the embeddings; -1, or their number, for the last one.
     As in ComfyUI, from where such files come, and in diffusers' clip_skip, the final normalization follows it."""
     n_embed: Size = 1280
     n_layer: Count = 32

@@ -74,7 +74,8 @@ RENAMINGS = (
     Renaming(r"conditioner\.embedders\.0\.transformer\.", f"{TEXT}transformer."),
     Renaming(rf"{re.escape(TEXT)}(text_model\.)", rf"{TEXT}transformer.\1"),
     Renaming(
-        rf"{re.escape(TEXT)}transformer\.((?:embeddings|encoder|final_layer_norm)\.)", rf"{TEXT}transformer.text_model.\1"
+        rf"{re.escape(TEXT)}transformer\.((?:embeddings|encoder|final_layer_norm)\.)",
+        rf"{TEXT}transformer.text_model.\1",
     ),
     # The VAE, and its attention in versions of diffusers.
     Renaming(r"vae\.", VAE),

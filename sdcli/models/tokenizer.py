@@ -33,7 +33,7 @@ def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = 
         _require_small(chosen)
         loaded = family.tokenizer_class().from_pretrained(chosen, local_files_only=True)
         loaded.model_max_length = length
-        if family.pad_token and not own:
+        if family.pad_token and chosen == family.vocabulary:
             # As an attribute only: a token that is added to the vocabulary would be found in prompts.
             loaded.pad_token = family.pad_token
         tokens = loaded("a red apple").input_ids
