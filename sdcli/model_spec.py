@@ -75,6 +75,8 @@ class ModelSpec(BaseModel):
     """What latents are multiplied by before they are denoised; 0 if it is not known."""
     text_width: int = 0
     """Width of the text embeddings that the UNet takes; 0 if it is not known."""
+    zero_negative_prompt: bool = False
+    """Whether zeros stand for the embeddings of an empty negative prompt (`force_zeros_for_empty_prompt`)."""
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin models."""
     nsfw_threshold: float = 0.5

@@ -369,7 +369,9 @@ def _ignored(found: Provenance) -> list[str]:
                 ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
     if not as_text:
         adapters = parse(found.settings.get("prompt", "")[:100_000], found.settings["prompt_syntax"], 20).adapters
-        ignored += [f"the LoRA {shortened(adapter.name, _LONGEST_NOTE)} is not applied" for adapter in adapters[:5]]
+        ignored += [
+            f"the LoRA {shortened(adapter.name, _LONGEST_NOTE)} is looked for in --adapters" for adapter in adapters[:5]
+        ]
     return ignored
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
 from sdcli import models
-from sdcli.errors import InputFileError, OutputError, UsageError, indented
+from sdcli.errors import InputFileError, ModelError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
 from sdcli.jobs import Job, batches, size, steps_of
 from sdcli.models import adapters, families
@@ -24,7 +25,8 @@ from sdcli.outputs import formats, names
 from sdcli.outputs.folder import SAMPLES
 from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompt, Prompts, Row, has_templates
-from sdcli.prompts.syntax import HEAVIEST, PLAIN, looks_like, parse, words
+from sdcli.prompts import syntax as syntaxes
+from sdcli.prompts.syntax import HEAVIEST, PLAIN, Parsed, looks_like, parse, words
 from sdcli.prompts.templates import LONGEST, is_plain
 from sdcli.registry import SAMPLERS
 from sdcli.settings import Settings, default, flag, with_paths
@@ -87,6 +89,7 @@ class Run:
         self._syntax_noted: set[str] = set()
         self._has_templates = False
         self._adapters: dict[tuple[str, str], Adapter] = {}
+        self._find = cache(partial(adapters.find, folder=settings.adapters))
         self.notes = [*self.spec.notes, *self._require(settings)]
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
@@ -160,7 +163,7 @@ class Run:
         draws: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), self.spec.schedule)
         return draws
 
-    def _check(self, row: Row) -> None:
+    def _check(self, row: Row) -> Row:
         if row.settings is not self.settings:
             self._require(row.settings)
         if row.out is not None:
@@ -172,8 +175,35 @@ class Run:
             formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
         if not has_templates(row.settings) or is_plain(row.text):
             self._read(row.text, row.settings)
-        elif self.vocabulary is not None or row.settings.prompt_syntax != PLAIN:
+            return replace(row, settings=self._with_loras(row.text, row.settings))
+        if self.vocabulary is not None or row.settings.prompt_syntax != PLAIN:
             self._has_templates = True
+        return row
+
+    def _with_loras(self, text: str, settings: Settings) -> Settings:
+        """The settings with the LoRAs that the prompt names.
+
+        Raises:
+            ModelError: a LoRA is not found, or does not fit the model.
+        """
+        named = self._parsed(text, settings).adapters
+        lora = adapters.with_named(settings.lora, named, self._find)
+        self._require_loras(lora[len(settings.lora) :])
+        for each in named:
+            self._note_weights(each, settings.lora)
+        return settings if lora == settings.lora else settings.model_copy(update={"lora": lora})
+
+    def _note_weights(self, named: syntaxes.Adapter, given: Sequence[str]) -> None:
+        """Note a LoRA of a prompt that --lora names with other weights."""
+        for value in given:
+            (path,) = adapters.paths("lora", value)
+            other = adapters.weights(value) != (named.weight, named.text_weight)
+            if other and adapters.is_name_of(named.name, path):
+                self._note_syntax(f"the LoRA {named.name} has the weights of {flag('lora')}, not those in the prompt")
+
+    def _require_loras(self, values: Sequence[str]) -> None:
+        for path in adapters.paths("lora", values):
+            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
 
     def _read(self, text: str, settings: Settings) -> str:
         """What the text encoder gets for a prompt.
@@ -202,7 +232,7 @@ class Run:
                     fix=f"Shorten it, or leave out {flag('prompt_syntax')} and {flag('long_prompt')}.",
                     settings=(name,),
                 )
-            parsed = parse(each, syntax, steps_of(settings, self.spec), negative=name == "negative_prompt")
+            parsed = self._parsed(each, settings, negative=name == "negative_prompt")
             if parsed.heaviest > HEAVIEST:
                 raise UsageError(
                     f"the {name.replace('_', ' ')} {shortened(repr(each), _LONGEST_PROMPT)} has a weight of "
@@ -218,10 +248,11 @@ class Run:
                     fix="Leave them out.",
                     settings=("prompt",),
                 )
-            for adapter in parsed.adapters:
-                self._note_syntax(f"the LoRA {shortened(adapter.name, _LONGEST_MARK)} of the prompt is not applied")
             for note in parsed.notes:
                 self._note_syntax(f"in the {name.replace('_', ' ')}, {note}")
+
+    def _parsed(self, text: str, settings: Settings, *, negative: bool = False) -> Parsed:
+        return parse(text, settings.prompt_syntax, steps_of(settings, self.spec), negative=negative)
 
     def _note_syntax(self, note: str) -> None:
         if len(self._syntax_noted) < _MOST_NOTES and note not in self._syntax_noted:
@@ -253,11 +284,12 @@ class Run:
         return reading
 
     def _known_prompts(self, prompts: Iterable[Prompt], *, report: bool = True) -> Iterator[Prompt]:
-        """The prompts of which the model knows a word. The choices of templates are made now, and not in `_check`."""
+        """The prompts that can be generated, with their LoRAs. Templates are read now, and not in `_check`."""
         for prompt in prompts:
             try:
                 self._read(prompt.text, prompt.settings)
-            except UsageError as error:
+                settings = self._with_loras(prompt.text, prompt.settings)
+            except (UsageError, ModelError) as error:
                 if self.settings.from_file is None:
                     raise
                 of_file = InputFileError(f"image {prompt.index + 1}: {error.what}", why=error.why, fix=error.fix)
@@ -266,7 +298,7 @@ class Run:
                 if report:
                     self._skip(of_file)
             else:
-                yield prompt
+                yield replace(prompt, settings=settings)
 
     def _require_place(self, name: str) -> None:
         """Raise `UsageError` if no file of this name can be in `samples/`."""
@@ -284,8 +316,7 @@ class Run:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
-        for path in adapters.paths("lora", settings.lora):
-            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
+        self._require_loras(settings.lora)
         for path in adapters.paths("vae", settings.vae):
             adapters.vae(self._located("vae", path).path).require_fit(self.spec)
         for value in adapters.embeddings(settings.embedding):
@@ -306,6 +337,14 @@ class Run:
                 fix=f"Leave out {flag('clip_skip')}.",
                 settings=("clip_skip",),
             )
+        for name in () if family.sizes else ("original_size", "crop"):
+            if getattr(settings, name):
+                raise UsageError(
+                    f"{flag(name)} {getattr(settings, name)} does not work with the model {self.spec.name}",
+                    why="Only Stable Diffusion XL takes it.",
+                    fix=f"Leave out {flag(name)}, or pass another model with --model or --ckpt.",
+                    settings=(name,),
+                )
         notes = self._guidance_notes(settings)
         if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
             notes.append(

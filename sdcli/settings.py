@@ -269,6 +269,15 @@ class ImageSettings(BaseModel):
         most=LARGEST_SIDE,
         help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
     )  # fmt: skip
+    original_size: str = option(
+        "", "--original-size", scope="image", panel=SIZE, metavar="WxH",
+        help="Width and height that Stable Diffusion XL is told the image had before it was scaled, such as 1024x1024. "
+        "Default: the image's own size.",
+    )  # fmt: skip
+    crop: str = option(
+        "", "--crop", aliases=("--crops-coords-top-left",), scope="image", panel=SIZE, metavar="TOP,LEFT",
+        help="Pixels that Stable Diffusion XL is told were cut off at the top and at the left. Default: 0,0.",
+    )  # fmt: skip
     lora: Texts = option(
         (), "--lora", aliases=("--loras", "--lora-path", "--lora-paths", "--lora-weights"), scope="image", panel=MODEL,
         metavar="FILE[:X[:X]]", path="adapter", repeats=True, tail=r"(?::[-+]?(?:\d+\.?\d*|\.\d+)){0,2}",
@@ -614,6 +623,8 @@ class Settings(ImageSettings):
             if name in given:
                 _check_value(name, line, getattr(self, name))
         self._check_sampler()
+        original_size_of(self)
+        crop_of(self)
         if self.revision is not None and self.model is None:
             raise UsageError(
                 "--revision needs a Hugging Face model id", fix="Pass the id with --model.", settings=("revision",)
@@ -913,6 +924,44 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
             settings=("sigmas",),
         )
     return tuple(found)
+
+
+def original_size_of(job: ImageSettings) -> tuple[int, int]:
+    """Height and width of `--original-size`; those of the image by default.
+
+    Raises:
+        UsageError: it is not such a size.
+    """
+    if not job.original_size:
+        return job.height or 0, job.width or 0
+    width, height = _pair("original_size", job.original_size, r"(\d+) ?[xX] ?(\d+)", "1024x768", least=1)
+    return height, width
+
+
+def crop_of(job: ImageSettings) -> tuple[int, int]:
+    """Top and left of `--crop`.
+
+    Raises:
+        UsageError: it is not such a place.
+    """
+    return _pair("crop", job.crop or "0,0", r"(\d+) ?, ?(\d+)", "0,128", least=0)
+
+
+def _pair(name: str, value: str, pattern: str, example: str, *, least: int) -> tuple[int, int]:
+    """The two numbers in a value.
+
+    Raises:
+        UsageError: they are not two, or out of range.
+    """
+    found = re.fullmatch(pattern, value.strip(), re.ASCII)
+    numbers = [int(each[:9]) for each in found.groups()] if found else []
+    if not numbers or not all(least <= each <= LARGEST_SIDE for each in numbers):
+        raise UsageError(
+            f"{flag(name)} {shortened(value, 60)!r} is not valid",
+            fix=f"Pass {options()[name].metavar} in pixels, from {least} to {LARGEST_SIDE}, such as {example}.",
+            settings=(name,),
+        )
+    return numbers[0], numbers[1]
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:

@@ -191,6 +191,7 @@ def spec_of(config: OriginalConfig, name: str, hints: Hints = NO_HINTS) -> Model
         latent_scale=params.scale_factor,
         text_width=unet.context_dim,
         watermark_method="dwtDct",
+        zero_negative_prompt=bool(kind.sizes),
         notes=tuple(hints.notes(name, kind)),
     )
 
@@ -263,22 +264,17 @@ def check(path: Path, config: OriginalConfig) -> None:
             f"and its embed_dim {vae.params.embed_dim}.",
         )
     family = families.get(family_of(config))
-    text = params.cond_stage_config.params
-    if text.layer not in family.layers:
-        raise ModelError(
-            f"{path} sets the layer of {config.embedder} to {text.layer}", why=f"Supported: {', '.join(family.layers)}."
-        )
-    if unet.num_classes is not None and not family.takes_sizes:
-        raise ModelError(
-            f"{path} is the configuration of a model with classes or sizes beside the prompt",
-            why=f"It sets num_classes to {unet.num_classes}, and its text encoder is {config.embedder}.",
-        )
+    if why := family.why_not(config):
+        raise ModelError(f"{path} is the configuration of a model that sdcli does not support", why=why)
     refused = [
         *(("", field) for field in params.refused()),
         *(("unet_config.params.", field) for field in unet.refused()),
         *(("first_stage_config.params.", field) for field in vae.params.refused()),
         *(("first_stage_config.params.ddconfig.", field) for field in sizes.refused()),
-        *(("cond_stage_config.params.", field) for field in text.refused_by(family.embedder_params)),
+        *(
+            ("cond_stage_config.params.", field)
+            for field in params.cond_stage_config.params.refused_by(family.embedder_params)
+        ),
     ]
     if refused:
         raise ModelError(

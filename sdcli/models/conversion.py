@@ -79,6 +79,13 @@ def described_unet(config: OriginalConfig) -> dict[str, Any]:
         ]
     if params.use_scale_shift_norm:
         described["resnet_time_scale_shift"] = "scale_shift"
+    if params.adm_in_channels:
+        described |= {
+            "class_embed_type": None,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": config.model.params.cond_stage_config.params.size_width,
+            "projection_class_embeddings_input_dim": params.adm_in_channels,
+        }
     if params.transformer_depth_middle == 0:
         described["mid_block_type"] = "UNetMidBlock2D"
     if params.transformer_depth_output is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -153,7 +154,7 @@ def _prediction(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> tupl
 def _few_steps(path: Path, metadata: Mapping[str, str]) -> tuple[FewSteps | None, int]:
     for text in (path.stem, metadata.get("modelspec.title", "")):
         words = [word.lower() for word in _WORD.findall(text)]
-        joined = [*words, *(f"{one}{two}" for one, two in zip(words, words[1:], strict=False) if two.isdigit())]
+        joined = [*words, *(f"{one}{two}" for one, two in pairwise(words) if two.isdigit())]
         for word, way in FEW_STEPS.items():
             if word not in joined:
                 continue

@@ -154,6 +154,12 @@ class TextParams(Section):
     emb_models: list[Any] | None = None
     """GeneralConditioner: the text encoders and the sizes that Stable Diffusion XL takes."""
 
+    @property
+    def size_width(self) -> int:
+        """Width of the embedding of each size."""
+        found = (_inner(each, "params").get("outdim") for each in self.emb_models or ())
+        return next((width for width in found if isinstance(width, int)), 256)
+
     def refused_by(self, embedder_params: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         """As `refused`, for a text encoder with these parameters."""
         for name in sorted(self.model_fields_set - set(embedder_params) - self.TRAINING):

@@ -61,7 +61,6 @@ KINDS = (
     Kind(
         "a Stable Diffusion XL refiner", r"^conditioner\.embedders\.0\.model\.", "It changes images of another model."
     ),
-    Kind("a Stable Diffusion XL model", r"^conditioner\.embedders\.1\."),
     Kind("a Stable Cascade model", r"clip_txt_(?:pooled_)?mapper\.|\.channelwise\."),
     Kind("a Stable Diffusion 3 model", r"joint_blocks\.", _TRANSFORMER),
     Kind("a Flux 2 model", r"(?:single|double)_stream_modulation", _TRANSFORMER),

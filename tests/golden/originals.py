@@ -19,10 +19,10 @@ from typing import Any
 import diffusers
 import torch
 from compare import psnr
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from samplers import NOISE_SCHEDULES, SIZE, SmallModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdcli.models import find
 from sdcli.models.model import Model, ModelRequest
@@ -151,7 +151,7 @@ class SmallOriginal(SmallModel):
     """A small model in diffusers' layout, and the same weights in a file of the original layout.
 
     Attributes:
-        kind: "sd1" or "sd2".
+        kind: "sd1", "sd2" or "sdxl".
         extension: of the file.
         stem: its name.
     """
@@ -191,10 +191,22 @@ class SmallOriginal(SmallModel):
         tokenizer = CLIPTokenizer.from_pretrained(VOCABULARIES / "clip")
         if linear:
             tokenizer.pad_token = "!"
-        self.made = StableDiffusionPipeline(
-            vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+        self._finish(
+            StableDiffusionPipeline(
+                vae,
+                text_encoder,
+                tokenizer,
+                unet,
+                scheduler,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )  # fmt: skip
+        )
+
+    def _finish(self, made: Any) -> None:
+        """Keep the pipeline, and write its weights."""
+        self.made = made
         self.made.set_progress_bar_config(disable=True)
         prediction = self.scheduler.get("prediction_type", "epsilon")
         self.write(self.tensors, {} if prediction == "epsilon" else {"modelspec.prediction_type": "v"})
@@ -202,16 +214,17 @@ class SmallOriginal(SmallModel):
     @cached_property
     def tensors(self) -> Tensors:
         """All weights by the names of the original layout."""
-        text = self.made.text_encoder
         return {
             **unet_tensors(self.made.unet),
             **vae_tensors(self.made.vae),
-            **(
-                clip_tensors(text, "cond_stage_model.transformer.")
-                if self.kind == "sd1"
-                else open_clip_tensors(text, "cond_stage_model.model.", more_layers=1)
-            ),
+            **self.text_tensors(),
         }
+
+    def text_tensors(self) -> Tensors:
+        """The weights of the text encoders."""
+        if self.kind == "sd1":
+            return clip_tensors(self.made.text_encoder, "cond_stage_model.transformer.")
+        return open_clip_tensors(self.made.text_encoder, "cond_stage_model.model.", more_layers=1)
 
     @property
     def path(self) -> Path:
@@ -245,11 +258,76 @@ class SmallOriginal2(SmallOriginal):
     kind = "sd2"
 
 
+class SmallOriginalXL(SmallOriginal):
+    """A small Stable Diffusion XL."""
+
+    kind = "sdxl"
+    zeros = True
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        pooled, times, widths = 24, 8, (64, 128)
+        unet = UNet2DConditionModel(
+            sample_size=SIZE // 8, block_out_channels=(64, 64, 128), layers_per_block=1,
+            cross_attention_dim=sum(widths), attention_head_dim=(1, 1, 2), use_linear_projection=True,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 1, 2), addition_embed_type="text_time", addition_time_embed_dim=times,
+            projection_class_embeddings_input_dim=6 * times + pooled,
+        ).eval()  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32), latent_channels=4, scaling_factor=0.13025,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ).eval()  # fmt: skip
+        one, two = (
+            CLIPTextConfig(
+                hidden_size=width, intermediate_size=32, num_hidden_layers=4, num_attention_heads=width // 64,
+                projection_dim=pooled, hidden_act=act,
+            )
+            for width, act in zip(widths, ("quick_gelu", "gelu"), strict=True)
+        )  # fmt: skip
+        text_encoder, text_encoder_2 = CLIPTextModel(one).eval(), CLIPTextModelWithProjection(two).eval()
+        for encoder in (text_encoder, text_encoder_2):
+            encoder.get_input_embeddings().weight.data *= 50
+        text_encoder_2.text_projection.weight.data *= 10
+        with torch.inference_mode():
+            added = {"text_embeds": torch.randn(4, pooled), "time_ids": torch.full((4, 6), 64.0)}
+            context = torch.randn(4, 77, sum(widths))
+            output = unet(torch.randn(4, 4, 8, 8), 500, context, added_cond_kwargs=added, return_dict=False)[0]
+            unet.conv_out.weight /= output.std()
+            decoded = vae.decode(torch.randn(4, 4, 8, 8) / vae.config.scaling_factor, return_dict=False)[0]
+            vae.decoder.conv_out.weight /= 2 * decoded.std()
+        scheduler = getattr(diffusers, self.scheduler["_class_name"]).from_config(dict(self.scheduler))
+        tokenizers = [CLIPTokenizer.from_pretrained(VOCABULARIES / "clip") for _ in range(2)]
+        tokenizers[1].pad_token = "!"
+        self._finish(
+            StableDiffusionXLPipeline(
+                vae,
+                text_encoder,
+                text_encoder_2,
+                tokenizers[0],
+                tokenizers[1],
+                unet,
+                scheduler,
+                force_zeros_for_empty_prompt=True,
+                add_watermarker=False,
+            )  # fmt: skip
+        )
+
+    def text_tensors(self) -> Tensors:
+        return {
+            **clip_tensors(self.made.text_encoder, "conditioner.embedders.0.transformer."),
+            **open_clip_tensors(self.made.text_encoder_2, "conditioner.embedders.1.model."),
+        }
+
+
 V1 = NOISE_SCHEDULES["v1"]
 SMALL: Mapping[str, tuple[type[SmallOriginal], Mapping[str, Any]]] = {
     "Stable Diffusion 1": (SmallOriginal, V1),
     "Stable Diffusion 2": (SmallOriginal2, V1),
     "Stable Diffusion 2, v-prediction": (SmallOriginal2, {**V1, "prediction_type": "v_prediction"}),
+    "Stable Diffusion XL": (SmallOriginalXL, V1),
+    "Stable Diffusion XL, v-prediction": (SmallOriginalXL, {**V1, "prediction_type": "v_prediction"}),
 }
 """Models, and `scheduler_config.json` of diffusers for them."""
 

@@ -116,7 +116,8 @@ def test_places_are_those_of_the_single_generator_of_the_original(
 OWN = {
     "height": 256, "width": 256, "steps": 7, "sampler": "dpm_solver", "scale": 2.0, "eta": 0.5, "rng": "cpu",
     "precision": "full", "schedule": "trailing", "sigmas": "9,3", "guidance_rescale": 0.5,
-    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2,
+    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2, "lora": ("a.safetensors",),
+    "embedding": ("a.pt",), "vae": "a.safetensors", "original_size": "9x8", "crop": "1,2",
 }  # fmt: skip
 WITH = {"sigmas": {"sampler": "euler"}}
 """Settings that another one needs."""

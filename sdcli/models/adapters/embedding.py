@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file
+from sdcli.models import checkpoint_file, chunks
 from sdcli.models.adapters.layouts import WIDTHS
+from sdcli.models.chunks import Encoded, Runs
+from sdcli.models.tokenizer import PromptLength
 
 if TYPE_CHECKING:
     import torch
@@ -163,10 +165,35 @@ class Words:
         prompt, negative = self.read(job.encoded), self.read(job.negative_prompt)
         return job.model_copy(update={"read_as": prompt, "negative_prompt": negative})
 
+    def measure(self, tokenizer: Any, jobs: Sequence[Job], *, negative: bool = False) -> list[PromptLength]:
+        """As `chunks.measure`, for a tokenizer that knows the characters."""
+        read = chunks.measure(tokenizer, [self.job(job) for job in jobs], negative=negative)
+        return [replace(length, cut=self.shown(length.cut)) for length in read]
+
+    def encoded(self, tokenizer: Any, job: Job) -> list[Encoded]:
+        """As `chunks.encoded`, for a tokenizer that knows the characters."""
+
+        def shown(runs: Runs) -> Runs:
+            return tuple((self.shown(text), weight) for text, weight in runs)
+
+        found = chunks.encoded(tokenizer, self.job(job))
+        return [replace(each, chunks=tuple(map(shown, each.chunks))) for each in found]
+
     def table_name(self, model: Model) -> str:
         """The name of the table of embeddings among the parameters of the text encoder."""
         weight = model.text_encoder.get_input_embeddings().weight
         return next(str(name) for name, each in model.text_encoder.named_parameters() if each is weight)
+
+    def tokenizer(self, tokenizer: Any) -> Any:
+        """A tokenizer that knows the characters."""
+        from tokenizers import AddedToken
+
+        if not self.files:
+            return tokenizer
+        tokenizer = copy.deepcopy(tokenizer)
+        # Not normalized: the tokenizer would change the characters before it looks for them.
+        tokenizer.add_tokens([AddedToken(each, normalized=False) for word in self._words for each in word])
+        return tokenizer
 
     def model(self, model: Model) -> tuple[Model, torch.Tensor]:
         """A model whose tokenizer knows the characters, and the table of embeddings that its text encoder needs then.
@@ -175,14 +202,11 @@ class Words:
             ModelError: the model takes no embeddings.
         """
         import torch
-        from tokenizers import AddedToken
 
         if not hasattr(model.text_encoder, "get_input_embeddings"):
             raise ModelError(f"the model {model.spec.name} takes no embeddings", fix="Pass no --embedding.")
-        tokenizer: Any = copy.deepcopy(model.tokenizer)
+        tokenizer = self.tokenizer(model.tokenizer)
         characters = [character for each in self._words for character in each]
-        # Not normalized: the tokenizer would change the characters before it looks for them.
-        tokenizer.add_tokens([AddedToken(each, normalized=False) for each in characters])
         weight = model.text_encoder.get_input_embeddings().weight
         ids = tokenizer.convert_tokens_to_ids(characters)
         table = torch.zeros(max(*ids, len(weight) - 1) + 1, weight.shape[1], dtype=weight.dtype, device=weight.device)

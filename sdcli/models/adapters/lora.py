@@ -70,6 +70,12 @@ class LoraFile:
             )
         return cls(path, found, left_over, shapes, _scales(path))
 
+    @staticmethod
+    def configuration(path: Path) -> Path | None:
+        """What peft writes about `alpha` into a file of its own; None if there is none for this file."""
+        beside = path.parent / "adapter_config.json"
+        return beside if path.stem == "adapter_model" and beside.is_file() else None
+
     def require_fit(self, spec: ModelSpec) -> None:
         """Check by the names and shapes that the file was made for such a model.
 
@@ -108,10 +114,10 @@ class LoraFile:
 
 
 def _scales(path: Path) -> dict[str, Any]:
-    """What diffusers writes into the header of a file, and peft into another file, about `alpha`."""
+    """What diffusers writes into the header of a file, and peft into a file beside it, about `alpha`."""
     text = checkpoint_file.metadata(path).get("lora_adapter_metadata", "")
-    beside = path.parent / "adapter_config.json"
-    if not text and path.stem == "adapter_model" and beside.is_file():
+    beside = LoraFile.configuration(path)
+    if not text and beside is not None:
         with beside.open(encoding="utf-8", errors="replace") as file:
             text = file.read(checkpoint_file.MAX_TABLE)
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sdcli.jobs import Job
     from sdcli.models.checkpoint_file import Shapes
-    from sdcli.models.conditioning import Composition, Conditioning
+    from sdcli.models.conditioning import Composition, Conditioning, Encoding
     from sdcli.models.model import Model
     from sdcli.models.original_yaml import OriginalConfig
 
@@ -37,6 +37,8 @@ class Family(Protocol):
     """Key of the text encoder in `model_index.json`, which is also the name of its folder: "text_encoder"."""
     text_encoders: tuple[str, ...]
     """Class names of the text encoder in `model_index.json`. They decide which family a folder belongs to."""
+    text_encoders_2: tuple[str, ...] = ()
+    """The same for `text_encoder_2`; empty for a family with one text encoder."""
     tokenizers: tuple[str, ...]
     """Class names of the tokenizer in `model_index.json`."""
 
@@ -45,9 +47,6 @@ class Family(Protocol):
     """The folder of the vocabulary that ships with sdcli, for models without one."""
     vocabulary_files: tuple[str, ...]
     """A folder that contains one of these files has a vocabulary."""
-
-    pad_token: str = ""
-    """The token that fills prompts up, with the shipped vocabulary; empty: as its files say."""
 
     # Checkpoints of the original layout. A family without such checkpoints keeps these defaults.
     checkpoint_models: str = ""
@@ -58,14 +57,14 @@ class Family(Protocol):
     """The fields of `cond_stage_config.params` that this family obeys; configurations with others are refused."""
     layers: tuple[str, ...] = ("last",)
     """The values of `cond_stage_config.params.layer` that this family obeys."""
-    takes_sizes: bool = False
-    """Whether the UNet takes sizes and a pooled embedding beside the prompt."""
     tensor_prefixes: tuple[str, ...] = ()
     """Only checkpoints of this family have tensors whose names start with one of these."""
     example_config: str = ""
     """A YAML configuration of this family that ships with sdcli, for messages."""
     configs: Mapping[str, str] = {}
     """Those of this family that ship with sdcli, by what the UNet predicts: "eps" or "v"."""
+    pad_tokens: tuple[str, str] = ("", "")
+    """The tokens that fill prompts up, of the first and the second text encoder; empty: as the vocabulary says."""
     latent_scale: float = 0.18215
     """`scale_factor` of checkpoints without a YAML configuration."""
 
@@ -133,9 +132,34 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
+    def convert_text_encoder_2(
+        self, tensors: Mapping[str, torch.Tensor], config: OriginalConfig, *, source: str, config_name: str
+    ) -> Any:
+        """The second text encoder, as `Model.text_encoder_2`; None for a family with one.
+
+        Args and errors are those of `convert_text_encoder`.
+        """
+        return None
+
+    def why_not(self, config: OriginalConfig) -> str:
+        """Why a configuration with this family's text encoder is not supported; empty if it is."""
+        text = config.model.params.cond_stage_config.params
+        if text.layer not in self.layers:
+            return (
+                f"It sets the layer of {config.embedder} to {text.layer}, and sdcli supports {', '.join(self.layers)}."
+            )
+        unet = config.model.params.unet_config.params
+        if unet.num_classes is not None and not self.sizes:
+            return f"It sets num_classes to {unet.num_classes}, and its text encoder is {config.embedder}."
+        return ""
+
     def text_encoder_class(self) -> Any:
         """The class whose `from_pretrained` loads the text encoder of a diffusers folder."""
         ...
+
+    def text_encoder_2_class(self) -> Any:
+        """The same for the second text encoder; None for a family with one."""
+        return None
 
     def tokenizer_class(self) -> Any:
         """The class of transformers whose `from_pretrained` loads the tokenizer."""
@@ -153,6 +177,11 @@ class Family(Protocol):
     """Guidance scale of a model whose files say nothing of it; 7.5 as in the original script."""
     takes_clip_skip: bool = False
     """Whether `embeddings` takes other layers than the last one."""
+    sizes: int = 0
+    """How many numbers about its size and its place the UNet takes for an image, beside a pooled embedding
+    (`addition_embed_type` "text_time"); 0 if it takes none of these."""
+    full_precision_vae: bool = False
+    """Whether the VAE decodes in 32 bits, unless `force_upcast` in its configuration is false."""
 
     def condition(self, model: Model, jobs: Sequence[Job]) -> Conditioning | tuple[Composition, ...]:
         """The conditioning of a batch. A family whose UNet needs more than embeddings of the prompts replaces this.
@@ -170,12 +199,26 @@ class Family(Protocol):
             from sdcli.models import composing
 
             return composing.condition(self, model, jobs)
-        prompt = self.encode(model, [job.encoded for job in jobs])
-        negative = self.encode(model, [job.negative_prompt for job in jobs])
-        return Conditioning(prompt, negative)
+        prompts = self.encode(model, [job.encoded for job in jobs])
+        negatives = self.encode(model, [job.negative_prompt for job in jobs])
+        return Conditioning.of(
+            [self.completed(model, job, each, negative=False) for job, each in zip(jobs, prompts, strict=True)],
+            [self.completed(model, job, each, negative=True) for job, each in zip(jobs, negatives, strict=True)],
+        )
 
-    def encode(self, model: Model, prompts: Sequence[str]) -> torch.Tensor:
-        """The embeddings of prompts as they stand; `embeddings` gives those of chunks of tokens with weights.
+    def completed(self, model: Model, job: Job, encoding: Encoding, *, negative: bool) -> Encoding:
+        """An encoded text with everything that the UNet takes.
+
+        Args:
+            model: a loaded model of this family.
+            job: the image.
+            encoding: a text of its prompt, or of its negative prompt.
+            negative: which of them.
+        """
+        return encoding
+
+    def encode(self, model: Model, prompts: Sequence[str]) -> list[Encoding]:
+        """The embeddings of prompts as they stand; `embeddings` gives those of tokens.
 
         As in the original script, prompts are padded to the full length without an attention mask, and tokens that
         exceed it are cut.
@@ -185,40 +228,45 @@ class Family(Protocol):
             prompts: one or more; equal prompts are encoded once, each alone.
 
         Returns:
-            (len(prompts), tokens, width), on the model's device.
+            One for each prompt, on the model's device.
         """
-        import torch
+        from sdcli.models.conditioning import Encoding
 
-        def encoded(prompt: str) -> torch.Tensor:
-            ids = model.tokenizer(
-                [prompt],
-                truncation=True,
-                max_length=model.tokenizer.model_max_length,
-                padding="max_length",
-                return_tensors="pt",
-            )["input_ids"]
-            return self.embeddings(model, ids.to(model.device), 1)
+        def encoded(prompt: str) -> Encoding:
+            each = []
+            for tokenizer, text_encoder in model.text_encoders:
+                ids = tokenizer(
+                    [prompt],
+                    truncation=True,
+                    max_length=tokenizer.model_max_length,
+                    padding="max_length",
+                    return_tensors="pt",
+                )["input_ids"][0]
+                each.append(self.embeddings(model, text_encoder, ids.to(model.device), 1))
+            return Encoding.of_encoders(each)
 
         # One at a time: the last digits depend on how many are encoded at once, and a batch may have any prompts.
         unique = {prompt: encoded(prompt) for prompt in dict.fromkeys(prompts)}
-        return torch.cat([unique[prompt] for prompt in prompts])
+        return [unique[prompt] for prompt in prompts]
 
-    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+    def embeddings(self, model: Model, text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> Encoding:
         """The embeddings of tokens.
 
         Args:
             model: a loaded model of this family.
-            ids: (batch, tokens), as many tokens as the text encoder takes, on the model's device.
+            text_encoder: one of its text encoders.
+            ids: (tokens,), as many tokens as the text encoder takes, on the model's device.
             clip_skip: the layer that gives them, counted from the end; 1 unless `takes_clip_skip`.
 
         Returns:
-            (batch, tokens, width).
+            Embeddings of (tokens, width).
 
         Raises:
             UsageError: the text encoder has no such layer.
         """
-        found: torch.Tensor = model.text_encoder(ids)[0]
-        return found
+        from sdcli.models.conditioning import Encoding
+
+        return Encoding(text_encoder(ids[None])[0][0])
 
 
 def get(name: str) -> Family:

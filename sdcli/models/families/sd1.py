@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdcli.models.checkpoint_file import Shapes
+    from sdcli.models.conditioning import Encoding
     from sdcli.models.model import Model
 
 Tensor = TypeVar("Tensor")
@@ -39,9 +40,9 @@ class StableDiffusion1(Family):
 
     checkpoint_models = "Stable Diffusion 1"
     embedder = "FrozenCLIPEmbedder"
-    embedder_params = ("version", "max_length", "layer", "layer_idx")
-    layers = ("last", "hidden")
-    tensor_prefixes = (f"{PREFIX}text_model.",)
+    embedder_params: tuple[str, ...] = ("version", "max_length", "layer", "layer_idx")
+    layers: tuple[str, ...] = ("last", "hidden")
+    tensor_prefixes: tuple[str, ...] = (f"{PREFIX}text_model.",)
     example_config = "configs/stable-diffusion/v1-inference.yaml"
     configs: Mapping[str, str] = {"eps": "v1-inference.yaml", "v": "v1-inference-v.yaml"}
 
@@ -90,21 +91,14 @@ class StableDiffusion1(Family):
         used = used_layers(config, text_config.get("num_hidden_layers", 12))
         return build(self.text_encoder_class(), text_config, renamed, used, source=source, config_name=config_name)
 
-    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+    def embeddings(self, model: Model, text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> Encoding:
         """As of any family. The final normalization follows the layer, whichever it is."""
         if clip_skip == 1:
-            return super().embeddings(model, ids, clip_skip)
-        layers = model.text_encoder(ids, output_hidden_states=True).hidden_states
-        # The first of them is the input of the first layer.
-        if clip_skip > len(layers):
-            raise UsageError(
-                f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
-                why=f"Its text encoder has {len(layers) - 1} layers.",
-                fix=f"Pass a number from 1 to {len(layers) - 1}.",
-                settings=("clip_skip",),
-            )
-        found: torch.Tensor = model.text_encoder.final_layer_norm(layers[-clip_skip])
-        return found
+            return super().embeddings(model, text_encoder, ids, clip_skip)
+        from sdcli.models.conditioning import Encoding
+
+        output = text_encoder(ids[None], output_hidden_states=True)
+        return Encoding(text_encoder.final_layer_norm(layer(model, output, clip_skip))[0])
 
     def text_encoder_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModel
@@ -162,6 +156,30 @@ def build(
     except Exception as error:  # transformers raises many types for values that no text encoder has
         raise ModelError(f"the text encoder's configuration of {source} is not valid", why=f"{error!r}.") from error
     return weights.assign(model, kept, what="text encoder", source=source, config=config_name)
+
+
+def layer(model: Model, output: Any, clip_skip: int) -> torch.Tensor:
+    """The output of a layer of a CLIP text encoder, counted from the end, before the final normalization.
+
+    Args:
+        model: the model, for errors.
+        output: what the text encoder returns with `output_hidden_states`.
+        clip_skip: the layer; 1 is the last one.
+
+    Raises:
+        UsageError: the text encoder has no such layer.
+    """
+    # The first of them is the input of the first layer.
+    layers = output.hidden_states
+    if clip_skip > len(layers):
+        raise UsageError(
+            f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
+            why=f"Its text encoder has {len(layers) - 1} layers.",
+            fix=f"Pass a number from 1 to {len(layers) - 1}.",
+            settings=("clip_skip",),
+        )
+    found: torch.Tensor = layers[-clip_skip]
+    return found
 
 
 def used_layers(config: OriginalConfig, layers: int) -> int:

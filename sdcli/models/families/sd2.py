@@ -30,12 +30,12 @@ class StableDiffusion2(StableDiffusion1):
 
     folder_models = ""
     text_encoders = ()
-    pad_token = "!"
 
     checkpoint_models = "Stable Diffusion 2"
     embedder = "FrozenOpenCLIPEmbedder"
     embedder_params = ("arch", "version", "max_length", "layer")
     layers = ("last", "penultimate")
+    pad_tokens = ("!", "")
     tensor_prefixes = (OPEN_CLIP,)
     example_config = "configs/stable-diffusion/v2-inference-v.yaml"
     configs: Mapping[str, str] = {"eps": "v2-inference.yaml", "v": "v2-inference-v.yaml"}

@@ -80,6 +80,10 @@ class OriginalModel:
             ) from error
 
     def tokenizer(self) -> Any:
+        return self._tokenizer(0)
+
+    def _tokenizer(self, number: int) -> Any:
+        """The tokenizer of a text encoder: 0 for the first, 1 for the second."""
         from sdcli.models import tokenizer
 
         length = self.family.max_length(self._text_config())
@@ -88,7 +92,8 @@ class OriginalModel:
             raise ModelError(
                 f"{self.config_path} sets max_length to {wanted}", why=f"The text encoder takes {length} tokens."
             )
-        return tokenizer.load(self.family, self.text_folder or self.family.vocabulary, wanted)
+        pad_token = self.family.pad_tokens[number]
+        return tokenizer.load(self.family, self.text_folder or self.family.vocabulary, wanted, pad_token=pad_token)
 
     def vocabulary(self) -> None:
         return None
@@ -106,9 +111,13 @@ class OriginalModel:
             text_encoder = self.family.convert_text_encoder(
                 tensors, self.config, self._text_config(), source=source, config_name=config_name
             )
+            text_encoder_2 = self.family.convert_text_encoder_2(
+                tensors, self.config, source=source, config_name=config_name
+            )
+            text_encoders = [each for each in (text_encoder, text_encoder_2) if each is not None]
             progress("UNet")
             unet = conversion.unet(tensors, self.config, source=source, config_name=config_name)
-            weights.check_width(text_encoder, unet, source)
+            weights.check_width(text_encoders, unet, source)
             progress("VAE")
             vae = conversion.vae(tensors, self.config, source=source, config_name=config_name)
             return Model(
@@ -118,6 +127,8 @@ class OriginalModel:
                 unet=unet.to(device),
                 vae=vae.to(device),
                 device=device,
+                tokenizer_2=self._tokenizer(1) if text_encoder_2 is not None else None,
+                text_encoder_2=text_encoder_2.to(device) if text_encoder_2 is not None else None,
             )
 
 

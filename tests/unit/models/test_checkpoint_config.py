@@ -119,7 +119,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "cond_stage_config.params.arch",
     ),
-    "sizes beside the prompt": ({"unet_config__params__num_classes": "sequential"}, "classes or sizes"),
+    "sizes beside the prompt": ({"unet_config__params__num_classes": "sequential"}, "num_classes to sequential"),
     "another encoder": ({"cond_stage_config__target": "ldm.encoders.SpatialRescaler"}, "SpatialRescaler"),
     "another first stage": ({"first_stage_config__target": "ldm.VQModelInterface"}, "VQModelInterface"),
     "no cross-attention": ({"unet_config__params__use_spatial_transformer": False}, "use_spatial_transformer"),

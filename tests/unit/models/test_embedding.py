@@ -16,6 +16,7 @@ from sdcli.errors import ModelError
 from sdcli.models import families
 from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import Adapted
+from sdcli.models.conditioning import stacked
 from sdcli.models.model import Model
 from sdcli.models.shipped import VOCABULARIES
 from tests.jobs import job
@@ -72,7 +73,7 @@ def _file(folder: Path, name: str = "toy", vectors: torch.Tensor = VECTORS) -> E
 def test_a_word_has_its_vectors_in_the_prompt_and_the_model_is_as_before_after_it(model: Model, tmp_path: Path) -> None:
     family = families.get("sd1")
     prompts = ["a toy on grass", "a Toy, (toy:1.2) toys"]
-    before = family.encode(model, prompts)
+    before, _ = stacked(family.encode(model, prompts))
     table = model.text_encoder.get_input_embeddings().weight.clone()
     words = Words([_file(tmp_path)])
     adapted = Adapted(model)
@@ -84,12 +85,12 @@ def test_a_word_has_its_vectors_in_the_prompt_and_the_model_is_as_before_after_i
     assert ids[1].count(ids[0][2]) == 2, "as part of another word it is text"
     plain = model.tokenizer("a cat on grass")["input_ids"]
     assert [ids[0][:2], ids[0][4:]] == [plain[:2], plain[3:]]
-    encoded = family.encode(adapted.model, read)
+    encoded, _ = stacked(family.encode(adapted.model, read))
     assert not torch.allclose(encoded[0], before[0], atol=1e-3)
     adapted.use([])
     assert torch.equal(model.text_encoder.get_input_embeddings().weight, table)
     assert adapted.model is model
-    assert torch.equal(family.encode(model, prompts), before)
+    assert torch.equal(stacked(family.encode(model, prompts))[0], before)
 
 
 def test_texts_of_a_job_and_what_is_shown_of_them(tmp_path: Path) -> None:

@@ -259,13 +259,23 @@ def pipe(name: str) -> Change:
     return change
 
 
-SDXL = index(
-    _class_name="StableDiffusionXLPipeline",
-    text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
-)
+XL: dict[str, Any] = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
 SD3 = index(_class_name="StableDiffusion3Pipeline", unet=None, transformer=["diffusers", "SD3Transformer2DModel"])
 REFUSED: dict[str, tuple[Change, str]] = {
-    "SDXL": (SDXL, "a Stable Diffusion XL model"),
+    "XL, incomplete": (index(**XL), "folder text_encoder_2 has no weights"),
+    "XL, another text encoder": (
+        index(**XL | {"text_encoder_2": ["transformers", "T5EncoderModel"]}),
+        "a Stable Diffusion XL model: its second text encoder is T5EncoderModel, not CLIPTextModelWithProjection",
+    ),
+    "XL refiner": (
+        index(**XL, text_encoder=[None, None], requires_aesthetics_score=True),
+        "a Stable Diffusion XL refiner model",
+    ),
+    "two text encoders and a BERT": (index(**XL, text_encoder=["x", "LDMBertModel"]), "parts besides these"),
     "SD3": (SD3, "a Stable Diffusion 3 model"),
     "another pipeline": (index(_class_name="AudioLDMPipeline", vae=["diffusers", "Other"]), "AudioLDMPipeline.*Other"),
     "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),

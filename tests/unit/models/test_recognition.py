@@ -14,7 +14,6 @@ VAE = "first_stage_model.decoder.conv_in.weight"
 TEXT = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
 
 OTHERS = {
-    "Stable Diffusion XL model": [UNET, VAE, "conditioner.embedders.1.model.ln_final.weight"],
     "Stable Diffusion XL refiner": [UNET, VAE, "conditioner.embedders.0.model.ln_final.weight"],
     "Stable Diffusion 3 model": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", VAE],
     "Flux model": ["double_blocks.0.img_attn.norm.key_norm.scale"],
