@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_safetensors
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, find, recognition, renaming
+from sdcli.models import checkpoint_file, find, recognition
 from sdcli.models.model import ModelRequest
 from tests.fuzz.inputs import LARGEST, SEEDS, changed, damaged, json_text
 from tests.fuzz.limits import limited

@@ -180,7 +180,7 @@ class SmallOriginal(SmallModel):
                 num_hidden_layers=2,
                 num_attention_heads=1,
                 hidden_act="gelu" if linear else "quick_gelu",
-            )  # fmt: skip
+            )
         ).eval()
         with torch.inference_mode():
             output = unet(torch.randn(4, 4, 8, 8), 500, torch.randn(4, 77, 64), return_dict=False)[0]
@@ -201,7 +201,7 @@ class SmallOriginal(SmallModel):
                 safety_checker=None,
                 feature_extractor=None,
                 requires_safety_checker=False,
-            )  # fmt: skip
+            )
         )
 
     def _finish(self, made: Any) -> None:
@@ -311,7 +311,7 @@ class SmallOriginalXL(SmallOriginal):
                 scheduler,
                 force_zeros_for_empty_prompt=True,
                 add_watermarker=False,
-            )  # fmt: skip
+            )
         )
 
     def text_tensors(self) -> Tensors:
