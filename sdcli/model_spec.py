@@ -84,5 +84,7 @@ class ModelSpec(BaseModel):
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin models."""
     nsfw_threshold: float = 0.5
     """Score in [0, 1] from which opennsfw flags an image of the model."""
+    notes: tuple[str, ...] = ()
+    """What is assumed of the model, because its files do not say it clearly; shown before a run."""
     has_safety_checker: bool = False
     """Whether the model's folder contains a CLIP safety checker."""

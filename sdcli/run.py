@@ -91,7 +91,7 @@ class Run:
         self._has_templates = False
         self._adapters: dict[tuple[str, str], Adapter] = {}
         self._find = cache(partial(adapters.find, folder=settings.adapters))
-        self.notes = self._require(settings)
+        self.notes = [*self.spec.notes, *self._require(settings)]
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))

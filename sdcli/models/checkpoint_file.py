@@ -11,9 +11,10 @@ import json
 import math
 import mmap
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_TABLE = 10_000_000
 """Bytes of a table of contents: a safetensors header, or a pickle in an archive. Real ones have less than 1 MB."""
 MAX_TENSORS = 30_000
+MAX_VALUES = 100_000
+"""Of a tensor that `values` reads."""
 MIN_LIMIT, LIMIT = 100_000_000, 10
 """The tensors of a file may take this many bytes in float32, and this many times the bytes of the file."""
 # Keys of the dictionary of tensors, in files that contain more than this dictionary.
-STATE_DICTS = ("state_dict", "model_state_dict", "module", "model", "string_to_param")
+STATE_DICTS = ("state_dict", "model_state_dict", "module", "model", "string_to_param", "params_ema", "params")
 
 # Types of safetensors and their names in torch.
 SAFETENSORS_TYPES = {
@@ -169,6 +172,29 @@ def metadata(path: Path) -> dict[str, str]:
         size = int.from_bytes(file.read(8), "little")
         texts = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique).get("__metadata__") or {}
         return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def values(path: Path, name: str) -> Sequence[float] | None:
+    """The values of a small tensor, without torch; None if the file does not have it, or has it in another type.
+
+    Args:
+        path: the file.
+        name: the tensor's name in the file.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    place = _places(path).get(name)
+    kind = {"float16": "e", "bfloat16": "H", "float32": "f", "float64": "d"}.get(place.dtype) if place else None
+    if place is None or kind is None or place.extent > MAX_VALUES:
+        return None
+    with _damage(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        (content,) = _contents(path, memoryview(mapped), {place.block}).values()
+        found = struct.unpack_from(f"<{place.extent}{kind}", content, place.start)
+        content.release() if isinstance(content, memoryview) else None
+        if kind != "H":
+            return found
+        return struct.unpack(f"<{len(found)}f", b"".join(struct.pack("<I", value << 16) for value in found))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

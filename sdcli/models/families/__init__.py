@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sdcli.jobs import Job
     from sdcli.model_spec import ModelSpec
+    from sdcli.models.checkpoint_file import Shapes
     from sdcli.models.conditioning import Composition, Conditioning, Encoding
     from sdcli.models.model import Model
     from sdcli.models.original_yaml import OriginalConfig
@@ -57,10 +58,33 @@ class Family(Protocol):
     """Class name in `cond_stage_config.target` of the YAML configuration: "FrozenCLIPEmbedder"."""
     embedder_params: tuple[str, ...] = ()
     """The fields of `cond_stage_config.params` that this family obeys; configurations with others are refused."""
+    layers: tuple[str, ...] = ("last",)
+    """The values of `cond_stage_config.params.layer` that this family obeys."""
     tensor_prefixes: tuple[str, ...] = ()
     """Only checkpoints of this family have tensors whose names start with one of these."""
     example_config: str = ""
     """A YAML configuration of this family that ships with sdcli, for messages."""
+    configs: Mapping[str, str] = {}
+    """Those of this family that ship with sdcli, by what the UNet predicts: "eps" or "v"."""
+    pad_tokens: tuple[str, str] = ("", "")
+    """The tokens that fill prompts up, of the first and the second text encoder; empty: as the vocabulary says."""
+    latent_scale: float = 0.18215
+    """`scale_factor` of checkpoints without a YAML configuration."""
+
+    def text_params(self, shapes: Shapes) -> Mapping[str, Any]:
+        """`cond_stage_config.params` of a checkpoint without a YAML configuration.
+
+        Args:
+            shapes: of its tensors, by their original names.
+
+        Raises:
+            LookupError: a tensor is missing.
+        """
+        return {}
+
+    def default_side(self, config: OriginalConfig) -> int:
+        """Height and width of images of a checkpoint: 512, as in the original script, whatever the YAML has."""
+        return 512
 
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
         """The folder with the text encoder's `config.json` or vocabulary, for a checkpoint of the original layout.
@@ -74,15 +98,17 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
-    def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
+    def text_config(self, config: OriginalConfig, folder: Path | None, shapes: Shapes) -> Mapping[str, Any]:
         """The fields of the text encoder's `config.json`, for a checkpoint of the original layout.
 
         Args:
-            config: the checkpoint's YAML configuration.
-            folder: as `text_folder` returns it.
+            config: the checkpoint's configuration.
+            folder: as `text_folder` returns it; None for a checkpoint without a YAML configuration.
+            shapes: of its tensors, by their original names.
 
         Raises:
             ModelError: a file that cannot be read.
+            LookupError: a tensor is missing.
         """
         raise NotImplementedError
 
@@ -90,7 +116,7 @@ class Family(Protocol):
         self,
         tensors: Mapping[str, torch.Tensor],
         config: OriginalConfig,
-        folder: Path,
+        text_config: Mapping[str, Any],
         *,
         source: str,
         config_name: str,
@@ -99,8 +125,8 @@ class Family(Protocol):
 
         Args:
             tensors: all tensors of the checkpoint, by their original names.
-            config: the checkpoint's YAML configuration.
-            folder: as `text_folder` returns it.
+            config: the checkpoint's configuration.
+            text_config: as `text_config` returns it.
             source: the checkpoint's name, for errors.
             config_name: the configuration's name, for errors.
 
@@ -108,6 +134,27 @@ class Family(Protocol):
             ModelError: tensors are missing, left over or of another shape.
         """
         raise NotImplementedError
+
+    def convert_text_encoder_2(
+        self, tensors: Mapping[str, torch.Tensor], config: OriginalConfig, *, source: str, config_name: str
+    ) -> Any:
+        """The second text encoder, as `Model.text_encoder_2`; None for a family with one.
+
+        Args and errors are those of `convert_text_encoder`.
+        """
+        return None
+
+    def why_not(self, config: OriginalConfig) -> str:
+        """Why a configuration with this family's text encoder is not supported; empty if it is."""
+        text = config.model.params.cond_stage_config.params
+        if text.layer not in self.layers:
+            return (
+                f"It sets the layer of {config.embedder} to {text.layer}, and sdcli supports {', '.join(self.layers)}."
+            )
+        unet = config.model.params.unet_config.params
+        if unet.num_classes is not None and not self.sizes:
+            return f"It sets num_classes to {unet.num_classes}, and its text encoder is {config.embedder}."
+        return ""
 
     def text_encoder_class(self) -> Any:
         """The class whose `from_pretrained` loads the text encoder of a diffusers folder."""

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sdcli.errors import DeviceError, ModelError, ModelNotFound
-from sdcli.models import checkpoint_file, conversion, families, find, find_for, recognition
+from sdcli.models import checkpoint_file, conversion, families, find, find_for, recognition, renaming
 from sdcli.models.model import Model, ModelRequest
 from sdcli.models.original_yaml import OriginalConfig
 from sdcli.settings import Settings
@@ -66,8 +66,9 @@ def part(which: str, tensors: Tensors, config: OriginalConfig | None = None) -> 
     """One part, converted from tensors."""
     files = {"source": "m.ckpt", "config_name": "m.yaml"}
     if which == "text encoder":
-        family = families.get("sd1")
-        return family.convert_text_encoder(tensors, config or config_with(), GOLDEN / "clip", **files)
+        family, config = families.get("sd1"), config or config_with()
+        described = family.text_config(config, GOLDEN / "clip", {})
+        return family.convert_text_encoder(renaming.original_names(tensors), config, described, **files)
     return {"UNet": conversion.unet, "VAE": conversion.vae}[which](tensors, config or config_with(), **files)
 
 
@@ -126,7 +127,8 @@ def test_safetensors_give_the_same_images(
 def test_early_names_of_the_text_encoder_are_supported(tensors: Tensors, v1: Model) -> None:
     early = {name.replace("text_model.", ""): tensor for name, tensor in tensors.items()}
     assert same(part("text encoder", early), v1.text_encoder)
-    assert recognition.family(dict.fromkeys(early)) == recognition.family(dict.fromkeys(tensors)) == "sd1"
+    names = renaming.original_names(dict.fromkeys(early, ()))
+    assert recognition.family(names) == recognition.family(dict.fromkeys(tensors, ())) == "sd1"
 
 
 def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
@@ -265,9 +267,10 @@ VARIANTS: dict[str, Callable[[Tensors], Tensors]] = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_names_of_the_same_weights(tensors: Tensors, v1: Model, name: str) -> None:
-    found = recognition.original_names(VARIANTS[name](tensors))
-    recognition.check(Path("m.ckpt"), found)
-    assert recognition.family(found) == "sd1"
+    found = renaming.original_names(VARIANTS[name](tensors))
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    recognition.check(Path("m.ckpt"), shapes)
+    assert recognition.family(shapes) == "sd1"
     for which, expected in (("text encoder", v1.text_encoder), ("UNet", v1.unet), ("VAE", v1.vae)):
         assert same(part(which, found), expected), which
 
@@ -413,7 +416,7 @@ def test_an_inpainting_model_is_refused(tensors: Tensors, tmp_path: Path, extens
         torch.save(wide, path)
     else:
         save_file({name: tensor.contiguous() for name, tensor in wide.items()}, path)
-    with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
+    with pytest.raises(ModelError, match=r"an inpainting model\n.*9 channels"):
         find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
 
 

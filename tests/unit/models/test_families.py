@@ -15,6 +15,7 @@ from sdcli.errors import ModelError
 from sdcli.models import checkpoint_config, checkpoint_file, families, find
 from sdcli.models.conditioning import stacked
 from sdcli.models.model import ModelRequest
+from sdcli.models.renaming import OPEN_CLIP, TEXT
 from sdcli.registry import FAMILIES
 from tests.jobs import job
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
 
 CPU = torch.device("cpu")
+OPEN_CLIP_SHAPES = {
+    "token_embedding.weight": (49408, 1024), "positional_embedding": (77, 1024),
+    "transformer.resblocks.0.mlp.c_fc.weight": (4096, 1024),
+}  # fmt: skip
+CLIP_SHAPES = {
+    "embeddings.token_embedding.weight": (49408, 768), "embeddings.position_embedding.weight": (77, 768),
+    "encoder.layers.0.mlp.fc1.weight": (3072, 768),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if families.get(name).example_config])
@@ -31,7 +40,12 @@ def test_every_family_has_its_shipped_files(name: str) -> None:
     config = checkpoint_config.read(checkpoint_config.find(family.example_config))
     assert checkpoint_config.family_of(config) == name
     folder = family.text_folder(config, checkpoint_config.find(family.example_config))
-    assert family.max_length(family.text_config(config, folder)) == 77
+    shapes = {f"{OPEN_CLIP}{name}": shape for name, shape in OPEN_CLIP_SHAPES.items()}
+    shapes |= {f"{TEXT}transformer.text_model.{name}": shape for name, shape in CLIP_SHAPES.items()}
+    assert family.max_length(family.text_config(config, folder, shapes)) == 77
+    named = [checkpoint_config.read(checkpoint_config.find(each)) for each in family.configs.values()]
+    assert [each.model.params.parameterization for each in named] == list(family.configs)
+    assert {checkpoint_config.family_of(each) for each in named} <= {name}
 
 
 @pytest.mark.parametrize("field", ["label", "embedder", "tensor_prefixes"])
