@@ -121,6 +121,12 @@ def container(path: Path) -> Container:
         return "zip"
     if head.startswith(b"\x80"):
         return "legacy"
+    if head.startswith(b"GGUF"):
+        raise ModelError(
+            f"{path} is not a checkpoint",
+            why="It is a GGUF file: quantized weights of one part of a model, which sdcli does not read.",
+            fix=NOT_TORCH,
+        )
     raise ModelError(f"{path} is not a checkpoint", why=_describe(head, size), fix=DOWNLOAD_AGAIN)
 
 
@@ -135,6 +141,8 @@ def _describe(head: bytes, size: int) -> str:
         return "It is a Git LFS pointer to the file; `git lfs pull` in its repository downloads the file."
     if text.startswith((b"{", b"[")):
         return "It is JSON: perhaps the error message of a server."
+    if head.startswith((b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
+        return "It is an archive: unpack it, and pass the file in it."
     if not any(head):
         return "It contains zeros only: the download is incomplete."
     if size < 1024:

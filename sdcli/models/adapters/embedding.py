@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, chunks
+from sdcli.models import checkpoint_file, chunks, recognition
 from sdcli.models.adapters.layouts import WIDTHS
 from sdcli.models.chunks import Encoded, Runs
 from sdcli.models.tokenizer import PromptLength
@@ -73,10 +73,12 @@ class EmbeddingFile:
         (name, shape), *others = shapes.items() if shapes else [("", ())]
         if others or len(shape) not in (1, 2) or not all(shape):
             shown = ", ".join(list(shapes)[:3]) + (", ..." if len(shapes) > 3 else "")
+            seems, fix = recognition.described(shapes, "embedding")
+            why = f"It has {len(shapes):,} tensors: {shown}." if shapes else "It has no tensors."
             raise ModelError(
                 f"{path} is not a textual inversion",
-                why=f"It has {len(shapes):,} tensors: {shown}." if shapes else "It has no tensors.",
-                fix="Pass a file with the embedding of one word; --lora takes LoRAs.",
+                why=f"It seems to be {seems}." if seems else why,
+                fix=fix or "Pass a file with the embedding of one word; --lora takes LoRAs.",
             )
         own = () if name in _NO_WORD else (name,)
         words = (word,) if word else tuple(dict.fromkeys((path.stem, *own)))
