@@ -1,5 +1,6 @@
 """Stable Diffusion XL against diffusers' `StableDiffusionXLPipeline`: the image of the whole pipeline, and that of
-embeddings which are computed here with the tokenizers and text encoders of transformers alone."""
+embeddings which are computed here with the tokenizers and text encoders of transformers alone.
+"""
 
 from __future__ import annotations
 
