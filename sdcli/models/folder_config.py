@@ -95,6 +95,8 @@ class VAEFile(PartFile):
     upsampling_scaling_factor: Annotated[int, Field(ge=1, le=MAX_DOWNSCALE)] = 2
     scaling_factor: Positive = 1.0
     shift_factor: FiniteFloat | None = None
+    latents_mean: list[FiniteFloat] | None = None
+    latents_std: list[FiniteFloat] | None = None
 
     @property
     def downscale(self) -> int:

@@ -150,6 +150,8 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--scale", "nan"], 2, ["--scale nan", "finite"]),
         (["--model", "builtin", "--H", "128"], 2, ["--H 128", "256 x 256 pixels only"]),
         (["--model", "builtin", "--W", "1000"], 2, ["--W 1000", "Leave out --W"]),
+        (["--original-size", "1024"], 2, ["--original-size '1024' is not valid", "Pass WxH"]),
+        (["--crop", "4,4"], 2, ["--crop 4,4 does not work with the model", "Only Stable Diffusion XL"]),
         (["--C", "3"], 2, ["--C 3 contradicts"]),
         (["--f", "4"], 2, ["--f 4 contradicts"]),
         (["--skip_g"], 2, ["--skip_g", "Did you mean --skip_grid"]),

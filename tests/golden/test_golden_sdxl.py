@@ -4,16 +4,25 @@ embeddings which are computed here with the tokenizers and text encoders of tran
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compare import Pixels, psnr
-from samplers import NEGATIVE, NOISE_SCHEDULES, PROMPT
-from sdxl import SmallXL
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import save_file
+from samplers import NEGATIVE, NOISE_SCHEDULES, PROMPT, SCALE, SEED, STEPS
+from sdxl import WIDTHS, SmallXL
 
-from sdcli.errors import UsageError
+from sdcli.errors import ModelError, UsageError
+from sdcli.models.adapters.embedding import EmbeddingFile, Words
+from sdcli.models.adapters.lora import Adapted, LoraFile, Use
 from sdcli.pipeline import generate
 
 BAR = 60
@@ -58,7 +67,8 @@ def test_an_empty_negative_prompt_is_what_the_model_wants(
 ) -> None:
     """Of a model for few steps, with its own scheduler."""
     turbo = {**NOISE_SCHEDULES["v1"], "_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
-    small = SmallXL(tmp_path_factory.mktemp("turbo") / "small", turbo, zeros=zeros)
+    small = SmallXL(tmp_path_factory.mktemp("turbo") / "small", {**turbo, "steps_offset": 0}, zeros=zeros)
+    assert small.model.spec.default_sampler == "euler_a"
     theirs = small.by_diffusers("euler_a", "auto", negative_prompt=None, num_inference_steps=2)
     for more in ({}, {"prompt_syntax": "a1111"}):
         assert psnr(small.by_sdcli("euler_a", "auto", negative_prompt="", steps=2, **more), theirs) >= BAR
@@ -167,3 +177,95 @@ def test_a_layer_that_a_text_encoder_lacks(small: SmallXL) -> None:
     assert psnr(small.by_sdcli("euler", "auto", clip_skip=2), small.by_sdcli("euler", "auto")) >= BAR
     with pytest.raises(UsageError, match="--clip-skip 6 is more than the model small has"):
         small.by_sdcli("euler", "auto", clip_skip=6)
+
+
+def test_a_lora_of_kohya_for_all_parts(small: SmallXL, tmp_path: Path) -> None:
+    """With the names of the original layout in the UNet. Without peft: the pipeline gets changed weights."""
+    layers = {
+        "lora_unet_input_blocks_3_1_transformer_blocks_0_attn2_to_k": (
+            "unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"),
+        "lora_unet_middle_block_1_transformer_blocks_1_attn1_to_q": (
+            "unet", "mid_block.attentions.0.transformer_blocks.1.attn1.to_q"),
+        "lora_unet_output_blocks_1_2_conv": ("unet", "up_blocks.0.upsamplers.0.conv"),
+        "lora_unet_label_emb_0_0": ("unet", "add_embedding.linear_1"),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": ("text_encoder", "encoder.layers.0.mlp.fc1"),
+        "lora_te2_text_model_encoder_layers_1_self_attn_q_proj": (
+            "text_encoder_2", "text_model.encoder.layers.1.self_attn.q_proj"),
+        "lora_te2_text_projection": ("text_encoder_2", "text_projection"),
+    }  # fmt: skip
+    pipeline = StableDiffusionXLPipeline.from_pretrained(small.folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    generator, tensors = torch.Generator().manual_seed(5), {}
+    for name, (part, path) in layers.items():
+        weight = getattr(pipeline, part).get_submodule(path).weight
+        outputs, inputs, *kernel = weight.shape
+        up = torch.randn(outputs, 2, *[1] * len(kernel), generator=generator)
+        down = torch.randn(2, inputs, *kernel, generator=generator)
+        up *= weight.std() / (up.flatten(1) @ down.flatten(1)).std()
+        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+        strength = 0.5 * (0.8 if part == "unet" else 1.2)
+        weight.data += strength * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    save_file({name: each.contiguous() for name, each in tensors.items()}, tmp_path / "x.safetensors")
+    file = LoraFile.read(tmp_path / "x.safetensors")
+    file.require_fit(small.model.spec)
+    with pytest.raises(ModelError) as error:
+        file.require_fit(small.model.spec.model_copy(update={"family": "sd1", "text_width": 768}))
+    assert "made for Stable Diffusion XL" in error.value.why
+    plain, adapted = small.by_sdcli("euler", "auto"), Adapted(small.model)
+    assert adapted.use([Use(file, 0.8, 1.2)]) == []
+    try:
+        ours = small.by_sdcli("euler", "auto")
+    finally:
+        adapted.restore()
+    small.pipeline, before = pipeline, small.pipeline
+    try:
+        assert psnr(ours, small.by_diffusers("euler", "auto")) >= BAR
+    finally:
+        small.pipeline = before
+    assert psnr(ours, plain) < 40
+    assert np.array_equal(small.by_sdcli("euler", "auto"), plain)
+
+
+def test_a_textual_inversion_for_both_text_encoders(small: SmallXL, tmp_path: Path) -> None:
+    vectors = {
+        name: torch.randn(3, width, generator=torch.Generator().manual_seed(width))
+        for name, width in zip(("clip_l", "clip_g"), WIDTHS, strict=True)
+    }
+    save_file(vectors, tmp_path / "toy.safetensors")
+    words, adapted = Words([EmbeddingFile.read(tmp_path / "toy.safetensors")]), Adapted(small.model)
+    adapted.use([], words)
+    model, small.model = small.model, adapted.model
+    try:
+        ours = small.by_sdcli("euler", "auto", prompt=words.read("a photo of a toy, on grass"))
+    finally:
+        small.model = model
+        adapted.restore()
+    pipeline = StableDiffusionXLPipeline.from_pretrained(small.folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    # With the number that its configuration has, which is that of old files, it pools the new word.
+    pipeline.text_encoder_2.text_model.eos_token_id = 49407
+    for name, suffix in (("clip_l", ""), ("clip_g", "_2")):
+        pipeline.load_textual_inversion(
+            vectors[name], token="toy_word", text_encoder=getattr(pipeline, f"text_encoder{suffix}"),
+            tokenizer=getattr(pipeline, f"tokenizer{suffix}"),
+        )  # fmt: skip
+    small.pipeline, before = pipeline, small.pipeline
+    try:
+        theirs = small.by_diffusers("euler", "auto", prompt="a photo of a toy_word, on grass")
+    finally:
+        small.pipeline = before
+    assert psnr(ours, theirs) >= BAR
+    assert psnr(ours, small.by_sdcli("euler", "auto", prompt="a photo of a toy, on grass")) < 40
+
+
+@pytest.mark.slow
+def test_the_command(small: SmallXL, tmp_path: Path) -> None:
+    arguments = [
+        PROMPT, "--negative-prompt", NEGATIVE, "--model", small.folder, "--sampler", "euler", "--rng", "cpu", "--seed",
+        SEED, "--steps", STEPS, "--scale", SCALE, "--original-size", "256x128", "--crop", "8,16", "--no-watermark",
+        "--safety-checker", "off", "-o", tmp_path / "image.png",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "sdcli", "txt2img", *map(str, arguments)], check=True)
+    theirs = small.by_diffusers("euler", "auto", original_size=(128, 256), crops_coords_top_left=(8, 16))
+    with Image.open(tmp_path / "image.png") as image:
+        assert psnr(np.asarray(image), theirs) >= BAR

@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sdcli.errors import UsageError
 from sdcli.registry import FAMILIES
-from sdcli.settings import default
+from sdcli.settings import default, flag
 
 if TYPE_CHECKING:
     import torch
 
     from sdcli.jobs import Job
+    from sdcli.model_spec import ModelSpec
     from sdcli.models.checkpoint_file import Shapes
     from sdcli.models.conditioning import Composition, Conditioning, Encoding
     from sdcli.models.model import Model
     from sdcli.models.original_yaml import OriginalConfig
+    from sdcli.settings import Settings
 
 
 class Family(Protocol):
@@ -175,6 +178,8 @@ class Family(Protocol):
 
     default_scale: float = 7.5
     """Guidance scale of a model whose files say nothing of it; 7.5 as in the original script."""
+    own_sampler: bool = False
+    """Whether the sampler of the model's files is the default; otherwise it is ddim as in the original script."""
     takes_clip_skip: bool = False
     """Whether `embeddings` takes other layers than the last one."""
     sizes: int = 0
@@ -182,6 +187,44 @@ class Family(Protocol):
     (`addition_embed_type` "text_time"); 0 if it takes none of these."""
     full_precision_vae: bool = False
     """Whether the VAE decodes in 32 bits, unless `force_upcast` in its configuration is false."""
+
+    def require(self, settings: Settings, spec: ModelSpec) -> list[str]:
+        """Check what a run or a row of a prompt file sets, besides the sampler; returns notes for the user.
+
+        Args:
+            settings: those of the image.
+            spec: the model, of this family.
+
+        Raises:
+            UsageError: models of this family cannot do it.
+        """
+        if settings.clip_skip > 1 and not self.takes_clip_skip:
+            raise UsageError(
+                f"{flag('clip_skip')} {settings.clip_skip} does not work with the model {spec.name}",
+                why=f"Its text encoder is a {self.label}, whose last layer was trained with the model.",
+                fix=f"Leave out {flag('clip_skip')}.",
+                settings=("clip_skip",),
+            )
+        for name in () if self.sizes else ("original_size", "crop"):
+            if getattr(settings, name):
+                raise UsageError(
+                    f"{flag(name)} {getattr(settings, name)} does not work with the model {spec.name}",
+                    why="Only Stable Diffusion XL takes it.",
+                    fix=f"Leave out {flag(name)}, or pass another model with --model or --ckpt.",
+                    settings=(name,),
+                )
+        scale = spec.default_scale if settings.scale is None else settings.scale
+        if spec.guidance_embedding:
+            no_effect = f"{flag('negative_prompt')} has no effect with the model {spec.name}"
+            return [no_effect] if settings.negative_prompt else []
+        if spec.default_scale == 1 != scale:
+            return [
+                f"{flag('scale')} {scale:g} is applied beside the guidance in the weights of the model {spec.name}, "
+                "which is meant for 1"
+            ]
+        if scale == 1 and settings.negative_prompt:
+            return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]
+        return []
 
     def condition(self, model: Model, jobs: Sequence[Job]) -> Conditioning | tuple[Composition, ...]:
         """The conditioning of a batch. A family whose UNet needs more than embeddings of the prompts replaces this.

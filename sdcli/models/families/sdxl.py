@@ -46,6 +46,7 @@ class StableDiffusionXL(StableDiffusion1):
     latent_scale = 0.13025
 
     default_scale = 5.0
+    own_sampler = True
     sizes = 6  # the original size, the place of the crop and the image's size
     full_precision_vae = True
 
@@ -136,7 +137,11 @@ class StableDiffusionXL(StableDiffusion1):
 
         output = text_encoder(ids[None], output_hidden_states=True)
         found = layer(model, output, max(clip_skip, TRAINED_LAYER))[0]
-        return Encoding(found, {"text_embeds": output.text_embeds[0]} if "text_embeds" in output else {})
+        if text_encoder is not model.text_encoder_2:
+            return Encoding(found)
+        # Not `text_embeds`, which is of the token with the highest number: a word of an embedding, if there is one.
+        end = (ids == model.tokenizer_2.eos_token_id).int().argmax()
+        return Encoding(found, {"text_embeds": text_encoder.text_projection(output.last_hidden_state[0, end])})
 
     def text_encoder_2_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection

@@ -113,9 +113,11 @@ class FolderModel:
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
             ),
         }
+        if families.get(family).own_sampler:
+            fields["default_sampler"] = scheduler_config.sampler(steps)
         if few_steps_by := scheduler_config.FEW_STEPS_BY.get(str(steps.get("_class_name", ""))):
             # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
-            fields |= {"few_steps_by": few_steps_by, "default_steps": 4}
+            fields |= {"few_steps_by": few_steps_by, "default_sampler": few_steps_by, "default_steps": 4}
             fields |= {"default_scale": 8.5 if unet.time_cond_proj_dim else 1.0}
         return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
@@ -295,6 +297,11 @@ def _family(index: Mapping[str, Any], names: Collection[str], name: str) -> tupl
     family = families.get(found)
     if two:
         parts[second] = _part(index, names, name, second, ["text_encoder_2"], family.text_encoders_2)
+        if not any(f"tokenizer_2/{file}" in names for file in family.vocabulary_files):
+            # The shipped one pads prompts in another way.
+            raise ModelError(
+                f"the model {name} is incomplete: the folder tokenizer_2 contains no vocabulary", fix=_AGAIN
+            )
     for tokenizer in ("tokenizer", "tokenizer_2")[: len(parts)]:
         if not _has(index, tokenizer) or index[tokenizer][1] not in family.tokenizers:
             raise _unsupported(name, pipeline, f"it has no {tokenizer} of {family.label}")
@@ -380,5 +387,5 @@ def _check(name: str, pipeline: str, family: Family, unet: UNetFile, vae: VAEFil
         raise _unsupported(
             name, pipeline, f"its UNet takes {unet.in_channels} channels and outputs {unet.out_channels}"
         )
-    if vae.shift_factor:
+    if vae.shift_factor or vae.latents_mean or vae.latents_std:
         raise _unsupported(name, pipeline, "its VAE shifts its latents")

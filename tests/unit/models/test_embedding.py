@@ -59,8 +59,8 @@ def test_layouts(tmp_path: Path, name: str) -> None:
     save(FILES[name], path)
     file = EmbeddingFile.read(path)
     expected = VECTORS[:1] if name == "one.bin" else VECTORS
-    assert torch.equal(file.table(), expected)
-    assert (file.vectors, file.width) == expected.shape
+    assert len(file.tables()) == 1 and torch.equal(file.tables()[0], expected)
+    assert (file.vectors, *file.widths) == expected.shape
     assert file.words == ((path.stem, "<cat-toy>") if path.suffix == ".bin" else (path.stem,))
     assert EmbeddingFile.read(path, "toy").words == ("toy",)
 
@@ -104,7 +104,7 @@ def test_texts_of_a_job_and_what_is_shown_of_them(tmp_path: Path) -> None:
 
 def test_files_that_are_none_are_refused(model: Model, tmp_path: Path) -> None:
     for tensors, expected in (
-        ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "made for Stable Diffusion XL"),
+        ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(2, 1280)}, "is not a textual inversion"),
         ({"a": torch.ones(1, 4), "b": torch.ones(1, 4)}, "is not a textual inversion"),
         ({"a": torch.ones(1, 4, 4)}, "is not a textual inversion"),
     ):
@@ -115,4 +115,18 @@ def test_files_that_are_none_are_refused(model: Model, tmp_path: Path) -> None:
         _file(tmp_path, "wide", torch.ones(1, 768)).require_fit(model.spec)
     assert "made for Stable Diffusion 1" in error.value.why
     with pytest.raises(ModelError, match="not finite"):
-        _file(tmp_path, "nan", torch.full((1, 16), torch.nan)).table()
+        _file(tmp_path, "nan", torch.full((1, 16), torch.nan)).tables()
+
+
+def test_an_embedding_for_two_text_encoders(model: Model, tmp_path: Path) -> None:
+    save_file({"clip_g": torch.ones(2, 1280), "clip_l": torch.zeros(2, 768)}, tmp_path / "x.safetensors")
+    file = EmbeddingFile.read(tmp_path / "x.safetensors")
+    assert (file.vectors, file.widths, file.words) == (2, (768, 1280), ("x",))
+    assert [table.mean() for table in file.tables()] == [0, 1]
+    file.require_fit(SPEC.model_copy(update={"text_width": 2048}))
+    with pytest.raises(ModelError, match="does not fit the model m") as error:
+        file.require_fit(SPEC.model_copy(update={"text_width": 768}))
+    assert "made for Stable Diffusion XL" in error.value.why
+    with pytest.raises(ModelError, match="does not fit the model m") as error:
+        Words([file]).model(model)
+    assert "It is for 2 text encoders, and the model has 1" in error.value.why

@@ -284,6 +284,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "inpainting": (config("unet", in_channels=9), "9 channels and its VAE outputs 4, as for inpainting"),
     "other inputs": (config("unet", addition_embed_type="text_time"), "addition_embed_type"),
     "shifted latents": (config("vae", shift_factor=0.1), "shifts its latents"),
+    "normalized latents": (config("vae", latents_mean=[0.1, 0, 0, 0], latents_std=[1, 1, 1, 1]), "shifts its latents"),
     "no UNet weights": (remove("unet/diffusion_pytorch_model.safetensors"), "folder unet has no weights"),
     "no VAE": (remove("vae"), "folder vae has no weights"),
     "no UNet configuration": (remove("unet/config.json"), "unet/config.json is missing"),
