@@ -14,7 +14,7 @@ from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import families, shipped
 from sdcli.models.hints import Hints
 from sdcli.models.original_yaml import ENGINE, OriginalConfig, class_name
-from sdcli.settings import LARGEST_SIDE, ORIGINAL_STEPS
+from sdcli.settings import LARGEST_SIDE, ORIGINAL_SAMPLER, ORIGINAL_STEPS
 
 MAX_SIZE, MAX_DEPTH, MAX_INTEGER = 100_000, 50, 2**63
 
@@ -177,6 +177,7 @@ def spec_of(config: OriginalConfig, name: str, hints: Hints = NO_HINTS) -> Model
         default_width=width,
         default_scale=1.0 if few else kind.default_scale,
         default_steps=hints.steps if few else ORIGINAL_STEPS,
+        default_sampler=(few.sampler if few else "") or kind.own_sampler or ORIGINAL_SAMPLER,
         schedule=NoiseSchedule(
             spacing_is_given=trailing,
             timestep_spacing="trailing" if trailing else "leading",

@@ -128,7 +128,7 @@ def read(
         because = "by the values of one of its tensors, which is not certain"
     elif prediction is None and second:
         prediction, uncertain, because = "eps", True, "because nothing in it says what"
-    few, steps = _few_steps(path, metadata)
+    few, steps = few_steps(path.stem, metadata.get("modelspec.title", "")) or (None, 0)
     if few is not None and few.label == "Lightning" and steps == 1 and re.search(r"x0", path.stem, re.IGNORECASE):
         prediction, because = "x0", "by its name"
     size = _SIZE.fullmatch("512x512" if _TURBO.match(path.stem) else metadata.get("modelspec.resolution", "").strip())
@@ -154,8 +154,9 @@ def _prediction(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> tupl
     return None, ""
 
 
-def _few_steps(path: Path, metadata: Mapping[str, str]) -> tuple[FewSteps | None, int]:
-    for text in (path.stem, metadata.get("modelspec.title", "")):
+def few_steps(*names: str) -> tuple[FewSteps, int] | None:
+    """The way of training for a few steps that a name or a title says, and the number of steps; None if none does."""
+    for text in names:
         words = [word.lower() for word in _WORD.findall(text)]
         joined = [*words, *(f"{one}{two}" for one, two in pairwise(words) if two.isdigit())]
         for word, way in FEW_STEPS.items():
@@ -166,4 +167,4 @@ def _few_steps(path: Path, metadata: Mapping[str, str]) -> tuple[FewSteps | None
                 continue
             named = _STEPS.search(text)
             return way, int(named[1]) if named and int(named[1]) else way.steps
-    return None, 0
+    return None

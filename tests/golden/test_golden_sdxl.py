@@ -27,6 +27,7 @@ from sdcli.pipeline import generate
 
 BAR = 60
 """dB of PSNR."""
+SLOW = pytest.mark.slow
 Weighted = Sequence[tuple[str, float]]
 Encoded = tuple[torch.Tensor, torch.Tensor]
 """Embeddings and pooled embedding."""
@@ -37,7 +38,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallXL:
     return SmallXL(tmp_path_factory.mktemp("sdxl") / "small", NOISE_SCHEDULES["v1"])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmpp_2m", "unipc", "heun"])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", *(pytest.param(each, marks=SLOW) for each in ("euler", "euler_a", "dpmpp_2m", "unipc", "heun"))]
+)
 def test_samplers(small: SmallXL, sampler: str) -> None:
     assert psnr(small.by_sdcli(sampler, "auto"), small.by_diffusers(sampler, "auto")) >= BAR
 
@@ -47,10 +50,10 @@ def test_samplers(small: SmallXL, sampler: str) -> None:
     [
         ({"negative_prompt": ""}, {"negative_prompt": None}),
         ({"original_size": "1024x512"}, {"original_size": (512, 1024)}),
-        ({"crop": "16,256"}, {"crops_coords_top_left": (16, 256)}),
-        ({"height": 128}, {"height": 128}),
-        ({"scale": 1.0}, {"guidance_scale": 1.0}),
-        ({"guidance_rescale": 0.7}, {"guidance_rescale": 0.7}),
+        pytest.param({"crop": "16,256"}, {"crops_coords_top_left": (16, 256)}, marks=SLOW),
+        pytest.param({"height": 128}, {"height": 128}, marks=SLOW),
+        pytest.param({"scale": 1.0}, {"guidance_scale": 1.0}, marks=SLOW),
+        pytest.param({"guidance_rescale": 0.7}, {"guidance_rescale": 0.7}, marks=SLOW),
         ({"clip_skip": 3, "negative_prompt": ""}, {"clip_skip": 1, "negative_prompt": None}),
     ],
 )
@@ -61,6 +64,7 @@ def test_settings(small: SmallXL, ours: dict[str, Any], theirs: dict[str, Any]) 
     assert image.shape != plain.shape or psnr(image, plain) < BAR
 
 
+@SLOW
 @pytest.mark.parametrize("zeros", [True, False])
 def test_an_empty_negative_prompt_is_what_the_model_wants(
     tmp_path_factory: pytest.TempPathFactory, zeros: bool
@@ -75,6 +79,7 @@ def test_an_empty_negative_prompt_is_what_the_model_wants(
     assert (psnr(small.by_sdcli("euler_a", "auto", negative_prompt=" ", steps=2), theirs) >= BAR) != zeros
 
 
+@SLOW
 def test_learned_guidance(tmp_path_factory: pytest.TempPathFactory) -> None:
     lcm = {**NOISE_SCHEDULES["v1"], "_class_name": "LCMScheduler"}
     small = SmallXL(tmp_path_factory.mktemp("lcm") / "small", lcm, unet={"time_cond_proj_dim": 16})
@@ -154,6 +159,7 @@ def test_a_prompt_that_changes_has_another_pooled_embedding_then(small: SmallXL)
     assert psnr(ours, by_embeddings(small, one, negative)) < BAR
 
 
+@SLOW
 def test_parts_of_the_guidance_have_the_sizes_and_their_own_pooled_embeddings(small: SmallXL) -> None:
     """Twice half of a prompt is the prompt."""
     plain = small.by_sdcli("euler", "auto", prompt="a cat", crop="5,6")
@@ -162,6 +168,7 @@ def test_parts_of_the_guidance_have_the_sizes_and_their_own_pooled_embeddings(sm
     assert psnr(small.by_sdcli("euler", "auto", prompt="a cat", prompt_syntax="a1111"), plain) < BAR
 
 
+@SLOW
 def test_an_image_is_the_same_alone_and_in_a_batch(small: SmallXL) -> None:
     jobs = [
         small.job("euler", "auto", prompt=prompt, negative_prompt=negative, noise={"rows": 2, "row": row})
@@ -173,12 +180,14 @@ def test_an_image_is_the_same_alone_and_in_a_batch(small: SmallXL) -> None:
         assert psnr(small.pixels(image), small.pixels(alone)) >= BAR
 
 
+@SLOW
 def test_a_layer_that_a_text_encoder_lacks(small: SmallXL) -> None:
     assert psnr(small.by_sdcli("euler", "auto", clip_skip=2), small.by_sdcli("euler", "auto")) >= BAR
     with pytest.raises(UsageError, match="--clip-skip 6 is more than the model small has"):
         small.by_sdcli("euler", "auto", clip_skip=6)
 
 
+@SLOW
 def test_a_lora_of_kohya_for_all_parts(small: SmallXL, tmp_path: Path) -> None:
     """With the names of the original layout in the UNet. Without peft: the pipeline gets changed weights."""
     layers = {
@@ -226,6 +235,7 @@ def test_a_lora_of_kohya_for_all_parts(small: SmallXL, tmp_path: Path) -> None:
     assert np.array_equal(small.by_sdcli("euler", "auto"), plain)
 
 
+@SLOW
 def test_a_textual_inversion_for_both_text_encoders(small: SmallXL, tmp_path: Path) -> None:
     vectors = {
         name: torch.randn(3, width, generator=torch.Generator().manual_seed(width))
@@ -258,7 +268,7 @@ def test_a_textual_inversion_for_both_text_encoders(small: SmallXL, tmp_path: Pa
     assert psnr(ours, small.by_sdcli("euler", "auto", prompt="a photo of a toy, on grass")) < 40
 
 
-@pytest.mark.slow
+@SLOW
 def test_the_command(small: SmallXL, tmp_path: Path) -> None:
     arguments = [
         PROMPT, "--negative-prompt", NEGATIVE, "--model", small.folder, "--sampler", "euler", "--rng", "cpu", "--seed",

@@ -178,8 +178,8 @@ class Family(Protocol):
 
     default_scale: float = 7.5
     """Guidance scale of a model whose files say nothing of it; 7.5 as in the original script."""
-    own_sampler: bool = False
-    """Whether the sampler of the model's files is the default; otherwise it is ddim as in the original script."""
+    own_sampler: str = ""
+    """The sampler of a model whose files name none; empty: ddim as in the original script, whatever its files name."""
     takes_clip_skip: bool = False
     """Whether `embeddings` takes other layers than the last one."""
     sizes: int = 0

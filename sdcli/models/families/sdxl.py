@@ -46,7 +46,7 @@ class StableDiffusionXL(StableDiffusion1):
     latent_scale = 0.13025
 
     default_scale = 5.0
-    own_sampler = True
+    own_sampler = "euler"
     sizes = 6  # the original size, the place of the crop and the image's size
     full_precision_vae = True
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.models import checkpoint_file, families, hashes, json_files, scheduler_config, shipped, weight_files
+from sdcli.models import checkpoint_file, families, hashes, hints, json_files, scheduler_config, shipped, weight_files
 from sdcli.models.families import Family
 from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
@@ -119,6 +119,11 @@ class FolderModel:
             # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
             fields |= {"few_steps_by": few_steps_by, "default_sampler": few_steps_by, "default_steps": 4}
             fields |= {"default_scale": 8.5 if unet.time_cond_proj_dim else 1.0}
+        elif few := hints.few_steps(name.rpartition("/")[2]):
+            way, count = few
+            notes = hints.Hints(few_steps=way, steps=count).notes(name, families.get(family))
+            fields |= {"default_steps": count, "default_scale": 1.0, "notes": tuple(notes)}
+            fields |= {"few_steps_by": way.sampler, "default_sampler": way.sampler} if way.sampler else {}
         return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
     @property

@@ -205,6 +205,15 @@ def test_a_model_for_a_few_steps_has_their_defaults(folder: Path) -> None:
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("", 50, 7.5)
 
 
+def test_a_model_whose_name_says_that_it_is_for_a_few_steps(folder: Path) -> None:
+    for name, steps, sampler in (("xl-turbo", 4, "ddim"), ("x_Lightning_2step", 2, "ddim"), ("dmd2", 4, "lcm")):
+        spec = FolderModel.read(folder, name=f"owner/{name}").spec
+        assert (spec.default_steps, spec.default_scale, spec.default_sampler) == (steps, 1.0, sampler)
+        (note,) = spec.notes
+        assert note.endswith(f"by its name): the defaults are --steps {steps} and --scale 1")
+    assert FolderModel.read(folder, name="turbo/model").spec.notes == ()
+
+
 def test_the_safety_checker_is_found_if_the_folder_has_one(folder: Path) -> None:
     assert find(ModelRequest(model=str(folder))).safety_checker(download=False) is None
     edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
