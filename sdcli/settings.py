@@ -268,12 +268,12 @@ class ImageSettings(BaseModel):
     height: int | None = option(
         None, "--H", "--height", aliases=("-H",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
-        help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
+        help="Height. Default: the model's own size; 512 for a checkpoint of Stable Diffusion 1.",
     )  # fmt: skip
     width: int | None = option(
         None, "--W", "--width", aliases=("-W",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
-        help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
+        help="Width. Default: the model's own size; 512 for a checkpoint of Stable Diffusion 1.",
     )  # fmt: skip
     original_size: str = option(
         "", "--original-size", scope="image", panel=SIZE, metavar="WxH",
@@ -408,12 +408,13 @@ class Settings(ImageSettings):
     ckpt: str = option(
         "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", aliases=("--checkpoint", "--ckpt-path", "--ckpt-name"),
         scope="run", panel=MODEL, metavar="FILE", path="checkpoint", recorded=True, contradicts=("model",),
-        help="Original checkpoint, .ckpt or .safetensors; the default file is used if it exists.",
+        help="Checkpoint of Stable Diffusion 1, 2 or XL in one file; the default file is used if it exists.",
     )  # fmt: skip
     config: str = option(
         "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
         path="config", recorded=True, rerun=True, contradicts=("model",),
-        help="Configuration of the checkpoint: a file, or the name of one that sdcli ships.",
+        help="Configuration of the checkpoint, if it is not the one that its tensors show: a file, or the name of one that "
+        "sdcli ships.",
     )  # fmt: skip
     adapters: str = option(
         "adapters", "--adapters", aliases=("--lora-dir", "--lora-model-dir"), scope="run", panel=MODEL,

@@ -73,9 +73,8 @@ def _size(shapes: Shapes, name: str, axis: int) -> int:
 
 def _unet(shapes: Shapes) -> dict[str, Any]:
     """The fields of `unet_config.params`. Raises `LookupError` for a tensor that is missing."""
-    depths = Counter(
-        found[1] for name in shapes if (found := _TRANSFORMER.fullmatch(name.removeprefix(UNET))) is not None
-    )
+    blocks_of = (_TRANSFORMER.fullmatch(name.removeprefix(UNET)) for name in shapes)
+    depths = Counter(block[1] for block in blocks_of if block is not None)
     levels: list[list[tuple[int, int]]] = [[]]
     for number in count(1):
         block = f"{UNET}input_blocks.{number}.0."

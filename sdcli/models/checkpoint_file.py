@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +122,12 @@ def container(path: Path) -> Container:
         return "zip"
     if head.startswith(b"\x80"):
         return "legacy"
+    if head.startswith(b"GGUF"):
+        raise ModelError(
+            f"{path} is not a checkpoint",
+            why="It is a GGUF file: quantized weights of one part of a model, which sdcli does not read.",
+            fix=NOT_TORCH,
+        )
     raise ModelError(f"{path} is not a checkpoint", why=_describe(head, size), fix=DOWNLOAD_AGAIN)
 
 
@@ -135,6 +142,8 @@ def _describe(head: bytes, size: int) -> str:
         return "It is a Git LFS pointer to the file; `git lfs pull` in its repository downloads the file."
     if text.startswith((b"{", b"[")):
         return "It is JSON: perhaps the error message of a server."
+    if head.startswith((b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
+        return "It is an archive: unpack it, and pass the file in it."
     if not any(head):
         return "It contains zeros only: the download is incomplete."
     if size < 1024:
@@ -209,9 +218,25 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"the checkpoint {path} contains no tensors", fix=DOWNLOAD_AGAIN)
     with _damage(path), path.open("rb") as file:
         # Private: torch wants memory that it could write to.
-        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        contents = _contents(path, mapped, {place.block for place in places.values()})
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        _mapped.add(whole)
+        contents = _contents(path, memoryview(whole), {place.block for place in places.values()})
+        forget_pages()
         return {name: _tensor(contents[place.block], place) for name, place in places.items()}
+
+
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""The files that tensors of `read_tensors` are in."""
+
+
+def forget_pages() -> None:
+    """Give back the memory of all that was read of mapped files. Nothing is lost: it is read again if it is needed.
+
+    Only while a model loads, since what was written to the tensors is lost.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for mapped in _mapped:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _contents(path: Path, mapped: memoryview, blocks: set[Block]) -> dict[Block, memoryview | bytearray]:

@@ -104,7 +104,8 @@ class Hints:
         if self.few_steps:
             yield (
                 f"the model {name} is made for a few steps ({self.few_steps.label}, by its name): the defaults are "
-                f"--steps {self.steps} and --scale 1"
+                f"--steps {self.steps}, --scale 1"
+                + ("" if self.few_steps.sampler == "lcm" else " and the timesteps of --schedule trailing")
             )
 
 
@@ -125,6 +126,8 @@ def read(
     if prediction is None and second and (found := spread(_SPREAD_TENSOR)) is not None:
         prediction, uncertain = "v" if found > _SPREAD else "eps", True
         because = "by the values of one of its tensors, which is not certain"
+    elif prediction is None and second:
+        prediction, uncertain, because = "eps", True, "because nothing in it says what"
     few, steps = few_steps(path.stem, metadata.get("modelspec.title", "")) or (None, 0)
     if few is not None and few.label == "Lightning" and steps == 1 and re.search(r"x0", path.stem, re.IGNORECASE):
         prediction, because = "x0", "by its name"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdcli.errors import ModelError
-from sdcli.models import families
+from sdcli.models import families, renaming
 from sdcli.models.checkpoint_file import Shapes
 from sdcli.models.renaming import TEXT, UNET, VAE
 from sdcli.settings import flag
@@ -160,7 +160,30 @@ def check(path: Path, shapes: Shapes) -> None:
     )
 
 
-WHOLE_MODEL = "Pass a checkpoint of a whole model of these."
+def described(shapes: Shapes, given: str) -> tuple[str, str]:
+    """What a file seems to be that an adapter was expected in, and what to do with it; empty if it is not known.
+
+    Args:
+        shapes: of its tensors, by their names in the file.
+        given: the setting that names it.
+    """
+    names = renaming.original_names(shapes)
+    if found := kind(names):
+        if found.setting == given:
+            return "", ""
+        return found.name, f"Pass it with {flag(found.setting)}." if found.setting else ""
+    if FIRST_LAYER in names and (own := family(names)):
+        return f"a whole {families.get(own).checkpoint_models} model", "Pass it with --ckpt."
+    joined = "\n".join(names)
+    part = next((part for part in PARTS if re.search(part.pattern, joined, re.MULTILINE)), None)
+    if part is None:
+        part = next((Kind(LABELS[name], "") for name, prefix in WHOLE.items() if f"\n{prefix}" in f"\n{joined}"), None)
+    if part is None or part.setting == given:
+        return "", ""
+    return part.name, f"Pass it with {flag(part.setting)}." if part.setting else ""
+
+
+WHOLE_MODEL = "Pass a checkpoint of one of these."
 
 
 def family(shapes: Shapes) -> str | None:

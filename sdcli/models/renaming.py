@@ -106,6 +106,19 @@ def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found | {new: tensors[name] for name, new in renamed.items() if name != new and new not in found}
 
 
+def vae_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a VAE in a file of a VAE or of a whole model, by the names that it has alone.
+
+    Those of diffusers' layout keep their names.
+
+    Args:
+        tensors: as for `original_names`.
+    """
+    found = {name: each for name, each in original_names(tensors).items() if name.startswith(VAE)}
+    found = found or original_names({f"{VAE}{name}": each for name, each in tensors.items()})
+    return {name.removeprefix(VAE): each for name, each in found.items()}
+
+
 def _renamed(name: str, rules: list[tuple[re.Pattern[str], Any]]) -> str:
     for _ in range(_MOST):
         before = name

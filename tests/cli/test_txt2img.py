@@ -169,7 +169,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--ckpt", "none.ckpt"], 4, ["none.ckpt"]),
         (["--ckpt", "page.ckpt"], 4, ["page.ckpt", "web page"]),
         (["--ckpt", "cut.ckpt"], 4, ["cut.ckpt"]),
-        (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL model"]),
+        (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL refiner"]),
         (["--device", "mps"], 5, ["--device mps is not available"]),
         (["--outdir", "empty.txt"], 7, ["cannot write to empty.txt"]),
     ],
@@ -186,7 +186,7 @@ def test_errors_before_the_model_is_loaded(
     (tmp_path / "cut.ckpt").write_bytes(small_checkpoint.ckpt.read_bytes()[:100_000])
     write_header(
         tmp_path / "sdxl.safetensors",
-        {"conditioner.embedders.1.model.ln_final.weight": [1280], "model.diffusion_model.label_emb.0.0.weight": [4, 4]},
+        {"conditioner.embedders.0.model.ln_final.weight": [1280], "model.diffusion_model.label_emb.0.0.weight": [4, 4]},
     )
     given = model(small_checkpoint)
     if "--ckpt" in arguments or "--model" in arguments:

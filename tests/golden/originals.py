@@ -12,7 +12,7 @@ import math
 import re
 import tempfile
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,47 @@ def _by_module(name: str, module: Any) -> str:
     """A name with its module renamed. The inner names of transformers are the same in both layouts."""
     path, _, end = name.rpartition(".")
     return f"{module(path)}.{end}"
+
+
+RELEASED_VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+RELEASED_UNET: Mapping[str, dict[str, Any]] = {
+    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True, "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+}  # fmt: skip
+"""The configurations of the releases v1-4, v2-1 and XL base."""
+LARGE = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+HUGE = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+GIANT = CLIPTextConfig(
+    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
+)
+
+
+@cache
+def release(family: str) -> Tensors:
+    """The tensors of a release, by the names in its file. Each has a value of its own, of four bytes, in all places."""
+    with torch.device("meta"):
+        tensors = unet_tensors(UNet2DConditionModel(**RELEASED_UNET[family])) | vae_tensors(
+            AutoencoderKL(**RELEASED_VAE)
+        )
+        if family != "sd2":
+            prefix = "cond_stage_model.transformer." if family == "sd1" else "conditioner.embedders.0.transformer."
+            tensors |= clip_tensors(CLIPTextModel(LARGE), prefix)
+            tensors[f"{prefix}text_model.embeddings.position_ids"] = torch.empty(1, 77)
+        if family == "sd2":
+            tensors |= open_clip_tensors(CLIPTextModel(HUGE), "cond_stage_model.model.")
+        if family == "sdxl":
+            tensors |= open_clip_tensors(CLIPTextModelWithProjection(GIANT), "conditioner.embedders.1.model.")
+    return {name: torch.tensor(float(number)).expand(each.shape) for number, (name, each) in enumerate(tensors.items())}
 
 
 class SmallOriginal(SmallModel):

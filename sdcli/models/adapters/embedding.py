@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, chunks
+from sdcli.models import checkpoint_file, chunks, recognition
 from sdcli.models.adapters.layouts import WIDTHS
 from sdcli.models.chunks import Encoded, Runs
 from sdcli.models.tokenizer import PromptLength
@@ -73,10 +73,12 @@ class EmbeddingFile:
         alike = all(len(shape) == 2 and all(shape) and shape[0] == each[0][0] for shape in each)
         if not alike or len(names) != (2 if names == _OF_XL else 1):
             shown = ", ".join(list(shapes)[:3]) + (", ..." if len(shapes) > 3 else "")
+            seems, fix = recognition.described(shapes, "embedding")
+            why = f"It has {len(shapes):,} tensors: {shown}." if shapes else "It has no tensors."
             raise ModelError(
                 f"{path} is not a textual inversion",
-                why=f"It has {len(shapes):,} tensors: {shown}." if shapes else "It has no tensors.",
-                fix="Pass a file with the embedding of one word; --lora takes LoRAs.",
+                why=f"It seems to be {seems}." if seems else why,
+                fix=fix or "Pass a file with the embedding of one word; --lora takes LoRAs.",
             )
         own = [name for name in names if name not in _NO_WORD]
         words = (word,) if word else tuple(dict.fromkeys((path.stem, *own)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, families
+from sdcli.models import checkpoint_file, families, recognition
 from sdcli.models.adapters import layouts
 from sdcli.models.adapters.embedding import Words
 from sdcli.models.adapters.layouts import Layer, Part
@@ -63,10 +63,13 @@ class LoraFile:
         shapes = checkpoint_file.shapes(path)
         found, left_over = layouts.layers(shapes)
         if not found:
+            seems, fix = recognition.described(shapes, "lora")
             raise ModelError(
                 f"{path} is not a LoRA that sdcli reads",
-                why="It has " + (f"the tensors {_some(shapes)}." if shapes else "no tensors."),
-                fix="Pass a LoRA, LoCon, LoHa, LoKr or DoRA in the layout of diffusers, peft, kohya or LyCORIS.",
+                why=f"It seems to be {seems}."
+                if seems
+                else "It has " + (f"the tensors {_some(shapes)}." if shapes else "no tensors."),
+                fix=fix or "Pass a LoRA, LoCon, LoHa, LoKr or DoRA in the layout of diffusers, peft, kohya or LyCORIS.",
             )
         return cls(path, found, left_over, shapes, _scales(path))
 

@@ -32,7 +32,7 @@ class StableDiffusion1(Family):
 
     folder_models = "Stable Diffusion 1 and 2"
     part = "text_encoder"
-    text_encoders = ("CLIPTextModel",)
+    text_encoders: tuple[str, ...] = ("CLIPTextModel",)
     tokenizers = ("CLIPTokenizer", "CLIPTokenizerFast")
 
     vocabulary = shipped.VOCABULARIES / "clip"

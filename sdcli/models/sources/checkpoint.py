@@ -105,7 +105,7 @@ class OriginalModel:
         config_name = self.config_path.name if self.config_path else RECOGNIZED
         with weights.enough_memory(source):
             progress("checkpoint")
-            tensors = renaming.original_names(checkpoint_file.read_tensors(self.path))
+            tensors = _scaled(renaming.original_names(checkpoint_file.read_tensors(self.path)))
             _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, self)
             progress("text encoder")
             text_encoder = self.family.convert_text_encoder(
@@ -130,6 +130,20 @@ class OriginalModel:
                 tokenizer_2=self._tokenizer(1) if text_encoder_2 is not None else None,
                 text_encoder_2=text_encoder_2.to(device) if text_encoder_2 is not None else None,
             )
+
+
+def _scaled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, of which those that have a scale of their own, as ComfyUI's in 8 bits have, are multiplied by it."""
+    end = ".scale_weight"
+    scales = {name.removesuffix(end): each for name, each in tensors.items() if name.endswith(end)}
+    if not scales:
+        return tensors
+    kept = {name: each for name, each in tensors.items() if not name.endswith((end, ".scale_input", "scaled_fp8"))}
+    return kept | {
+        f"{name}.weight": kept[f"{name}.weight"].float() * scale.float()
+        for name, scale in scales.items()
+        if f"{name}.weight" in kept
+    }
 
 
 def _check(shapes: Shapes, model: OriginalModel) -> None:

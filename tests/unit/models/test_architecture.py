@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from originals import Tensors, clip_tensors, open_clip_tensors, unet_tensors, vae_tensors
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import UNet2DConditionModel
+from originals import RELEASED_UNET, Tensors, release, unet_tensors, vae_tensors
 
 from sdcli.errors import ModelError
 from sdcli.models import architecture, checkpoint_config, checkpoint_file, conversion, families, recognition, renaming
@@ -20,45 +17,9 @@ from sdcli.models.sources import checkpoint
 from sdcli.models.sources.checkpoint import OriginalModel
 
 CPU = torch.device("cpu")
-VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
-UNET: Mapping[str, dict[str, Any]] = {
-    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True, "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    },
-}  # fmt: skip
-LARGE = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-HUGE = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
-GIANT = CLIPTextConfig(
-    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
-)
 KEYS = {"sd1": 1131, "sd2": 1228, "sdxl": 2515}
 """Tensors of the releases: v1-4 without averaged weights and v2-1 without those of training, and XL base."""
 YAML = {"sd1": "v1-inference.yaml", "sd2": "v2-inference.yaml", "sdxl": "sd_xl_base.yaml"}
-
-
-@cache
-def original(family: str) -> Tensors:
-    """The tensors of a model of the real size. Each has a value of its own, of four bytes, in all places."""
-    with torch.device("meta"):
-        tensors = unet_tensors(UNet2DConditionModel(**UNET[family])) | vae_tensors(AutoencoderKL(**VAE))
-        if family != "sd2":
-            prefix = "cond_stage_model.transformer." if family == "sd1" else "conditioner.embedders.0.transformer."
-            tensors |= clip_tensors(CLIPTextModel(LARGE), prefix)
-            tensors[f"{prefix}text_model.embeddings.position_ids"] = torch.empty(1, 77)
-        if family == "sd2":
-            tensors |= open_clip_tensors(CLIPTextModel(HUGE), "cond_stage_model.model.")
-        if family == "sdxl":
-            tensors |= open_clip_tensors(CLIPTextModelWithProjection(GIANT), "conditioner.embedders.1.model.")
-    return {name: torch.tensor(float(number)).expand(each.shape) for number, (name, each) in enumerate(tensors.items())}
 
 
 @pytest.fixture(scope="module", params=KEYS)
@@ -68,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tensors(family: str) -> Tensors:
-    return original(family)
+    return release(family)
 
 
 def found_in(tensors: Tensors, monkeypatch: pytest.MonkeyPatch, path: str = "model.safetensors") -> OriginalModel:
@@ -129,14 +90,14 @@ def test_a_unet_with_fewer_transformers(monkeypatch: pytest.MonkeyPatch) -> None
     """SSD-1B: some blocks of Stable Diffusion XL are left out, and all attention in the middle."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(
-            **UNET["sdxl"]
+            **RELEASED_UNET["sdxl"]
             | {
                 "transformer_layers_per_block": [1, 2, 4], "mid_block_type": "UNetMidBlock2D",
                 "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
             }
         )  # fmt: skip
     shapes = {name: tuple(each.shape) for name, each in unet_tensors(unet).items()}
-    shapes |= {name: tuple(each.shape) for name, each in original("sdxl").items() if "diffusion_model" not in name}
+    shapes |= {name: tuple(each.shape) for name, each in release("sdxl").items() if "diffusion_model" not in name}
     config = architecture.configuration(Path("m"), "sdxl", renaming.original_names(shapes))
     described = conversion.described_unet(config)
     assert described["transformer_layers_per_block"] == [1, 2, 4]
@@ -152,7 +113,7 @@ def test_a_unet_with_fewer_transformers(monkeypatch: pytest.MonkeyPatch) -> None
     "missing", ["input_blocks.0.0.weight", "input_blocks.1.0.in_layers.2.weight", "post_quant_conv.weight", "label_emb"]
 )
 def test_a_model_that_is_not_complete_is_refused_with_the_tensor(missing: str) -> None:
-    shapes = renaming.original_names({name: tuple(each.shape) for name, each in original("sdxl").items()})
+    shapes = renaming.original_names({name: tuple(each.shape) for name, each in release("sdxl").items()})
     shapes = {name: shape for name, shape in shapes.items() if missing not in name}
     with pytest.raises(ModelError, match=f"There is no tensor .*{missing}"):
         architecture.configuration(Path("m"), "sdxl", shapes)

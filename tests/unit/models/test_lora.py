@@ -446,7 +446,7 @@ def test_a_file_without_layers_of_the_model_is_refused(model: Model, adapted: Ad
 def test_a_file_that_is_no_lora_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a LoRA") as error:
         write(tmp_path, {"emb_params": random(2, 16)})
-    assert "emb_params" in error.value.why
+    assert "a textual inversion" in error.value.why and "--embedding" in error.value.fix
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
