@@ -14,7 +14,7 @@ from typing import Any
 from sdcli import models
 from sdcli.errors import InputFileError, ModelError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
-from sdcli.jobs import Job, batches, size, steps_of
+from sdcli.jobs import Job, batches, sampler_of, size, steps_of
 from sdcli.models import adapters, families
 from sdcli.models.adapters import Adapter
 from sdcli.models.adapters.embedding import EmbeddingFile
@@ -29,7 +29,7 @@ from sdcli.prompts import syntax as syntaxes
 from sdcli.prompts.syntax import HEAVIEST, PLAIN, Parsed, looks_like, parse, words
 from sdcli.prompts.templates import LONGEST, is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, default, flag, with_paths
+from sdcli.settings import AUTO, Settings, default, flag, require_taken, with_paths
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -73,7 +73,8 @@ class Run:
         self.source: ModelSource = source or models.find_for(settings)
         self.spec = self.source.spec
         # In the journal, too: another version may have another default.
-        settings = settings.model_copy(update={"steps": steps_of(settings, self.spec)})
+        own = {"steps": steps_of(settings, self.spec), "sampler": sampler_of(settings, self.spec)}
+        settings = settings.model_copy(update=own)
         self.settings = settings
         if settings.output_name is not None:
             names.check_pattern(settings.output_name, settings.format)
@@ -90,7 +91,7 @@ class Run:
         self._has_templates = False
         self._adapters: dict[tuple[str, str], Adapter] = {}
         self._find = cache(partial(adapters.find, folder=settings.adapters))
-        self.notes = self._require(settings)
+        self.notes = [*self.spec.notes, *self._require(settings)]
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
@@ -162,6 +163,8 @@ class Run:
         return self._adapters[setting, path]
 
     def _step_draws(self, job: Job) -> int:
+        if job.sampler == AUTO:
+            return job.steps  # a scheduler of diffusers draws at most once in each step
         draws: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), self.spec.schedule)
         return draws
 
@@ -317,6 +320,7 @@ class Run:
     def _require(self, settings: Settings) -> list[str]:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
+        notes = families.get(self.spec.family).require(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
         self._require_loras(settings.lora)
         for path in adapters.paths("vae", settings.vae):
@@ -330,46 +334,15 @@ class Run:
                 fix="Pass another model with --model or --ckpt.",
                 settings=("embedding",),
             )
-        SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
-        family = families.get(self.spec.family)
-        if settings.clip_skip > 1 and not family.takes_clip_skip:
-            raise UsageError(
-                f"{flag('clip_skip')} {settings.clip_skip} does not work with the model {self.spec.name}",
-                why=f"Its text encoder is a {family.label}, whose last layer was trained with the model.",
-                fix=f"Leave out {flag('clip_skip')}.",
-                settings=("clip_skip",),
-            )
-        if settings.clip_skip > (layers := self.spec.text_layers):
-            raise UsageError(
-                f"{flag('clip_skip')} {settings.clip_skip} is more than the model {self.spec.name} has",
-                why=f"Its text encoder has {layers} layers.",
-                fix=f"Pass a number from 1 to {layers}.",
-                settings=("clip_skip",),
-            )
-        notes = self._guidance_notes(settings)
-        if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
+        if (sampler := sampler_of(settings, self.spec)) != AUTO:
+            require_taken(settings, sampler)
+            SAMPLERS[sampler].check(plan, self.spec.schedule)
+        if self.spec.few_steps_by and sampler not in FEW_STEPS_BY.values():
             notes.append(
-                f"the model {self.spec.name} is made for a few steps of another sampler: pass --sampler {sampler}"
+                f"the model {self.spec.name} is made for a few steps of another sampler: pass --sampler "
+                f"{self.spec.few_steps_by}"
             )
         return [*notes, *self.stages.check(height, width)]
-
-    def _guidance_notes(self, settings: Settings) -> list[str]:
-        """What to know of guidance that is applied twice, or not at all."""
-        scale = self.spec.default_scale if settings.scale is None else settings.scale
-        if self.spec.guidance_embedding:
-            return (
-                [f"{flag('negative_prompt')} has no effect with the model {self.spec.name}"]
-                if settings.negative_prompt
-                else []
-            )
-        if self.spec.default_scale == 1 != scale:
-            return [
-                f"{flag('scale')} {scale:g} is applied beside the guidance in the weights of the model "
-                f"{self.spec.name}, which is meant for 1"
-            ]
-        if scale == 1 and settings.negative_prompt:
-            return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]
-        return []
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1

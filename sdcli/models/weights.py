@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from sdcli.errors import ModelError
 from sdcli.memory import memory_errors
+from sdcli.models import checkpoint_file
 
 
 def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
@@ -35,7 +36,7 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
             why="It is quantized, and sdcli does not read quantized models.",
             fix="Get the model in 16 or 32 bits.",
         )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict(_in_full(tensors), assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:  # Not saved with models, as it is always 0, 1, 2, ...
@@ -43,6 +44,21 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
                     raise ModelError(f"the {what} of {source} has an unknown buffer {name}")
                 module.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)
     return model.eval().requires_grad_(False)
+
+
+_AT_ONCE = 256_000_000
+
+
+def _in_full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors in float32. What was read of the file for those that are copied is given back in between."""
+    found, read = {}, 0
+    for name, tensor in tensors.items():
+        found[name] = tensor.float()
+        if found[name] is not tensor and (read := read + tensor.nbytes) > _AT_ONCE:
+            checkpoint_file.forget_pages()
+            read = 0
+    checkpoint_file.forget_pages()
+    return found
 
 
 def check(
@@ -90,13 +106,13 @@ def check(
     )
 
 
-def check_width(text_encoder: Any, unet: Any, source: str) -> None:
-    """Check that the UNet takes embeddings of the width that the text encoder returns.
+def check_width(text_encoders: Sequence[Any], unet: Any, source: str) -> None:
+    """Check that the UNet takes embeddings of the width that the text encoders return together.
 
     Raises:
         ModelError: it does not.
     """
-    returned, taken = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    returned, taken = sum(each.config.hidden_size for each in text_encoders), unet.config.cross_attention_dim
     if returned != taken:
         raise ModelError(
             f"the parts of {source} do not fit each other",

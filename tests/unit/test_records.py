@@ -165,7 +165,7 @@ CHANGES = {
     "height": 128, "width": 192, "steps": 3, "sampler": "dpm_solver", "scale": 7.0, "eta": 0.5,
     "schedule": "karras", "sigmas": "9,3", "guidance_rescale": 0.5,
     "precision": "autocast", "model": "another", "model_hash": "1", "out": "another", "read_as": "another",
-    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2,
+    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2, "original_size": "9x8", "crop": "1,2",
     "lora": ("style.safetensors:0.5",), "embedding": ("toy.pt",),
     "vae": "x.vae.pt", "files": {"style.safetensors": "0" * 64},
 }  # fmt: skip

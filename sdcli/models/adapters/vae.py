@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, json_files
+from sdcli.models import checkpoint_file, json_files, recognition, renaming
 from sdcli.models.folder_config import VAEFile
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ DEFAULT_SCALE = 0.18215
 """The scaling factor of Stable Diffusion 1 and 2."""
 _TAESD_INPUT = "1.weight"
 """The first layer of the decoder in the files of TAESD's author."""
-_PREFIX = re.compile(r"(?:first_stage_model|vae)\.")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class VaeSource:
             ModelNotFound: the file does not exist.
             ModelError: it is damaged, or not a VAE that sdcli reads.
         """
-        shapes = {_PREFIX.sub("", name, count=1): shape for name, shape in checkpoint_file.shapes(path).items()}
+        stored = checkpoint_file.shapes(path)
+        shapes = renaming.vae_names(stored)
         tiny = shapes.get(_TAESD_INPUT, ())
         original = len(tiny) == 4 or any(name.startswith("decoder.up.") for name in shapes)
         beside = cls.configuration(path)
@@ -67,11 +67,12 @@ class VaeSource:
         else:
             kind, config = KL, _sizes(shapes, original=original)
         if kind not in (KL, TINY) or not config:
-            shown = ", ".join(list(shapes)[:3])
+            shown = ", ".join(list(stored)[:3])
+            seems, fix = (kind, "") if kind not in (KL, TINY) else recognition.described(stored, "vae")
             raise ModelError(
                 f"{path} is not a VAE that sdcli reads",
-                why=f"It is {kind}." if kind not in (KL, TINY) else f"It has the tensors {shown}." if shown else "",
-                fix=f"Pass an {KL}, or the decoder of TAESD.",
+                why=f"It seems to be {seems}." if seems else f"It has the tensors {shown}." if shown else "",
+                fix=fix or f"Pass an {KL}, or the decoder of TAESD.",
             )
         return cls(path, kind, config, original)
 
@@ -111,9 +112,7 @@ class VaeSource:
 
         from sdcli.models import conversion, weights
 
-        tensors = {
-            _PREFIX.sub("", name, count=1): tensor for name, tensor in checkpoint_file.read_tensors(self.path).items()
-        }
+        tensors = renaming.vae_names(checkpoint_file.read_tensors(self.path))
         config = (
             {"scaling_factor": spec.latent_scale or DEFAULT_SCALE, **self.config} if self.kind == KL else self.config
         )

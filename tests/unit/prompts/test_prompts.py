@@ -234,7 +234,7 @@ VALUES: dict[str, object] = {
     "schedule": "trailing", "sigmas": "5,1", "prompt_syntax": "a1111",
     "long_prompt": "chunk", "clip_skip": 2, "guidance_rescale": 0.5,
     "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2, "lora": "ink.safetensors:0.5",
-    "embedding": "toy.pt=cat-toy", "vae": "taesd",
+    "embedding": "toy.pt=cat-toy", "vae": "taesd", "original_size": "9x8", "crop": "1,2",
 }  # fmt: skip
 
 
