@@ -146,7 +146,7 @@ def test_a_batch_has_one_pass_one_set_of_settings_and_at_most_n_samples_images(
         assert job.prompt == prompt.text
         assert all(
             getattr(job, name) == getattr(prompt.settings, name)
-            for name in {*OWN, "negative_prompt"} - {"steps", "height", "width", "scale"}
+            for name in {*OWN, "negative_prompt"} - {"steps", "sampler", "height", "width", "scale"}
         )
         assert job.scale == (prompt.settings.scale or SPEC.default_scale)
         assert (job.height, job.width) == size(prompt.settings, SPEC)

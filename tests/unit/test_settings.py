@@ -95,7 +95,7 @@ class TestTable:
             assert line.help.endswith("."), name
 
     def test_choices_are_the_entries_of_the_registry(self) -> None:
-        assert options()["sampler"].choices == tuple(SAMPLERS)
+        assert options()["sampler"].choices == ("auto", *SAMPLERS)
         assert options()["format"].choices == tuple(FORMATS)
         assert options()["executor"].choices == tuple(EXECUTORS)
         assert options()["safety_checker"].choices == ("auto", *SAFETY_CHECKERS, "off")
@@ -127,7 +127,7 @@ def test_a_setting_is_in_use_unless_it_is_off(name: str, value: object, used: bo
 @pytest.mark.parametrize(
     ("given", "sampler"),
     [
-        ({}, "ddim"),
+        ({}, "auto"),
         ({"plms": True}, "plms"),
         ({"dpm_solver": True}, "dpm_solver"),
         ({"plms": True, "dpm_solver": True}, "dpm_solver"),
