@@ -49,7 +49,7 @@ def load(
     """
     _require_own_shards(folder, files, source)
     fix = "Download the model again: its weights are damaged, or do not fit its configuration."
-    with _as_model_error(f"the {what} of {source} cannot be loaded", fix), _quiet():
+    with _as_model_error(f"the {what} of {source} cannot be loaded", fix), quiet():
         weights = map(folder.joinpath, files.weights)
         require_enough_weights(part_class, folder / files.part, weights)
         model, info = part_class.from_pretrained(
@@ -87,7 +87,7 @@ def whole(part_class: Any, folder: Path, *, what: str, source: str) -> Any:
     Raises:
         ModelError: its files are missing or damaged.
     """
-    with _as_model_error(f"the {what} of {source} cannot be loaded", "Download the model again."), _quiet():
+    with _as_model_error(f"the {what} of {source} cannot be loaded", "Download the model again."), quiet():
         return part_class.from_pretrained(folder, local_files_only=True)
 
 
@@ -103,7 +103,7 @@ def pipeline(pipeline_class: Any, parts: Mapping[str, Any], *, source: str) -> A
         ModelError: the parts do not fit together.
     """
     fix = "Download the model again, or update diffusers."
-    with _as_model_error(f"the parts of {source} do not fit together", fix), _quiet():
+    with _as_model_error(f"the parts of {source} do not fit together", fix), quiet():
         made = pipeline_class(**parts)
     made.set_progress_bar_config(disable=True)
     return made
@@ -205,7 +205,7 @@ def _as_model_error(what: str, fix: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the libraries' progress bars and warnings: whatever matters is an error here."""
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]

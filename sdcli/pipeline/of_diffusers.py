@@ -11,7 +11,7 @@ import torch
 from sdcli.errors import ModelError, SdcliError
 from sdcli.jobs import Job
 from sdcli.memory import is_out_of_memory
-from sdcli.models import pipeline_class
+from sdcli.models import pipeline_class, pretrained
 from sdcli.models.model import PipelineModel
 from sdcli.pipeline.noise import PipelineNoise
 from sdcli.pipeline.samplers import Step
@@ -49,7 +49,7 @@ def generate(
 
     noise = PipelineNoise(jobs)
     try:
-        with torch.autocast(kind, enabled=False), noise:
+        with torch.autocast(kind, enabled=False), pretrained.quiet(), noise:
             found = model.pipeline(**_arguments(model, jobs, after_step))[0]
         if not noise.draws:
             raise ValueError("It draws no noise with torch.randn, so the seed has no effect")
@@ -87,8 +87,9 @@ def _arguments(
         arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
     if spec.takes_rescale:
         arguments["guidance_rescale"] = first.guidance_rescale
-    # The size is that of the job, and not the nearest one of a list.
-    arguments |= {"use_resolution_binning": False} if "use_resolution_binning" in known.parameters else {}
+    # The size and the text are those of the job: not the nearest size of a list, nor a text that depends on what else is
+    # installed.
+    arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known.parameters}
     if "callback_on_step_end" in known.parameters:
 
         def on_step_end(_: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
