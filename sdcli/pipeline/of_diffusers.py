@@ -87,8 +87,8 @@ def _arguments(
         arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
     if spec.takes_rescale:
         arguments["guidance_rescale"] = first.guidance_rescale
-    # The size and the text are those of the job: not the nearest size of a list, nor a text that depends on what else is
-    # installed.
+    # The size and the text are those of the job: not the nearest size of a list, nor a text that is changed if the
+    # libraries for that are installed.
     arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known.parameters}
     if "callback_on_step_end" in known.parameters:
 

@@ -2,8 +2,8 @@
 
 `python tests/golden/pipelines.py` prints a table of PSNR by pipeline.
 
-The pipeline alone draws its noise from `torch.Generator("cpu")`, which `--rng cpu` reproduces. Vocabularies of T5, Gemma
-and Qwen are made here, with a token for each character; that of CLIP is the one that sdcli has.
+The pipeline alone draws its noise from `torch.Generator("cpu")`, which `--rng cpu` reproduces. Vocabularies of T5,
+Gemma and Qwen are made here, with a token for each character; that of CLIP is the one that sdcli has.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def stable_diffusion_3(*, with_t5: bool = True) -> Any:
     three = t5() if with_t5 else (None, None)
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=SIZE // 8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
-        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=2 * WIDTH, pooled_projection_dim=2 * WIDTH,
-        pos_embed_max_size=16,
+        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=2 * WIDTH,
+        pooled_projection_dim=2 * WIDTH, pos_embed_max_size=16,
     ).eval()  # fmt: skip
     encoder = three[0]
     if encoder is not None:  # as wide as both CLIPs together

@@ -41,7 +41,8 @@ class OfDiffusers(Family):
         assert pipeline is not None, "the source of this family sets it"
         for name in names("image"):
             if name not in HONOURED and getattr(settings, name) != default(name):
-                raise _refused(name, settings, spec, f"{pipeline.name} of diffusers does not take it.")
+                why = f"{pipeline.name} of diffusers generates its images; it gets a prompt, size, steps, scale and noise."
+                raise _refused(name, settings, spec, why)
         if settings.guidance_rescale and not pipeline.takes_rescale:
             raise _refused("guidance_rescale", settings, spec, f"{pipeline.name} of diffusers does not take it.")
         if not pipeline.scale and settings.scale not in (None, spec.default_scale):
@@ -60,9 +61,9 @@ class OfDiffusers(Family):
 
 def _refused(name: str, settings: Settings, spec: ModelSpec, why: str) -> UsageError:
     value = getattr(settings, name)
-    value = value[0] if isinstance(value, tuple) else value
+    value = value[0] if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     return UsageError(
-        f"{flag(name)} {shortened(f'{value}', _LONGEST)} does not work with the model {spec.name}",
+        f"{flag(name)} {shortened(str(value), _LONGEST)} does not work with the model {spec.name}",
         why=why,
         fix=f"Leave out {flag(name)}.",
         settings=(name,),
