@@ -41,6 +41,8 @@ class Family(Protocol):
     """Class names of the text encoder in `model_index.json`. They decide which family a folder belongs to."""
     tokenizers: tuple[str, ...]
     """Class names of the tokenizer in `model_index.json`."""
+    pipelines: tuple[str, ...] = ()
+    """Class names of diffusers' pipelines for models of this family."""
 
     # Vocabulary.
     vocabulary: Path

@@ -41,7 +41,7 @@ class OfDiffusers(Family):
         assert pipeline is not None, "the source of this family sets it"
         for name in names("image"):
             if name not in HONOURED and getattr(settings, name) != default(name):
-                why = f"{pipeline.name} of diffusers generates its images; it gets a prompt, size, steps, scale and noise."
+                why = f"{pipeline.name} of diffusers generates its images of prompt, size, steps, scale and noise."
                 raise _refused(name, settings, spec, why)
         if settings.guidance_rescale and not pipeline.takes_rescale:
             raise _refused("guidance_rescale", settings, spec, f"{pipeline.name} of diffusers does not take it.")

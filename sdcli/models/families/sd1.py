@@ -30,6 +30,7 @@ class StableDiffusion1(Family):
     part = "text_encoder"
     text_encoders = ("CLIPTextModel",)
     tokenizers = ("CLIPTokenizer", "CLIPTokenizerFast")
+    pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 
     vocabulary = shipped.VOCABULARIES / "clip"
     vocabulary_files = ("vocab.json", "tokenizer.json")

@@ -212,6 +212,9 @@ def takes(path: Path) -> bool:
     if not (path / INDEX).is_file():
         return False
     index = json_files.read(path / INDEX)
+    if index.get("_class_name") in families.each("pipelines"):
+        return False
+    # Variants of their pipelines, such as those with perturbed attention, have the same parts.
     encoders = [index.get(part) for part in families.each("part")]
     known = any(isinstance(each, list) and each[-1] in families.each("text_encoders") for each in encoders)
     if index.get("unet") == ["diffusers", "UNet2DConditionModel"] and known:

@@ -200,7 +200,8 @@ class TestNaN:
         """Autocast to float16, which overflows at 65,504, on any CPU."""
         cpu = torch.device("cpu")
         monkeypatch.setattr(
-            "sdcli.devices.choose", lambda _, precision: Compute(cpu, None if precision == "full" else torch.float16)
+            "sdcli.devices.choose",
+            lambda _, precision, half=None: Compute(cpu, None if precision == "full" else half or torch.float16),
         )
 
     def test_a_batch_with_nan_in_autocast_is_generated_again_in_full_precision(self) -> None:

@@ -263,10 +263,10 @@ SDXL = index(
     _class_name="StableDiffusionXLPipeline",
     text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
 )
-SD3 = index(_class_name="StableDiffusion3Pipeline", unet=None, transformer=["diffusers", "SD3Transformer2DModel"])
+FILL = index(_class_name="FluxFillPipeline", unet=None, transformer=["diffusers", "FluxTransformer2DModel"])
 REFUSED: dict[str, tuple[Change, str]] = {
     "SDXL": (SDXL, "a Stable Diffusion XL model"),
-    "SD3": (SD3, "a Stable Diffusion 3 model"),
+    "Flux for inpainting": (FILL, "a Flux model"),
     "another pipeline": (index(_class_name="AudioLDMPipeline", vae=["diffusers", "Other"]), "AudioLDMPipeline.*Other"),
     "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
     "no tokenizer": (index(tokenizer=None), "no tokenizer"),
