@@ -90,6 +90,8 @@ def _arguments(
     # The size and the text are those of the job: not the nearest size of a list, nor a text that is changed if the
     # libraries for that are installed.
     arguments |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known.parameters}
+    if first.steps != 2 and "intermediate_timesteps" in known.parameters:
+        arguments["intermediate_timesteps"] = None  # its default is for two steps
     if "callback_on_step_end" in known.parameters:
 
         def on_step_end(_: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

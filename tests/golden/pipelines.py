@@ -8,6 +8,7 @@ Gemma and Qwen are made here, with a token for each character; that of CLIP is t
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import string
@@ -172,6 +173,49 @@ def sana() -> Any:
     )
 
 
+def sana_sprint() -> Any:
+    """Few steps, each of which adds noise."""
+    parts = sana().components
+    parts["transformer"] = diffusers.SanaTransformer2DModel.from_config(
+        parts["transformer"].config, guidance_embeds=True, qk_norm="rms_norm_across_heads"
+    ).eval()
+    return diffusers.SanaSprintPipeline(**parts | {"scheduler": diffusers.SCMScheduler()})
+
+
+def aura_flow() -> Any:
+    tokenizer = t5()[1]
+    encoder = transformers.UMT5EncoderModel(
+        transformers.UMT5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=2, num_heads=4)
+    ).eval()
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=SIZE // 8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=1,
+        num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=WIDTH,
+        caption_projection_dim=32, pos_embed_max_size=64,
+    ).eval()  # fmt: skip
+    return diffusers.AuraFlowPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=kl(4), transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
+def deep_floyd() -> Any:
+    """Pixels instead of latents, no `latents=`, and noise in each step."""
+    encoder, tokenizer = t5()
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=SIZE, in_channels=3, out_channels=6, block_out_channels=(32, 32), layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), norm_num_groups=8,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", attention_head_dim=8, act_fn="gelu",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_dim=WIDTH,
+        encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj", addition_embed_type="text",
+        addition_embed_type_num_heads=2, resnet_time_scale_shift="scale_shift",
+    ).eval()  # fmt: skip
+    return diffusers.IFPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, unet=unet, safety_checker=None, feature_extractor=None,
+        scheduler=diffusers.DDPMScheduler(variance_type="learned_range", thresholding=True), watermarker=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
 def lumina() -> Any:
     encoder, tokenizer = gemma()
     transformer = diffusers.Lumina2Transformer2DModel(
@@ -204,7 +248,7 @@ def qwen_image() -> Any:
 MADE: Mapping[str, Callable[[], Any]] = {
     "Stable Diffusion 3": stable_diffusion_3, "Stable Diffusion 3 without T5": without_t5, "Flux": flux,
     "Flux without guidance": flux_without_guidance, "PixArt Sigma": pixart, "Sana": sana, "Lumina 2": lumina,
-    "Qwen-Image": qwen_image,
+    "Qwen-Image": qwen_image, "Sana Sprint": sana_sprint, "AuraFlow": aura_flow, "DeepFloyd IF": deep_floyd,
 }  # fmt: skip
 
 
@@ -246,8 +290,9 @@ class SmallPipeline:
     def by_diffusers(self, *, height: int = SIZE, width: int = SIZE, scale: float | None = None) -> Pixels:
         """The image by the pipeline alone, with its own scale by default, (height, width, 3)."""
         arguments: dict[str, Any] = {"negative_prompt": NEGATIVE} if self.takes_negative else {}
-        arguments |= {"use_resolution_binning": False} if self.kind in ("PixArt Sigma", "Sana") else {}
-        arguments |= {"clean_caption": False} if self.kind in ("PixArt Sigma", "Sana") else {}
+        exact = {"use_resolution_binning": False, "clean_caption": False, "intermediate_timesteps": None}
+        taken = inspect.signature(self.pipeline.__call__).parameters
+        arguments |= {name: value for name, value in exact.items() if name in taken}
         if scale is not None:
             arguments["true_cfg_scale" if self.kind == "Qwen-Image" else "guidance_scale"] = scale
         images = self.pipeline(

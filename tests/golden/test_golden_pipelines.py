@@ -59,8 +59,8 @@ def test_half_precision_and_back(small: SmallPipeline) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = small.by_sdcli()
     assert 15 < psnr(half, before) < 60
-    assert small.model.pipeline.transformer.dtype == torch.bfloat16
+    assert small.model.pipeline.text_encoder.dtype == torch.bfloat16
     # The weights have fewer digits now, and their data type is that of full precision again.
     after = small.by_sdcli()
     assert psnr(after, before) > 15
-    assert small.model.pipeline.transformer.dtype == torch.float32
+    assert small.model.pipeline.text_encoder.dtype == torch.float32
