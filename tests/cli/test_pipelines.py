@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,16 @@ def test_flux(sdcli: Sdcli, tmp_path: Path) -> None:
     assert "the prompt is longer than the model reads; ignored: " in ended.stderr, "T5 reads 512 of its tokens"
     with Image.open(visible(tmp_path / "out")[-2]) as image:
         assert psnr(np.asarray(image), small.by_diffusers()) >= 60
+
+
+@pytest.mark.slow
+def test_a_vocabulary_is_missing(sdcli: Sdcli, stable_diffusion_3: SmallPipeline, tmp_path: Path) -> None:
+    """transformers makes an empty one then, and the image would be of unknown words."""
+    shutil.copytree(stable_diffusion_3.folder, tmp_path / "model")
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (tmp_path / "model" / "tokenizer_2" / name).unlink(missing_ok=True)
+    ended = sdcli(*IMAGE, "--model", "model", code=4)
+    assert "tokenizer_2 is missing or does not fit its tokenizer" in ended.stderr
 
 
 @pytest.mark.slow

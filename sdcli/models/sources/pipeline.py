@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from sdcli.errors import ModelError
 from sdcli.model_spec import ModelSpec, NoiseSchedule, PipelineSpec
@@ -27,14 +28,37 @@ if TYPE_CHECKING:
 LIBRARIES = ("diffusers", "transformers")
 NOT_LOADED = ("safety_checker", "watermarker")
 """Parts that pipelines do without: sdcli checks and marks images itself."""
-_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Processor", "Scheduler", "Extractor")
+_TOKENIZERS = ("Tokenizer", "TokenizerFast")
+_WITHOUT_WEIGHTS = (*_TOKENIZERS, "Processor", "Scheduler", "Extractor")
+_SOME_TEXT, _LEAST_TOKENS = "a red apple on the green table", 4
 _DEFAULT_SIDE = 1024
 _AGAIN = "Download the model again."
+MOST_LAYERS = 1024
+_OF_LAYERS = re.compile(r".*(layers?(_per_block)?|blocks|depths?)")
 _LONGEST_TEXT = 100_000
 """Tokens. A larger limit stands for none."""
 
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Patch = Annotated[int, Field(ge=1, le=64)]
+
+
+class AnyFile(BaseModel):
+    """The file of any part with weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit(cls, values: Any) -> Any:
+        _require_few_layers(values)
+        return values
+
+
+def _require_few_layers(values: Any) -> None:
+    """Raise `ValueError` for a number of layers that no model has: the libraries make them all, then read weights."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        _require_few_layers(value)
+        numbers = value if isinstance(value, list) else [value]
+        if _OF_LAYERS.fullmatch(str(name)) and any(isinstance(each, int) and each > MOST_LAYERS for each in numbers):
+            raise ValueError(f"{name} is {str(value)[:20]}, out of range")
 
 
 class DenoiserFile(BaseModel):
@@ -107,7 +131,10 @@ class PipelineFolder:
         for part, (_, kind) in classes.items():
             if not any(file.startswith(f"{part}/") for file in names):
                 raise ModelError(f"the model {name} is incomplete: it has no folder {part}", fix=_AGAIN)
-            if (found := weight_files.find(names, part)) is not None:
+            if kind.endswith("Scheduler"):
+                json_files.read(path / part / "scheduler_config.json")
+            elif (found := weight_files.find(names, part)) is not None:
+                json_files.read_fields(AnyFile, path / part / CONFIG)
                 parts[part] = found
             elif f"{part}/{CONFIG}" in names and not kind.endswith(_WITHOUT_WEIGHTS):
                 raise ModelError(f"the model {name} is incomplete: the folder {part} has no weights", fix=_AGAIN)
@@ -137,17 +164,29 @@ class PipelineFolder:
         return None
 
     def tokenizer(self) -> Any:
-        from sdcli.models import pretrained
-
         found = []
         for part, (library, kind) in self.classes.items():
-            if kind.endswith(_WITHOUT_WEIGHTS[:2]):
-                tokenizer = pretrained.whole(_class(library, kind), self.path / part, what=part, source=self.spec.name)
+            if kind.endswith(_TOKENIZERS):
+                tokenizer = self._whole(part, _class(library, kind))
                 length = self._length(tokenizer, kind)
                 if getattr(tokenizer, "is_fast", False) and length < _LONGEST_TEXT:
                     tokenizer.model_max_length = length
                     found.append(tokenizer)
         return max(found, key=lambda each: int(each.model_max_length), default=None)
+
+    def _whole(self, part: str, kind: type[Any]) -> Any:
+        """A part without weights."""
+        from sdcli.models import pretrained
+
+        found = pretrained.whole(kind, self.path / part, what=part, source=self.spec.name)
+        # transformers makes an empty vocabulary for a folder that has none.
+        if self.classes[part][1].endswith(_TOKENIZERS) and len(set(found(_SOME_TEXT).input_ids)) < _LEAST_TOKENS:
+            raise ModelError(
+                f"the vocabulary in {self.path / part} is missing or does not fit its tokenizer",
+                why="Every word is unknown to it.",
+                fix=_AGAIN,
+            )
+        return found
 
     def _length(self, tokenizer: Any, kind: str) -> int:
         """The tokens that the model reads with one of its tokenizers."""
@@ -171,7 +210,7 @@ class PipelineFolder:
             loaded = {}
             for part, kind in classes.items():
                 if part not in self.parts:
-                    loaded[part] = pretrained.whole(kind, self.path / part, what=part, source=name)
+                    loaded[part] = self._whole(part, kind)
                     continue
                 progress(part)
                 files = self.parts[part]

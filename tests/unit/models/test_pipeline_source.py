@@ -172,6 +172,18 @@ class TestIncomplete:
         with pytest.raises(ModelError, match="the folder transformer has no weights"):
             find(ModelRequest(model=str(folder)))
 
+    def test_a_scheduler_is_not_valid(self, folder: Path) -> None:
+        write(folder, FLUX, FLUX_FILES)
+        (folder / "scheduler" / "scheduler_config.json").write_text("[]")
+        with pytest.raises(ModelError, match="does not contain a JSON object"):
+            find(ModelRequest(model=str(folder)))
+
+    @pytest.mark.parametrize("fields", [{"num_layers": 10**6}, {"vision": {"depth": 2000}}, {"blocks": [2, 5000]}])
+    def test_more_layers_than_any_model_has(self, folder: Path, fields: dict[str, Any]) -> None:
+        write(folder, FLUX, FLUX_FILES | {"text_encoder_2": fields})
+        with pytest.raises(ModelError, match="out of range"):
+            find(ModelRequest(model=str(folder)))
+
     @pytest.mark.parametrize("value", [0, -1, "many", 10**9, [[]]])
     def test_a_configuration_is_not_valid(self, folder: Path, value: Any) -> None:
         with pytest.raises(ModelError, match="in_channels"):
