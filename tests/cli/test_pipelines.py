@@ -59,7 +59,7 @@ def test_flux(sdcli: Sdcli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_vocabulary_is_missing(sdcli: Sdcli, stable_diffusion_3: SmallPipeline, tmp_path: Path) -> None:
-    """transformers makes an empty one then, and the image would be of unknown words."""
+    """For a folder that has none, transformers makes an empty one, and the image would be of unknown words."""
     shutil.copytree(stable_diffusion_3.folder, tmp_path / "model")
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (tmp_path / "model" / "tokenizer_2" / name).unlink(missing_ok=True)

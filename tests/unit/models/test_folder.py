@@ -197,12 +197,14 @@ def test_a_model_for_a_few_steps_has_their_defaults(folder: Path) -> None:
     edit(folder / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler")
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("lcm", 4, 1.0)
+    assert spec.default_sampler == "lcm"
     edit(folder / "unet" / "config.json", time_cond_proj_dim=32)
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.guidance_embedding, spec.default_scale) == (32, 8.5)
     edit(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("", 50, 7.5)
+    assert spec.default_sampler == "ddim"
 
 
 def test_the_safety_checker_is_found_if_the_folder_has_one(folder: Path) -> None:
