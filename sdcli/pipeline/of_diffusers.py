@@ -105,7 +105,7 @@ def _arguments(
 
 
 def _cast(pipeline: Any, dtype: torch.dtype) -> None:
-    """Give the weights a data type. From 16 to 32 bits and back they stay the same."""
+    """Give the weights a data type. Those of files with 16 bits stay the same, also in 32 bits and back."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module) and getattr(part, "dtype", dtype) != dtype:
             part.to(dtype)

@@ -202,7 +202,7 @@ class PipelineFolder:
         from sdcli.models import pretrained, weights
 
         assert self.spec.pipeline is not None, "it is set by read"
-        name, half = self.spec.name, self._half()
+        name, own = self.spec.name, self._dtype()
         pipeline = _class("diffusers", self.spec.pipeline.name)
         classes = {part: _class(*place) for part, place in self.classes.items()}
         with weights.enough_memory(name):
@@ -215,19 +215,23 @@ class PipelineFolder:
                 progress(part)
                 files = self.parts[part]
                 spare = self.classes[part][0] == "transformers"
-                dtype = torch.float32 if device.type == "cpu" else half
+                dtype = torch.float32 if device.type == "cpu" else own
                 found = pretrained.load(kind, self.path, files, what=part, source=name, dtype=dtype, spare=spare)
                 loaded[part] = found.to(device)
             made = pretrained.pipeline(pipeline, {**self.values, **loaded}, source=name)
+        half = torch.bfloat16 if own == torch.float32 else own
         return PipelineModel(self.spec, tokenizer, made, device, half)
 
-    def _half(self) -> torch.dtype:
-        """The data type of 16 bits that most of the files have; bfloat16, if they have 32."""
+    def _dtype(self) -> torch.dtype:
+        """The data type of most bytes of the weights: float32, float16 or bfloat16."""
         import torch
 
-        files = [self.path / name for part in self.parts.values() for name in part.weights]
-        of_half = sum(path.stat().st_size for path in files if checkpoint_file.types(path) <= {"float16", "int64"})
-        return torch.float16 if of_half > sum(path.stat().st_size for path in files) / 2 else torch.bfloat16
+        sizes = dict.fromkeys(("float32", "float16", "bfloat16"), 0)
+        for path in (self.path / name for part in self.parts.values() for name in part.weights):
+            own = checkpoint_file.types(path) & sizes.keys()
+            sizes[min(own, default="float32", key=[*sizes].index)] += path.stat().st_size
+        dtype: torch.dtype = getattr(torch, max(sizes, key=lambda name: sizes[name]))
+        return dtype
 
 
 def find(request: ModelRequest) -> PipelineFolder | None:

@@ -110,6 +110,13 @@ def test_the_weights_and_their_hash(folder: Path) -> None:
     assert PipelineFolder.read(folder, name="model").hash() != before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_data_type_of_the_files(folder: Path, dtype: torch.dtype) -> None:
+    source = flux(folder)
+    save_file({"weight": torch.ones(99, 99, dtype=dtype)}, folder / "transformer" / "model.safetensors")
+    assert source._dtype() == dtype
+
+
 def test_parts_that_are_null_are_none(folder: Path) -> None:
     source = flux(folder)
     assert source.values == {"image_encoder": None}
