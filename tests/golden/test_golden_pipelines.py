@@ -11,15 +11,12 @@ from pipelines import MADE, SIZE, SmallPipeline
 from sdcli.jobs import NoisePlace
 from sdcli.pipeline import generate
 
+pytestmark = pytest.mark.slow
+
 BAR = 60.0
-IN_PLAIN_RUNS = ("Stable Diffusion 3 without T5",)
-"""The others take longer."""
 
 
-KINDS = [kind if kind in IN_PLAIN_RUNS else pytest.param(kind, marks=pytest.mark.slow) for kind in MADE]
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=MADE)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SmallPipeline:
     return SmallPipeline(request.param, tmp_path_factory.mktemp("pipeline") / "model")
 
@@ -32,13 +29,11 @@ def test_the_image_is_that_of_the_pipeline_alone(small: SmallPipeline) -> None:
     assert (small.by_sdcli(prompt="a green house") != theirs).any()
 
 
-@pytest.mark.slow
 def test_its_size_and_scale_are_those_of_the_pipeline(small: SmallPipeline) -> None:
     theirs = small.by_diffusers(height=SIZE, width=2 * SIZE, scale=2.0)
     assert psnr(small.by_sdcli(height=SIZE, width=2 * SIZE, scale=2.0), theirs) >= BAR
 
 
-@pytest.mark.slow
 def test_an_image_of_a_batch_is_that_which_is_generated_alone(small: SmallPipeline) -> None:
     prompts = ("a red apple", "a house of glass in a forest", "a fish")
     places = [NoisePlace(before=((3, 5),), rows=3, row=row) for row in range(3)]
@@ -53,7 +48,6 @@ def test_an_image_of_a_batch_is_that_which_is_generated_alone(small: SmallPipeli
             assert psnr(small.pixels(image), small.pixels(alone)) >= BAR
 
 
-@pytest.mark.slow
 def test_half_precision_and_back(small: SmallPipeline) -> None:
     before = small.by_sdcli()
     with torch.autocast("cpu", dtype=torch.bfloat16):
