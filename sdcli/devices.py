@@ -37,13 +37,14 @@ class Compute:
         return Compute(self.device, None)
 
 
-def choose(name: DeviceName, precision: Precision) -> Compute:
+def choose(name: DeviceName, precision: Precision, half: torch.dtype | None = None) -> Compute:
     """Chooses the device and the data type of autocast.
 
     Args:
         name: a device, or "auto" for the first available one of cuda, mps and cpu.
         precision: "full", or "autocast": float16 on a GPU, as in the original script; full precision on a CPU. There
             autocast to bfloat16 is slower than full precision, and its images differ from one CPU to another.
+        half: the data type of autocast, if the model needs another one than float16.
 
     Raises:
         DeviceError: the device is not available.
@@ -58,7 +59,7 @@ def choose(name: DeviceName, precision: Precision) -> Compute:
             fix=f"Omit --device, or choose one of: {', '.join(usable)}.",
         )
     device = torch.device(kind)
-    return Compute(device, None if precision == "full" or kind == "cpu" else torch.float16)
+    return Compute(device, None if precision == "full" or kind == "cpu" else half or torch.float16)
 
 
 def empty_cache(device: torch.device) -> None:

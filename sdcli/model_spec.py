@@ -41,6 +41,22 @@ class NoiseSchedule(BaseModel):
     rescale_betas_zero_snr: bool = False
 
 
+class PipelineSpec(BaseModel):
+    """What a pipeline of diffusers takes, for a model that it generates as a whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The name of its class."""
+    scale: str = ""
+    """The argument for the guidance scale; "" if the model has none."""
+    takes_negative_prompt: bool = False
+    takes_rescale: bool = False
+    """Whether it takes `guidance_rescale`."""
+    no_text_is_zero: bool = False
+    """Whether it takes embeddings of zeros, and not those of an empty text, for no negative prompt."""
+
+
 class ModelSpec(BaseModel):
     """The properties of a model that planning needs. They come from configuration files only, never from weights."""
 
@@ -69,6 +85,8 @@ class ModelSpec(BaseModel):
     """A name in `sdcli.registry.SAMPLERS`, ddim as in the original script; "auto" for the scheduler of a pipeline of
     diffusers, which sdcli does not replace."""
     schedule: NoiseSchedule
+    pipeline: PipelineSpec | None = None
+    """The pipeline of diffusers that generates the images; None if sdcli does, with a sampler and `schedule`."""
     few_steps_by: str = ""
     """The sampler that a model needs that was distilled for a few steps of it, if its files say so: "lcm" or "tcd"."""
     guidance_embedding: int = 0

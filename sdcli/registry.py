@@ -72,6 +72,7 @@ MODEL_SOURCES = Table(
     {
         "builtin": "sdcli.models.sources.builtin:find",
         "checkpoint": "sdcli.models.sources.checkpoint:find",
+        "pipeline": "sdcli.models.sources.pipeline:find",
         "folder": "sdcli.models.sources.folder:find",
         "hub": "sdcli.models.sources.hub:find",
     }
@@ -86,6 +87,7 @@ FAMILIES = Table(
         "sd1": "sdcli.models.families.sd1:FAMILY",
         "sd2": "sdcli.models.families.sd2:FAMILY",
         "ldm": "sdcli.models.families.ldm:FAMILY",
+        "diffusers": "sdcli.models.families.of_diffusers:FAMILY",
     }
 )
 """`sdcli.models.families.Family`, by the name that `ModelSpec.family` holds. First match wins."""

@@ -225,7 +225,8 @@ class Run:
         for name, each in (("prompt", text), ("negative_prompt", settings.negative_prompt)):
             if syntax == PLAIN and settings.long_prompt == default("long_prompt"):
                 # One note is enough for a file of many prompts.
-                if not settings.compat and not self._syntax_noted and (found := looks_like(each)):
+                can_read = not settings.compat and self.spec.pipeline is None
+                if can_read and not self._syntax_noted and (found := looks_like(each)):
                     self._note_syntax(
                         f"{shortened(found[1], _LONGEST_MARK)} is read as text; if it is not meant so, pass "
                         f"{flag('prompt_syntax')} {found[0]}"

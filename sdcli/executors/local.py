@@ -16,10 +16,10 @@ from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededIma
 from sdcli.jobs import Job
 from sdcli.memory import LESS_MEMORY, is_out_of_memory, memory_errors
 from sdcli.models import adapters
-from sdcli.models.model import Model, ModelSource
+from sdcli.models.model import Model, ModelSource, PipelineModel
 from sdcli.records import ImageRecord
 from sdcli.registry import SAMPLERS
-from sdcli.settings import DeviceName, OnError, Precision
+from sdcli.settings import AUTO, DeviceName, OnError, Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +100,7 @@ class LocalExecutor:
         return str(self._compute)
 
     @cached_property
-    def _model(self) -> Model:
+    def _model(self) -> Model | PipelineModel:
         """The model, loaded on first use."""
         self._progress(Phase("importing libraries"))
         with memory_errors("out of memory", fix=LESS_MEMORY):
@@ -207,7 +207,7 @@ class LocalExecutor:
         """
         from sdcli import devices
 
-        compute = devices.choose(self._device_name, jobs[0].precision)
+        compute = devices.choose(self._device_name, jobs[0].precision, getattr(model, "half", None))
         images: list[NDArray[Any]] = []
         precision, most = compute.precision, 0
         while todo := list(jobs[len(images) :]):
@@ -241,10 +241,12 @@ class LocalExecutor:
         def on_step(step: Step) -> None:
             self._progress(StepDone(step.index))
 
-        sampler, plan = SAMPLERS[jobs[0].sampler], Plan.of(jobs[0], jobs[0].steps)
-        evaluations = sampler.evaluations(plan, model.spec.schedule)
-        reason = sampler.why(plan, model.spec.schedule)
-        why = f"{plan.steps} steps take {evaluations} evaluations of the model: {reason}" if reason else ""
+        evaluations, why = jobs[0].steps, ""
+        if jobs[0].sampler != AUTO:
+            sampler, plan = SAMPLERS[jobs[0].sampler], Plan.of(jobs[0], jobs[0].steps)
+            evaluations = sampler.evaluations(plan, model.spec.schedule)
+            if reason := sampler.why(plan, model.spec.schedule):
+                why = f"{plan.steps} steps take {evaluations} evaluations of the model: {reason}"
         precision = compute.precision
         for attempt in (compute, compute.full()) if compute.autocast_dtype else (compute,):
             if attempt is not compute:

@@ -160,6 +160,15 @@ def shapes(path: Path) -> Shapes:
     return {name: place.shape for name, place in _places(path).items()}
 
 
+def types(path: Path) -> set[str]:
+    """The data types of the tensors, as torch names them.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    return {place.dtype for place in _places(path).values()}
+
+
 def size(path: Path) -> int:
     """Bytes that the weights take in float32.
 

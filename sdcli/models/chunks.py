@@ -145,10 +145,12 @@ def measure(tokenizer: Any, jobs: Sequence[Job], *, negative: bool = False) -> l
     """How much of the prompt of each job the model reads; of a prompt that changes, of its longest text.
 
     Args:
-        tokenizer: as `Model.tokenizer`.
+        tokenizer: as `Model.tokenizer`; None if it is not known what the model reads.
         jobs: any.
         negative: whether to measure the negative prompts instead.
     """
+    if tokenizer is None:
+        return [PromptLength(0, 0, "")] * len(jobs)
     texts = [job.negative_prompt if negative else job.encoded for job in jobs]
     # In one call, which is faster.
     as_is = list(dict.fromkeys(text for job, text in zip(jobs, texts, strict=True) if _is_as_is(job)))

@@ -46,6 +46,27 @@ class Model:
 
 
 @dataclass(frozen=True)
+class PipelineModel:
+    """A loaded model that a pipeline of diffusers generates as a whole.
+
+    tokenizer: the tokenizer that reads most of a prompt, with `model_max_length` set to what the model reads; None if
+    that cannot be measured.
+    pipeline: an object of `spec.pipeline`, on `device`.
+    half: the data type of 16 bits that its files have, bfloat16 if they have none.
+    """
+
+    spec: ModelSpec
+    tokenizer: Any
+    pipeline: Any
+    device: torch.device
+    half: torch.dtype
+
+    @property
+    def vae(self) -> Any:
+        return getattr(self.pipeline, "vae", None)
+
+
+@dataclass(frozen=True)
 class ModelRequest:
     """Which model to find: the builtin one if neither `model` nor `ckpt` is given. Not both."""
 
@@ -91,7 +112,7 @@ class ModelSource(Protocol):
         ...
 
     def tokenizer(self) -> Any:
-        """The tokenizer, as `Model.tokenizer`.
+        """The tokenizer, as `Model.tokenizer` or `PipelineModel.tokenizer`.
 
         Raises:
             ModelError: its vocabulary cannot be read.
@@ -102,7 +123,7 @@ class ModelSource(Protocol):
         """The words that the model knows; None if it has no list of them and reads prompts as they are."""
         ...
 
-    def load(self, device: torch.device, progress: PartCallback) -> Model:
+    def load(self, device: torch.device, progress: PartCallback) -> Model | PipelineModel:
         """Read the weights.
 
         Args:

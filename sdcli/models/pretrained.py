@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,17 @@ from sdcli.models.weight_files import WeightFiles
 CONFIG = "config.json"
 
 
-def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source: str) -> Any:
-    """One part with its weights in float32 on the CPU, in evaluation mode, without gradients.
+def load(
+    part_class: Any,
+    folder: Path,
+    files: WeightFiles,
+    *,
+    what: str,
+    source: str,
+    dtype: torch.dtype = torch.float32,
+    spare: bool = False,
+) -> Any:
+    """One part with its weights on the CPU, in evaluation mode, without gradients.
 
     Args:
         part_class: a class of diffusers or transformers with `from_pretrained`.
@@ -32,34 +41,28 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
         files: the files with the part's weights.
         what: the part's name, for errors.
         source: the model's name, for errors.
+        dtype: the data type of the weights.
+        spare: whether the files may have tensors that the part does not use.
 
     Raises:
         ModelError: the weights are damaged, or do not fit the part's configuration.
     """
     _require_own_shards(folder, files, source)
-    try:
-        with _quiet():
-            weights = map(folder.joinpath, files.weights)
-            require_enough_weights(part_class, folder / files.part, weights)
-            model, info = part_class.from_pretrained(
-                folder / files.part,
-                dtype=torch.float32,
-                variant=files.variant,
-                use_safetensors=files.safetensors,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # the libraries raise many types
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"the {what} of {source} cannot be loaded",
-            why=f"{_first_line(error)}.",
-            fix="Download the model again: its weights are damaged, or do not fit its configuration.",
-        ) from error
+    fix = "Download the model again: its weights are damaged, or do not fit its configuration."
+    with _as_model_error(f"the {what} of {source} cannot be loaded", fix), quiet():
+        weights = map(folder.joinpath, files.weights)
+        require_enough_weights(part_class, folder / files.part, weights)
+        model, info = part_class.from_pretrained(
+            folder / files.part,
+            dtype=dtype,
+            variant=files.variant,
+            use_safetensors=files.safetensors,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     odd = [
         name
-        for key in ("missing_keys", "mismatched_keys", "unexpected_keys")
+        for key in ("missing_keys", "mismatched_keys", *(() if spare else ("unexpected_keys",)))
         for name in info[key]
         if not str(name).endswith("position_ids")
     ]
@@ -70,6 +73,40 @@ def load(part_class: Any, folder: Path, files: WeightFiles, *, what: str, source
             fix="Download the model again.",
         )
     return model.eval().requires_grad_(False)
+
+
+def whole(part_class: Any, folder: Path, *, what: str, source: str) -> Any:
+    """A part without weights, such as a tokenizer or a scheduler. Code in its folder is not run.
+
+    Args:
+        part_class: a class of diffusers or transformers with `from_pretrained`.
+        folder: that of the part.
+        what: as for `load`.
+        source: as for `load`.
+
+    Raises:
+        ModelError: its files are missing or damaged.
+    """
+    with _as_model_error(f"the {what} of {source} cannot be loaded", "Download the model again."), quiet():
+        return part_class.from_pretrained(folder, local_files_only=True)
+
+
+def pipeline(pipeline_class: Any, parts: Mapping[str, Any], *, source: str) -> Any:
+    """A pipeline of diffusers with its parts.
+
+    Args:
+        pipeline_class: its class.
+        parts: the arguments of its constructor.
+        source: as for `load`.
+
+    Raises:
+        ModelError: the parts do not fit together.
+    """
+    fix = "Download the model again, or update diffusers."
+    with _as_model_error(f"the parts of {source} do not fit together", fix), quiet():
+        made = pipeline_class(**parts)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def try_out(model: Model) -> None:
@@ -157,7 +194,18 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _as_model_error(what: str, fix: str) -> Iterator[None]:
+    """Turn an exception of the libraries, which raise many types, into `ModelError`."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(what, why=f"{_first_line(error)}.", fix=fix) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
     """Hide the libraries' progress bars and warnings: whatever matters is an error here."""
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]

@@ -73,7 +73,7 @@ class PromptLength:
     """How much of a prompt a model reads.
 
     tokens: number of tokens of the prompt, including those for its beginning and end.
-    limit: number of tokens that the model reads.
+    limit: number of tokens that the model reads; 0 if it is not known.
     cut: the end of the prompt that exceeds the limit, as written; "" if the model reads all.
     chunks: number of chunks that the prompt is encoded in, each with `limit` tokens.
     """

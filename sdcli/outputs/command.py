@@ -23,10 +23,10 @@ def command_line(
 ) -> str:
     """The `sdcli txt2img` command that generates the job's image, quoted for any shell but csh.
 
-    It names seed, size, steps and guidance scale, and every other setting that differs from its default. The noise of
-    an image follows that of the images before it in its run, so the command may have to generate these, too. Then a
-    second line, a comment, says which image it is, or that no command generates it. The comment is on its own line
-    because zsh takes no comment after a command that is typed in. It has no character that a shell could obey.
+    It names seed, size, steps, sampler and guidance scale, and every other setting that differs from its default. The
+    noise of an image follows that of the images before it in its run, so the command may have to generate these, too.
+    Then a second line, a comment, says which image it is, or that no command generates it. The comment is on its own
+    line because zsh takes no comment after a command that is typed in. It has no character that a shell could obey.
 
     Control characters of a prompt become escapes, because a terminal would obey them and not every shell can quote
     them. Then the command generates another image, and the comment says so.

@@ -18,7 +18,7 @@ from sdcli.errors import InputFileError, UsageError
 from sdcli.jobs import from_home
 from sdcli.outputs.files import create_first_free, numbered, open_regular, sync
 from sdcli.records import Key, Line, RunLine, read_line
-from sdcli.settings import ORIGINAL_STEPS, Settings, default, names, options, with_paths
+from sdcli.settings import AUTO, Settings, default, names, options, with_paths
 from sdcli.terminal import json_line
 
 SAMPLES = "samples"
@@ -219,8 +219,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
             f"this version of sdcli cannot resume the run in {folder}",
             why=f"Its journal has the unknown setting {min(unknown)!r}.",
         )
-    # Journals of version 0.1.0 leave out the default of that version.
-    settings = {"steps": ORIGINAL_STEPS} | {name: value for name, value in settings.items() if options()[name].journal}
+    # Journals of older versions leave out the defaults of these versions.
+    old = {name: line.left_out for name, line in options().items() if line.left_out is not None}
+    settings = old | {name: value for name, value in settings.items() if options()[name].journal}
     if not Path(os.path.realpath(folder / SAMPLES)).is_relative_to(os.path.realpath(folder)):
         raise InputFileError(
             f"{folder / SAMPLES} is a link to another folder",
@@ -272,8 +273,10 @@ def seed_of(settings: Settings) -> int | None:
             if "seed" in run and all(
                 getattr(before, name) == getattr(settings, name)
                 for name in names(journal=True)
-                # The model decides what is None, and the journal has its decision.
-                if name != "seed" and (getattr(settings, name) is not None or options()[name].scope != "image")
+                # The model decides what is None or its own sampler, and the journal has its decision.
+                if name != "seed"
+                and (name, getattr(settings, name)) != ("sampler", AUTO)
+                and (getattr(settings, name) is not None or options()[name].scope != "image")
             ):
                 return before.seed
     return None

@@ -135,11 +135,11 @@ class BatchNoise:
 
     Args:
         jobs: the batch.
-        shape: (C, height/f, width/f) of one image's latents.
+        shape: (C, height/f, width/f) of one image's latents, or that of any other noise.
         device: where the noise goes. It is always computed on the CPU.
     """
 
-    def __init__(self, jobs: Sequence[Job], shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, jobs: Sequence[Job], shape: tuple[int, ...], device: torch.device) -> None:
         self.jobs = jobs
         self.shape = shape
         self.device = device
@@ -187,6 +187,33 @@ class SchedulerNoise(TorchFunctionMode):
         drawn = self.noise.draw(self.draws)
         self.draws += 1
         return drawn
+
+
+class PipelineNoise(TorchFunctionMode):
+    """Answers `torch.randn` inside a pipeline of diffusers with the noise of a batch.
+
+    The first draw is the initial noise, in the shape that the pipeline asks for, before it packs or scales it. The
+    others are those of its scheduler.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__()
+        self.jobs = jobs
+        self.draws = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in (torch.randn, torch.randn_like):
+            return func(*args, **kwargs)
+        # On the meta device, it is not known to which seed it belongs.
+        asked = func(*args, **{**kwargs, "device": "meta", "generator": None})
+        device = kwargs.get("device") or (args[0].device if func is torch.randn_like else None)
+        if asked.shape[:1] != (len(self.jobs),):
+            raise ValueError(f"It draws noise of the shape {tuple(asked.shape)} for {len(self.jobs)} images")
+        noise = BatchNoise(self.jobs, tuple(asked.shape[1:]), torch.device(device or "cpu"))
+        drawn = noise.draw(self.draws - 1) if self.draws else noise.initial()
+        self.draws += 1
+        return drawn.to(asked.dtype)
 
 
 class _Draw(NamedTuple):

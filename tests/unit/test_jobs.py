@@ -235,8 +235,10 @@ def test_the_default_size_is_the_model_s() -> None:
     assert size(Settings.of(height=256), SPEC) == (256, 512)
 
 
-@pytest.mark.parametrize(("name", "own", "usual"), [("steps", 20, 50), ("scale", 4.0, 7.5)])
-def test_the_default_is_the_model_s(name: str, own: float, usual: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "own", "usual"), [("steps", 20, 50), ("scale", 4.0, 7.5), ("sampler", "euler", "ddim")]
+)
+def test_the_default_is_the_model_s(name: str, own: object, usual: object) -> None:
     run = Settings.of(prompt="a cat", n_samples=2)
     spec = SPEC.model_copy(update={f"default_{name}": own})
     prompts = prompts_of(run, [[None, Settings.of(**{name: usual})]])

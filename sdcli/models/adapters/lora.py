@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sdcli.model_spec import ModelSpec
     from sdcli.models.adapters.vae import VaeSource
-    from sdcli.models.model import Model
+    from sdcli.models.model import Model, PipelineModel
 
 _NAMED = 3
 """Tensors that a message names."""
@@ -152,21 +152,24 @@ class Adapted:
     """A model that LoRAs and embeddings change.
 
     Args:
-        model: its weights are replaced by `use`, and come back with `use([])`.
+        model: its weights are replaced by `use`, and come back with `use([])`. That of a pipeline of diffusers is never
+            changed.
 
     Attributes:
         model: the changed model, which has a tokenizer of its own if it has embeddings.
         words: the words of its embeddings.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = self.model = model
+    def __init__(self, model: Model | PipelineModel) -> None:
+        self.model: Any = model
+        self._model: Any = model
         self.words = Words([])
-        self._parts: dict[Part, Any] = {
-            part: module for part in layouts.PARTS if (module := getattr(model, part)) is not None
-        }
         self._originals: dict[tuple[Part, str], torch.Tensor] = {}
         """The weights that are replaced now, by part and name."""
+
+    @cached_property
+    def _parts(self) -> dict[Part, Any]:
+        return {part: module for part in layouts.PARTS if (module := getattr(self._model, part)) is not None}
 
     @cached_property
     def _layers(self) -> dict[Part, dict[str, str]]:

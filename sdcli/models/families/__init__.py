@@ -44,6 +44,8 @@ class Family(Protocol):
     """The same for `text_encoder_2`; empty for a family with one text encoder."""
     tokenizers: tuple[str, ...]
     """Class names of the tokenizer in `model_index.json`."""
+    pipelines: tuple[str, ...] = ()
+    """Class names of diffusers' pipelines for models of this family."""
 
     # Vocabulary.
     vocabulary: Path

@@ -29,6 +29,7 @@ class LatentDiffusion(Family):
     part = "bert"
     text_encoders = ("LDMBertModel",)
     tokenizers = ("BertTokenizer", "BertTokenizerFast")
+    pipelines = ("LDMTextToImagePipeline",)
 
     vocabulary = shipped.VOCABULARIES / "bert"
     vocabulary_files = ("vocab.txt", "tokenizer.json")

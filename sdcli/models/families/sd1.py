@@ -34,6 +34,7 @@ class StableDiffusion1(Family):
     part = "text_encoder"
     text_encoders: tuple[str, ...] = ("CLIPTextModel",)
     tokenizers = ("CLIPTokenizer", "CLIPTokenizerFast")
+    pipelines: tuple[str, ...] = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 
     vocabulary = shipped.VOCABULARIES / "clip"
     vocabulary_files = ("vocab.json", "tokenizer.json")

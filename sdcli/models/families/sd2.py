@@ -30,6 +30,7 @@ class StableDiffusion2(StableDiffusion1):
 
     folder_models = ""
     text_encoders = ()
+    pipelines = ()
 
     checkpoint_models = "Stable Diffusion 2"
     embedder = "FrozenOpenCLIPEmbedder"

@@ -34,6 +34,7 @@ class StableDiffusionXL(StableDiffusion1):
     label = "CLIP and OpenCLIP"
 
     folder_models = "Stable Diffusion XL"
+    pipelines = ("StableDiffusionXLPipeline",)
     text_encoders_2 = ("CLIPTextModelWithProjection",)
 
     checkpoint_models = "Stable Diffusion XL"

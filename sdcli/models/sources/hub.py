@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec
 from sdcli.models import weight_files
-from sdcli.models.model import Model, ModelRequest, PartCallback
+from sdcli.models.model import Model, ModelRequest, PartCallback, PipelineModel
+from sdcli.models.sources import pipeline
 from sdcli.models.sources.folder import INDEX, FolderModel, files_in
+from sdcli.models.sources.pipeline import PipelineFolder
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,7 @@ class HubModel:
 
     request: ModelRequest
     offline: bool
-    folder: FolderModel
+    folder: FolderModel | PipelineFolder
 
     @property
     def spec(self) -> ModelSpec:
@@ -50,7 +52,7 @@ class HubModel:
         return folder / "safety_checker"
 
     @cached_property
-    def _downloaded(self) -> FolderModel:
+    def _downloaded(self) -> FolderModel | PipelineFolder:
         weights = [name for part in self.folder.parts.values() for name in part.files]
         fetch(self.request, weights, self.offline, self.folder.path.name)
         return self.folder
@@ -70,7 +72,7 @@ class HubModel:
     def vocabulary(self) -> None:
         return None
 
-    def load(self, device: torch.device, progress: PartCallback) -> Model:
+    def load(self, device: torch.device, progress: PartCallback) -> Model | PipelineModel:
         return self._downloaded.load(device, progress)
 
 
@@ -99,7 +101,9 @@ def find(request: ModelRequest) -> HubModel:
             "neither for the builtin model.",
         ) from error
     name = str(request.model)
-    return HubModel(request, offline, FolderModel.read(path, name=name, names=files(request, path, offline)))
+    names = files(request, path, offline)
+    kind = PipelineFolder if pipeline.takes(path) else FolderModel
+    return HubModel(request, offline, kind.read(path, name=name, names=names))
 
 
 def unreachable() -> str:

@@ -53,16 +53,17 @@ class Step:
         index: number of the evaluation, from 0.
         timestep: the time that the model received.
         sigma: ratio of noise to signal in the latents that the model received, as in k-diffusion; infinite at a zero
-            terminal SNR.
+            terminal SNR; NaN in a pipeline of diffusers.
         latents: (batch, C, height/f, width/f), float32; those of the last step are the result.
-        denoised: the estimate of the noise-free latents that the prediction stands for, of the same shape.
+        denoised: the estimate of the noise-free latents that the prediction stands for, of the same shape; None in a
+            pipeline of diffusers.
     """
 
     index: int
     timestep: float
     sigma: float
     latents: torch.Tensor
-    denoised: torch.Tensor
+    denoised: torch.Tensor | None
 
 
 class Sample(Protocol):

@@ -104,7 +104,9 @@ def with_denoised_end(steps: Iterator[Step], count: int) -> Iterator[Step]:
         steps: the steps of `sample`.
         count: how many there are.
     """
-    return (replace(step, latents=step.denoised) if step.index == count - 1 else step for step in steps)
+    for step in steps:
+        assert step.denoised is not None, "samplers compute it"
+        yield replace(step, latents=step.denoised) if step.index == count - 1 else step
 
 
 def _denoised(output: torch.Tensor, latents: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,15 +21,18 @@ from sdcli.events import BatchDone, BatchStarted, Event, Note, Phase, StepDone
 from sdcli.executors.local import LocalExecutor, _tile
 from sdcli.images import Batch, FailedImage, GeneratedImage, Result, UnneededImage
 from sdcli.jobs import Job
-from sdcli.models.model import Model
+from sdcli.models.model import Model, PipelineModel
 from sdcli.registry import EXECUTORS
+from tests.unit.pipeline.test_of_diffusers import Toy
+from tests.unit.pipeline.test_of_diffusers import jobs as pipeline_jobs
+from tests.unit.pipeline.test_of_diffusers import model as pipeline_model
 from tests.unit.pipeline.toy_model import ToySource, ToyUnet, toy_job, toy_jobs, toy_model
 
 
 class Run:
     """An executor on the CPU, with the events that it sent."""
 
-    def __init__(self, model: Model | None = None, on_error: Any = "stop") -> None:
+    def __init__(self, model: Model | PipelineModel | None = None, on_error: Any = "stop") -> None:
         self.events: list[Event] = []
         self.source: Any = ToySource(model)
         self.executor = LocalExecutor(
@@ -200,7 +204,8 @@ class TestNaN:
         """Autocast to float16, which overflows at 65,504, on any CPU."""
         cpu = torch.device("cpu")
         monkeypatch.setattr(
-            "sdcli.devices.choose", lambda _, precision: Compute(cpu, None if precision == "full" else torch.float16)
+            "sdcli.devices.choose",
+            lambda _, precision, half=None: Compute(cpu, None if precision == "full" else half or torch.float16),
         )
 
     def test_a_batch_with_nan_in_autocast_is_generated_again_in_full_precision(self) -> None:
@@ -286,6 +291,31 @@ class TestOutOfMemory:
         run.images(toy_jobs(7))
         assert set(unet.evaluated) == {1}, "larger batches are not tried again"
         assert len(run.notes) == 2
+
+    def test_a_pipeline_of_diffusers(self) -> None:
+        """Halved with the same noise; a NaN is an error; each step is an event."""
+
+        class Small(Toy):
+            spoiled = 1.0
+
+            def __call__(self, **arguments: Any) -> tuple[Any]:
+                if len(arguments["prompt"]) > 2:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return (super().__call__(**arguments)[0] * self.spoiled,)
+
+        small = Small()
+        run = Run(pipeline_model(small))
+        batch = pipeline_jobs(4, sampler="auto")
+        images = run.images(batch)
+        assert [image.effort["batch"] for image in images] == [2] * 4
+        assert [note.split(":")[0] for note in run.notes] == ["out of memory with batches of 4"]
+        for one, other in zip(images, Run(pipeline_model(Toy())).images(batch), strict=True):
+            np.testing.assert_array_equal(one.pixels, other.pixels)
+        steps = [event.index for event in run.events if isinstance(event, StepDone)]
+        assert steps == [0, 1] * 2
+        small.spoiled = math.nan
+        with pytest.raises(ModelError, match="generates NaN"):
+            run.images(batch)
 
     @given(holds=st.integers(1, 8), count=st.integers(1, 9))
     def test_halving_gives_every_image_in_order(self, holds: int, count: int) -> None:

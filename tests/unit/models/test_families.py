@@ -48,7 +48,7 @@ def test_every_family_has_its_shipped_files(name: str) -> None:
     assert {checkpoint_config.family_of(each) for each in named} <= {name}
 
 
-@pytest.mark.parametrize("field", ["label", "embedder", "tensor_prefixes"])
+@pytest.mark.parametrize("field", ["label", "embedder", "tensor_prefixes", "pipelines"])
 def test_families_differ_in_every_field_that_identifies_them(field: str) -> None:
     values = [value for family in FAMILIES.values() if (value := getattr(family, field))]
     count = sum(1 if isinstance(value, str) else len(value) for value in values)

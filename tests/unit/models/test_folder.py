@@ -197,12 +197,14 @@ def test_a_model_for_a_few_steps_has_their_defaults(folder: Path) -> None:
     edit(folder / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler")
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("lcm", 4, 1.0)
+    assert spec.default_sampler == "lcm"
     edit(folder / "unet" / "config.json", time_cond_proj_dim=32)
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.guidance_embedding, spec.default_scale) == (32, 8.5)
     edit(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
     spec = find(ModelRequest(model=str(folder))).spec
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("", 50, 7.5)
+    assert spec.default_sampler == "ddim"
 
 
 def test_a_model_whose_name_says_that_it_is_for_a_few_steps(folder: Path) -> None:
@@ -273,7 +275,7 @@ XL: dict[str, Any] = {
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
     "tokenizer_2": ["transformers", "CLIPTokenizer"],
 }
-SD3 = index(_class_name="StableDiffusion3Pipeline", unet=None, transformer=["diffusers", "SD3Transformer2DModel"])
+FILL = index(_class_name="FluxFillPipeline", unet=None, transformer=["diffusers", "FluxTransformer2DModel"])
 REFUSED: dict[str, tuple[Change, str]] = {
     "XL, incomplete": (index(**XL), "folder text_encoder_2 has no weights"),
     "XL, another text encoder": (
@@ -285,7 +287,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "a Stable Diffusion XL refiner model",
     ),
     "two text encoders and a BERT": (index(**XL, text_encoder=["x", "LDMBertModel"]), "parts besides these"),
-    "SD3": (SD3, "a Stable Diffusion 3 model"),
+    "Flux for inpainting": (FILL, "a Flux model"),
     "another pipeline": (index(_class_name="AudioLDMPipeline", vae=["diffusers", "Other"]), "AudioLDMPipeline.*Other"),
     "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
     "no tokenizer": (index(tokenizer=None), "no tokenizer"),

@@ -23,6 +23,7 @@ from sdcli.errors import ModelError, ModelNotFound
 from sdcli.models import adapters, find
 from sdcli.models.model import ModelRequest
 from sdcli.models.sources.hub import HubModel
+from tests.unit.models.test_pipeline_source import FLUX, FLUX_FILES, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -166,6 +167,20 @@ def test_only_needed_files_are_downloaded_and_weights_when_they_are_used(hub: Hu
     checker = source.safety_checker(download=True)
     assert source.safety_checker(download=False) == checker
     assert checker and (checker / "model.safetensors").read_bytes() == b"large too"
+
+
+def test_a_model_that_a_pipeline_of_diffusers_generates(hub: Hub, tmp_path: Path) -> None:
+    hub.files = write(tmp_path / "flux", FLUX, FLUX_FILES)
+    source = find(ModelRequest(model=ID))
+    assert (source.spec.name, source.spec.family) == (ID, "diffusers")
+    assert hub.downloaded() == {
+        "model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json",
+        "tokenizer_2/tokenizer_2_config.json", "text_encoder/config.json", "text_encoder_2/config.json",
+        "transformer/config.json", "vae/config.json",
+    }  # fmt: skip
+    assert not source.here()
+    assert source.hash() == find(ModelRequest(model=str(hub.files))).hash()
+    assert source.here()
 
 
 def test_half_precision_is_downloaded_if_there_is_no_other(hub: Hub) -> None:

@@ -58,7 +58,8 @@ def job(**changes: object) -> Job:
 
 def test_defaults_are_left_out() -> None:
     assert command_line(job()) == (
-        "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --ddim_steps 50 --scale 7.5 --seed 42"
+        "sdcli txt2img --prompt 'a cat' --H 64 --W 64 --n_samples 1 --n_iter 1 --ddim_steps 50 --sampler ddim "
+        "--scale 7.5 --seed 42"
     )
 
 

@@ -20,6 +20,8 @@ from sdcli.records import SCHEMA, Key, Keys, Line, RunLine
 from sdcli.settings import Settings
 from tests.jobs import job
 
+OF_OLD = {"steps": 50, "sampler": "ddim"}
+"""What journals of older versions leave out."""
 START = RunLine(kind="run", settings={"steps": 3}, folder="/")
 
 
@@ -198,14 +200,14 @@ class TestSettingsOf:
     def test_the_number_of_steps_of_version_0_1_0(self, tmp_path: Path) -> None:
         """It left out its default."""
         self.write(tmp_path, self.start("/"))
-        assert settings_of(tmp_path) == {"steps": 50}
+        assert settings_of(tmp_path) == OF_OLD | {"steps": 50}
 
     def test_the_last_start_counts(self, tmp_path: Path) -> None:
         self.write(tmp_path, self.start("/", steps=1), {"kind": "picture", "key": "a"}, self.start("/", steps=2))
-        assert settings_of(tmp_path) == {"steps": 2}
+        assert settings_of(tmp_path) == OF_OLD | {"steps": 2}
         with (tmp_path / "run-0001.jsonl").open("w") as file:
             file.write(json.dumps(self.start("/", steps=3)) + "\n")
-        assert settings_of(tmp_path) == {"steps": 3}
+        assert settings_of(tmp_path) == OF_OLD | {"steps": 3}
 
     def test_relative_paths_start_from_the_folder_of_the_run(self, tmp_path: Path) -> None:
         """A path that does not exist may be a hub id; it stays as it was given."""
@@ -214,7 +216,7 @@ class TestSettingsOf:
         (tmp_path / "model").mkdir()
         given_paths = {"from_file": "prompts.txt", "wildcards": "lists", "model": "model", "safety_model": "some/one"}
         self.write(tmp_path / "out", self.start(tmp_path, **given_paths, steps=3, prompt="prompts.txt"))
-        assert settings_of(tmp_path / "out") == {
+        assert settings_of(tmp_path / "out") == OF_OLD | {
             "from_file": str(tmp_path / "prompts.txt"), "wildcards": str(tmp_path / "lists"),
             "model": str(tmp_path / "model"), "safety_model": "some/one", "steps": 3, "prompt": "prompts.txt",
         }  # fmt: skip
@@ -223,7 +225,7 @@ class TestSettingsOf:
         (tmp_path / "-").touch()
         (tmp_path / "a.txt").touch()
         self.write(tmp_path / "out", self.start(tmp_path, from_file="-", wildcards="/"))
-        assert settings_of(tmp_path / "out") == {"from_file": "-", "wildcards": "/", "steps": 50}
+        assert settings_of(tmp_path / "out") == OF_OLD | {"from_file": "-", "wildcards": "/", "steps": 50}
 
     def test_the_home_folder_is_the_current_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -231,7 +233,7 @@ class TestSettingsOf:
         (tmp_path / "work/prompts.txt").touch()
         (tmp_path / "model.ckpt").touch()
         self.write(tmp_path / "out", self.start("~/work", from_file="prompts.txt", ckpt="~/model.ckpt"))
-        assert settings_of(tmp_path / "out") == {
+        assert settings_of(tmp_path / "out") == OF_OLD | {
             "from_file": str(tmp_path / "work/prompts.txt"),
             "ckpt": str(tmp_path / "model.ckpt"),
             "steps": 50,
@@ -244,22 +246,22 @@ class TestSettingsOf:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "model.ckpt").touch()
         self.write(tmp_path / "out", self.start(tmp_path, ckpt="model.ckpt"))
-        assert settings_of(Path("out")) == {"ckpt": "model.ckpt", "steps": 50}
+        assert settings_of(Path("out")) == OF_OLD | {"ckpt": "model.ckpt", "steps": 50}
 
     def test_the_default_wildcards_are_found_from_another_folder(self, tmp_path: Path) -> None:
         (tmp_path / "wildcards").mkdir()
         self.write(tmp_path / "out", self.start(tmp_path, prompt="a __cat__"))
         wildcards = str(tmp_path / "wildcards")
-        assert settings_of(tmp_path / "out") == {"prompt": "a __cat__", "wildcards": wildcards, "steps": 50}
+        assert settings_of(tmp_path / "out") == OF_OLD | {"prompt": "a __cat__", "wildcards": wildcards, "steps": 50}
 
     def test_the_default_checkpoint_is_found_from_another_folder(self, tmp_path: Path) -> None:
         default = tmp_path / "models/ldm/stable-diffusion-v1/model.ckpt"
         default.parent.mkdir(parents=True)
         default.touch()
         self.write(tmp_path / "out", self.start(tmp_path, steps=2))
-        assert settings_of(tmp_path / "out") == {"steps": 2, "ckpt": str(default)}
+        assert settings_of(tmp_path / "out") == OF_OLD | {"steps": 2, "ckpt": str(default)}
         self.write(tmp_path / "out", self.start(tmp_path, model="some/one"))
-        assert settings_of(tmp_path / "out") == {"model": "some/one", "steps": 50}
+        assert settings_of(tmp_path / "out") == OF_OLD | {"model": "some/one", "steps": 50}
 
     @pytest.mark.parametrize("data", [None, b"", b"\xff\n", b'{"kind": "picture"}\n', b'{"kind": "run"}\n[]\n"run"\n'])
     def test_a_folder_without_a_run_cannot_be_resumed(self, tmp_path: Path, data: bytes | None) -> None:
@@ -280,7 +282,7 @@ class TestSettingsOf:
         self.write(tmp_path, self.start("/", steps=2), {"kind": "run", "settings": 5}, {"kind": "run", "settings": {}})
         with (tmp_path / "run-0000.jsonl").open("ab") as file:
             file.write(b'\xff\n{"kind"\n\n' + b"[" * 100_000 + b"\n" + b'{"kind": "run", "settings": {"st')
-        assert settings_of(tmp_path) == {"steps": 2}
+        assert settings_of(tmp_path) == OF_OLD | {"steps": 2}
 
 
 def digest(data: bytes) -> str:
@@ -492,7 +494,7 @@ class TestStrangers:
         journal.append(line("picture", "a", file="a.png", sha256=digest(b"")))
         assert Ledger(tmp_path).find(Key("a")) is None
         assert latest(tmp_path) == tmp_path / "run-0000.jsonl"
-        assert settings_of(tmp_path) == {"steps": 3}
+        assert settings_of(tmp_path) == OF_OLD | {"steps": 3}
         new = Journal(tmp_path, START)
         new.begin()
         assert new.path == tmp_path / "run-0002.jsonl"
@@ -522,7 +524,7 @@ class TestStrangers:
             update={"folder": "~nosuchuser/x", "settings": {"ckpt": "~nosuchuser/x", "outdir": "/"}}
         )
         Journal(tmp_path, start).begin()
-        assert settings_of(tmp_path) == {"ckpt": "~nosuchuser/x", "steps": 50}
+        assert settings_of(tmp_path) == OF_OLD | {"ckpt": "~nosuchuser/x", "steps": 50}
         Journal(tmp_path, START.model_copy(update={"settings": {"future": 1}})).begin()
         with pytest.raises(InputFileError, match="cannot resume"):
             settings_of(tmp_path)
