@@ -35,7 +35,9 @@ def _first_words() -> None:
         return
     _erasable = signals.is_terminal(sys.stderr)
     with suppress(OSError):  # reported at the next line
-        print(f"sdcli: {IMPORTING}", end="" if _erasable else "\n", file=sys.stderr, flush=True)
+        # In one call: Ctrl-C may come between two.
+        sys.stderr.write(f"sdcli: {IMPORTING}" if _erasable else f"sdcli: {IMPORTING}\n")
+        sys.stderr.flush()
 
 
 def erase_first_words() -> None:

@@ -1,4 +1,6 @@
-"""The command line: one file for each command. `main` turns every error into a message and an exit code."""
+"""The command line: one file for each command, imported when the command is used. `main` turns every error into a
+message and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,11 @@ import typer
 from typer.exceptions import TyperException
 
 from sdcli import quiet, signals, start, suggestions
-from sdcli.cli import models
-from sdcli.cli.completion import Command, typed_flags
-from sdcli.cli.config import config
 from sdcli.cli.console import Console, StreamError, checked_streams
-from sdcli.cli.help import Group
-from sdcli.cli.inspect import inspect
-from sdcli.cli.rerun import rerun
-from sdcli.cli.samplers import samplers
-from sdcli.cli.txt2img import txt2img
-from sdcli.cli.watermark import watermark
+from sdcli.cli.help import Deferred, Group
 from sdcli.errors import EXIT_SIGNAL, OutputError
-from sdcli.settings import options
 from sdcli.suggestions import did_you_mean, elsewhere
 from sdcli.terminal import shortened
-from sdcli.version import VERSION
 
 app = typer.Typer(
     name="sdcli",
@@ -43,17 +35,24 @@ app = typer.Typer(
         "help_option_names": ["--help", "-h"],
     },
 )
-app.command("txt2img", cls=Command)(txt2img)
-app.command("watermark", cls=Command)(watermark)
-app.command("inspect", cls=Command)(inspect)
-app.command("rerun", cls=Command)(rerun)
-app.command("config", cls=Command)(config)
-app.command("samplers", cls=Command)(samplers)
-app.add_typer(models.app, name="models")
+COMMANDS = {
+    "txt2img": "Generate images from text, with every flag of the original txt2img.py and more.",
+    "watermark": "Read the invisible watermark of images, or write one.",
+    "inspect": "Show how images were generated.",
+    "rerun": "Generate an image again, with the noise that it had in its run.",
+    "config": "Show the settings of [cyan]sdcli txt2img[/] and the origin of each.",
+    "samplers": "List the samplers and what each of them takes.",
+    "models": "Show what models know.",
+}
+"""The first line of each command's help, by its name, which is also that of its module."""
+for name, line in COMMANDS.items():
+    app.command(name, cls=Deferred, help=line)(lambda: None)
 
 
 def _print_version(given: bool) -> None:
     if given:
+        from sdcli.version import VERSION
+
         print(f"sdcli {VERSION}")
         raise typer.Exit
 
@@ -132,6 +131,8 @@ def _is_unknown_flag(error: TyperException) -> bool:
 
 def _explained(error: TyperException) -> tuple[str, str, str]:
     """What failed, why, and what to do, for an error of Typer. Flags are named as they were typed."""
+    from sdcli.cli.completion import typed_flags
+
     context: Any = getattr(error, "ctx", None)
     if context is None:
         return error.format_message(), "", "sdcli --help lists the commands."
@@ -158,6 +159,8 @@ def _advice(context: Any, flag: str, fix: str) -> tuple[str, str]:
         flag: the flag, as it was typed.
         fix: what to do if nothing better is known.
     """
+    from sdcli.settings import options
+
     plain = flag[:2] + flag[2:].replace("-", "_")
     own = [name for parameter in context.command.params for name in parameter.opts if name.startswith("-")]
     if context.parent is None:

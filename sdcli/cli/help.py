@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
+from importlib import import_module
 from typing import Any
 
-from typer.core import TyperArgument, TyperGroup, TyperOption
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 
 class PlainHelp:
@@ -31,6 +33,29 @@ def _usage(argument: TyperArgument, ctx: Any) -> list[str]:
     """An argument in the usage line, as manuals write it: NAME..., [NAME]."""
     name = f"{argument.display_name_raw}{'' if argument.nargs == 1 else '...'}"
     return [name if argument.required else f"[{name}]"]
+
+
+class Deferred(TyperCommand):
+    """A command whose module is imported when the command is used: until then it is a name and a line of help.
+
+    The module has the name of the command, and in it a function of that name, or an `app` with commands of its own.
+    """
+
+    @cached_property
+    def command(self) -> Any:
+        """The command itself."""
+        from sdcli.cli.completion import Command
+
+        module = import_module(f"sdcli.cli.{self.name}")
+        if hasattr(module, "app"):
+            return typer.main.get_group(module.app)
+        app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+        app.command(self.name, cls=Command)(getattr(module, str(self.name)))
+        return typer.main.get_command(app)
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """The context of the command itself, which parses the arguments."""
+        return self.command.make_context(*arguments, **named)
 
 
 class Group(PlainHelp, TyperGroup):

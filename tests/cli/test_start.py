@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 
-from sdcli.cli import app
+from sdcli.cli import COMMANDS, app
 from sdcli.version import VERSION
 
 if TYPE_CHECKING:
@@ -91,6 +92,20 @@ def test_help_without_a_command_and_nothing_else(refuse: Run) -> None:
     assert (bare.returncode, bare.stderr) == (2, "")
     assert bare.stdout.split() == refuse("--help").stdout.split()
     assert "Generate images" in bare.stdout
+
+
+def test_each_command_is_listed_with_the_first_line_of_its_help() -> None:
+    commands = typer.main.get_command(app).commands
+    assert {name: each.command.help.splitlines()[0] for name, each in commands.items()} == COMMANDS
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_the_version_and_the_list_of_commands_import_no_command(flag: str) -> None:
+    run = [sys.executable, "-X", "importtime", "-m", "sdcli", flag]
+    ended = subprocess.run(run, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "sdcli.cli.help" in imported
+    assert not imported & {"pydantic", "numpy", "sdcli.settings", "sdcli.cli.txt2img", "sdcli.cli.models"}
 
 
 def test_no_help_page_has_types_of_python(refuse: Run) -> None:

@@ -90,7 +90,8 @@ def test_architecture_names_every_module() -> None:
 def _known_flags() -> set[str]:
     """The flags of all commands, of the scripts in `training/` and `benchmarks/`, and `OTHER_FLAGS`."""
     commands = typer.main.get_command(app)
-    flags = {flag for command in [commands, *commands.commands.values()] for p in command.params for flag in p.opts}
+    each = [commands, *(deferred.command for deferred in commands.commands.values())]
+    flags = {flag for command in each for p in command.params for flag in p.opts}
     for folder in ("training", "benchmarks"):
         for script in (ROOT / folder).glob("*.py"):
             flags |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
