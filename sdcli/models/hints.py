@@ -105,7 +105,8 @@ class Hints:
         if self.few_steps:
             yield (
                 f"the model {name} is made for a few steps ({self.few_steps.label}, by its name): the defaults are "
-                f"--steps {self.steps} and --scale 1" + (", with the timesteps of --schedule trailing" if trailing else "")
+                f"--steps {self.steps} and --scale 1"
+                + (", with the timesteps of --schedule trailing" if trailing else "")
             )
 
 
