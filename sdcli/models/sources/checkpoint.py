@@ -48,7 +48,7 @@ class OriginalModel:
     shapes: Shapes
     """Of the tensors, by their original names."""
     hints: Hints
-    """What the file says about itself; nothing of the model if there is a YAML file."""
+    """What the file says about itself; nothing that a YAML file says, if there is one."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -184,7 +184,9 @@ def find(request: ModelRequest) -> OriginalModel | None:
         return _recognized(path, stored, shapes)
     config = checkpoint_config.read(config_path)
     folder = families.get(checkpoint_config.family_of(config)).text_folder(config, config_path)
-    model = OriginalModel(path, config_path, config, folder, shapes, Hints())
+    said = hints.read(path, {}, checkpoint_file.metadata(path), lambda _: None, second=False)
+    of_steps = Hints(few_steps=said.few_steps, steps=said.steps)  # the rest is in the YAML
+    model = OriginalModel(path, config_path, config, folder, shapes, of_steps)
     _check(shapes, model)
     return model
 
