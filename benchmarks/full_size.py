@@ -4,8 +4,8 @@
 
 Writes a checkpoint of the real size (1,066 million random float32 weights, 4.27 GB) into FOLDER, generates one image of
 256 x 256 with `sdcli txt2img`, prints the size of the file and the peak memory as JSON, and deletes the file.
-`--format safetensors` writes that format; `--ema` adds averaged weights, which some checkpoints have. `--model xl` writes
-Stable Diffusion XL with 3,469 million weights in float16 (6.94 GB), which take 13.9 GB in float32.
+`--format safetensors` writes that format; `--ema` adds averaged weights, which some checkpoints have. `--model xl`
+writes Stable Diffusion XL with 3,469 million weights in float16 (6.94 GB), which take 13.9 GB in float32.
 """
 
 from __future__ import annotations
