@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from sdcli.errors import ModelError
 from sdcli.memory import memory_errors
 from sdcli.models import checkpoint_file
+from sdcli.models.model import Model
 
 
 def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
@@ -59,6 +60,51 @@ def _in_full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             read = 0
     checkpoint_file.forget_pages()
     return found
+
+
+def placed(part: Any, device: torch.device) -> Any:
+    """A part on its device; on a GPU, weights that float16 represents exactly are kept in float16.
+
+    Only those of linear and convolution layers, which autocast would convert in every call: images are the same.
+
+    Args:
+        part: a UNet or a text encoder in float32, on the CPU.
+        device: where it computes.
+    """
+    if device.type != "cpu":
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                for weight in layer.parameters(recurse=False):
+                    half = weight.data.half()
+                    if torch.equal(half.float(), weight.data):
+                        weight.data = half
+    return part.to(device)
+
+
+def to_full(model: Model) -> None:
+    """Convert the weights of `placed` back to float32, exactly, for a run without autocast."""
+    for weight in _halves(model):
+        weight.data = weight.data.float()
+
+
+@contextmanager
+def in_full(model: Model) -> Iterator[None]:
+    """As `to_full`, for one computation. Meanwhile the weights in float16 are in the memory of the CPU."""
+    kept = []
+    try:
+        for weight in _halves(model):
+            kept.append((weight, weight.data.cpu()))
+            weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, half in kept:
+            weight.data = half.to(weight.device)
+
+
+def _halves(model: Model) -> list[torch.nn.Parameter]:
+    parts = (model.unet, *(text_encoder for _, text_encoder in model.text_encoders))
+    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+    return [weight for part in modules for weight in part.parameters() if weight.dtype == torch.float16]
 
 
 def check(

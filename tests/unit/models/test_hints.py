@@ -81,7 +81,7 @@ PREDICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...], str | None, str]] 
     "values of 2.1-base": ({"spread": 0.05, "second": True}, (), "eps", "by the values"),
     "nothing, in version 2": ({"second": True}, (), "eps", "because nothing"),
     "values of another version": ({"spread": 0.12}, (), None, ""),
-    "the first epsilon step of lightning": ({"name": "sdxl_lightning_1step_x0.safetensors"}, (), "x0", "by its name"),
+    "Lightning in one step": ({"name": "sdxl_lightning_1step_x0.safetensors"}, (), "x0", "by its name"),
 }
 
 
