@@ -148,6 +148,15 @@ def shapes(path: Path) -> Shapes:
     return {name: place.shape for name, place in _places(path).items()}
 
 
+def stored(path: Path) -> Mapping[str, Place]:
+    """Where each tensor of a checkpoint is, and in which type, by name.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    return _places(path)
+
+
 def size(path: Path) -> int:
     """Bytes that the weights take in float32.
 

@@ -233,7 +233,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
     for name in [name for name, line in options().items() if line.path and line.journal]:
         given = name in settings
         # Without --model the run looked for the default checkpoint, and always for the default folders.
-        looked_for = name in ("wildcards", "adapters") or (name == "ckpt" and not settings.get("model"))
+        looked_for = name in ("wildcards", "adapters", "models_folder") or (
+            name == "ckpt" and not settings.get("model")
+        )
         value = settings[name] if given else default(name) if looked_for else None
         if value is not None and value != "-":
             found = with_paths(name, value, lambda path: _from_start(start, path))

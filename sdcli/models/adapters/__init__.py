@@ -64,17 +64,23 @@ def find(name: str, folder: str | Path) -> Path:
         ModelNotFound: there is no such file.
     """
     root = Path(from_home(folder))
-    known = {file.relative_to(root).as_posix(): file for file in _files(root)}
-    wanted = name.casefold()
-    for relative, file in known.items():
-        whole = relative.casefold()
-        if wanted in (whole, whole.rpartition(".")[0], whole.rpartition("/")[2], file.stem.casefold()):
-            return file
+    if file := named(name, root):
+        return file
     raise ModelNotFound(
         f"there is no adapter {name} in {folder}",
-        why=_why_none(name, [file.stem for file in known.values()], root),
+        why=_why_none(name, [file.stem for file in files_below(root)], root),
         fix="Pass the folder with --adapters, or the path of the file.",
     )
+
+
+def named(name: str, folder: Path) -> Path | None:
+    """The file of this name, with or without suffix, in a folder or in the folders below; None if there is none."""
+    wanted = name.casefold()
+    for file in files_below(folder):
+        whole = file.relative_to(folder).as_posix().casefold()
+        if wanted in (whole, whole.rpartition(".")[0], whole.rpartition("/")[2], file.stem.casefold()):
+            return file
+    return None
 
 
 def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
@@ -90,8 +96,8 @@ def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
     return f"It has {shown}." if known else "It has no adapters."
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files of adapters in a folder, those of outer folders first."""
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of weights in a folder, those of outer folders first."""
     below, left = [folder], _MOST
     while below and left > 0:
         try:
@@ -258,7 +264,7 @@ def embeddings(value: Sequence[str]) -> list[str]:
         if not os.path.isdir(from_home(path)):  # noqa: PTH112
             found.append(each)
             continue
-        files = [at_home(str(file)) for file in _files(Path(from_home(path)))]
+        files = [at_home(str(file)) for file in files_below(Path(from_home(path)))]
         if not files:
             raise ModelNotFound(
                 f"{flag('embedding')} {path} has no embeddings",
