@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from sdcli.cli.help import PlainHelp
 from sdcli.errors import UsageError
 from sdcli.models import shipped
-from sdcli.settings import names, options, spellings
+from sdcli.settings import default, names, options, spellings
 
 _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 
@@ -27,13 +27,30 @@ _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 _LARGEST_SEARCH = 2_000
 """Entries of folders that are looked at for one answer. Folders beyond them are offered unseen."""
 _MODEL = "model_index.json"
+_SUFFIXES = (".ckpt", ".safetensors")
 
 
 def models(incomplete: str) -> list[str]:
     """The builtin models, models in the Hugging Face cache, folders of models, and folders that lead to them."""
-    names = [*shipped.NAMES, *_cached(_MODEL)]
+    names = [*shipped.NAMES, *_cached(_MODEL), *_names(default("models_folder"))]
     found = _paths(incomplete, (), _Search(lambda name: name == _MODEL))
     return [name for name in names if name.startswith(incomplete)] + found
+
+
+def any_models(incomplete: str) -> list[str]:
+    """Models and adapters: builtin, in the Hugging Face cache, in the default folders, and files."""
+    names = [*shipped.NAMES, *_cached(_MODEL), *_names(default("models_folder")), *_names(default("adapters"))]
+    return [name for name in names if name.startswith(incomplete)] + checkpoints(incomplete)
+
+
+def _names(folder: str) -> list[str]:
+    """The names of the models and adapters in a folder, without those of folders below."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    stems = [Path(entry.name).stem for entry in entries if entry.name.lower().endswith(_SUFFIXES)]
+    return stems + [entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, _MODEL))]  # noqa: PTH113, PTH118
 
 
 def safety_models(incomplete: str) -> list[str]:
@@ -43,8 +60,8 @@ def safety_models(incomplete: str) -> list[str]:
 
 def checkpoints(incomplete: str) -> list[str]:
     """Checkpoint files, and folders that lead to them."""
-    suffixes = (".ckpt", ".safetensors")
-    return _paths(incomplete, suffixes, _Search(lambda name: name.lower().endswith(suffixes)))
+    names = [name for name in _names(default("models_folder")) if name.startswith(incomplete)]
+    return names + _paths(incomplete, _SUFFIXES, _Search(lambda name: name.lower().endswith(_SUFFIXES)))
 
 
 def folders(incomplete: str) -> list[str]:

@@ -1,0 +1,18 @@
+"""`sdcli models`: one file for each of its commands."""
+
+from __future__ import annotations
+
+import typer
+
+from sdcli.cli.completion import Command
+from sdcli.cli.help import Group
+from sdcli.cli.models.info import info
+from sdcli.cli.models.listing import list_
+from sdcli.cli.models.words import words
+
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="List, describe, download, convert and verify models; list their words."
+)
+app.command("list", cls=Command)(list_)
+app.command("info", cls=Command)(info)
+app.command("words", cls=Command)(words)
