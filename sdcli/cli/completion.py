@@ -43,6 +43,13 @@ def any_models(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)] + checkpoints(incomplete)
 
 
+def known_models(incomplete: str) -> list[str]:
+    """The names that `sdcli models fetch` knows."""
+    from sdcli.inventory import known
+
+    return choices_of(tuple(known.by_name()))(incomplete)
+
+
 def _names(folder: str) -> list[str]:
     """The names of the models and adapters in a folder, without those of folders below."""
     try:

@@ -26,5 +26,11 @@ def of_setting(name: str) -> Any:
     )  # fmt: skip
 
 
+def given(**values: Any) -> dict[str, Any]:
+    """The settings that flags set: those with a value."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+Offline = Annotated[bool, of_setting("offline")]
 ModelsFolder = Annotated[str | None, of_setting("models_folder")]
 Adapters = Annotated[str | None, of_setting("adapters")]

@@ -10,7 +10,7 @@ import typer
 
 from sdcli.cli import completion
 from sdcli.cli.console import Console
-from sdcli.cli.options import Adapters, Debug, ModelsFolder, Quiet
+from sdcli.cli.options import Adapters, Debug, ModelsFolder, Quiet, given
 from sdcli.configuration import load
 from sdcli.terminal import in_bytes, json_line, one_line, printable, shortened
 
@@ -63,8 +63,7 @@ def info(
     """
     from sdcli.inventory import description, places
 
-    given = {"models_folder": models_folder, "adapters": adapters}
-    settings = load({name: value for name, value in given.items() if value is not None}).settings
+    settings = load(given(models_folder=models_folder, adapters=adapters)).settings
 
     def show(name: Path) -> int:
         found = description.of_name(str(name), settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdcli.cli.console import Console
-from sdcli.cli.options import Adapters, Debug, ModelsFolder, Quiet
+from sdcli.cli.options import Adapters, Debug, ModelsFolder, Quiet, given
 from sdcli.configuration import load
 from sdcli.terminal import in_bytes, json_line, one_line
 
@@ -43,8 +43,7 @@ def list_(
     """
     from sdcli.inventory import description, places
 
-    given = {"models_folder": models_folder, "adapters": adapters}
-    settings = load({name: value for name, value in given.items() if value is not None}).settings
+    settings = load(given(models_folder=models_folder, adapters=adapters)).settings
     found = places.each(settings)
     if json:
         for each in found:
