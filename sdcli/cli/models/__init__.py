@@ -9,6 +9,7 @@ from sdcli.cli.help import Group
 from sdcli.cli.models.fetch import fetch
 from sdcli.cli.models.info import info
 from sdcli.cli.models.listing import list_
+from sdcli.cli.models.lock import lock, verify
 from sdcli.cli.models.words import words
 
 app = typer.Typer(
@@ -17,4 +18,6 @@ app = typer.Typer(
 app.command("list", cls=Command)(list_)
 app.command("info", cls=Command)(info)
 app.command("fetch", cls=Command)(fetch)
+app.command("lock", cls=Command)(lock)
+app.command("verify", cls=Command)(verify)
 app.command("words", cls=Command)(words)

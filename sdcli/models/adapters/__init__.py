@@ -25,7 +25,7 @@ SETTINGS = ("lora", "embedding", "vae")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", "adapter_config.json")
 """Files that say how others are to be read."""
 _SHOWN = 5
 _MOST = 20_000
@@ -207,10 +207,10 @@ def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
     from sdcli.models.sources import hub
 
     # The commit and the list of files come with any file.
-    folder = hub.fetch(request, [file or "README.md", *_CONFIGS], offline, request.revision)
+    folder = hub.fetch(request, [file or "README.md", *CONFIGS], offline, request.revision)
     if not file:
         file = _only([name for name in hub.files(request, folder, offline) if name.endswith(SUFFIXES)], request)
-        folder = hub.fetch(request, [file, *_CONFIGS], offline, folder.name)
+        folder = hub.fetch(request, [file, *CONFIGS], offline, folder.name)
     path = folder / file
     if not path.is_file():
         raise ModelNotFound(f"{request.model} has no file {file}", fix="Check the name.")
