@@ -154,9 +154,8 @@ class Description:
             return ""
         words = self.details.get("words") or self.details.get("tags") or []
         prompt = with_value(False, flag("prompt"), ", ".join(["a castle", *words[:1]]))
-        return " ".join(
-            filter(None, ("sdcli txt2img", base if self.kind in SETTING_OF else "", self.arguments, prompt))
-        )
+        base = (base or f"{flag('ckpt')} CHECKPOINT") if self.kind in SETTING_OF else ""
+        return " ".join(filter(None, ("sdcli txt2img", base, self.arguments, prompt)))
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether an adapter fits a model."""
@@ -310,7 +309,8 @@ def _parts_of_folder(folder: Path, base: Path | None = None) -> tuple[list[Part]
 
 def title(spec: ModelSpec) -> str:
     """The family of a model in words."""
-    return layouts.WIDTHS.get(spec.text_width, families.get(spec.family).folder_models)
+    family = families.get(spec.family)
+    return layouts.WIDTHS.get(spec.text_width) or family.checkpoint_models or family.folder_models
 
 
 def of_file(path: Path, *, name: str = "") -> Description:
@@ -379,6 +379,8 @@ def _adapter(path: Path, places: Mapping[str, Place], common: dict[str, Any]) ->
             }
         elif len(shapes) <= 2 and (path.suffix != ".ckpt" or len(shapes) == 1):
             embedding = EmbeddingFile.read(path)
+            if "." in embedding.tensor and embedding.width not in layouts.WIDTHS:
+                return None  # a layer of a model, not a word
             kind, family, layout = "embedding", layouts.WIDTHS.get(embedding.width, ""), "textual inversion"
             details = {"words": list(embedding.words), "vectors": embedding.vectors}
         elif all(map(_WHOLE_VAE.match, shapes)):

@@ -68,11 +68,11 @@ def _described(path: Path, name: str) -> Description:
 
 def in_cache() -> Iterator[Description]:
     """The models and adapters in the cache of the Hugging Face hub, each with its commit."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, ValueError, OSError):  # there is none
         return
     for repository in sorted(repositories, key=lambda each: each.repo_id):
