@@ -180,6 +180,19 @@ def metadata(path: Path) -> dict[str, str]:
         return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
+def unknown_types(path: Path) -> dict[str, str]:
+    """The tensors of a safetensors file that `read_tensors` leaves out, because their type is not known, by name.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    with _damage(path), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique)
+        header.pop("__metadata__", None)
+        return {name: each["dtype"] for name, each in header.items() if each["dtype"] not in SAFETENSORS_TYPES}
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, memory-mapped if possible. No code in the file is run.
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from sdcli.errors import ModelError
 from sdcli.memory import memory_errors
+
+_AS_STORED = ContextVar("as_stored", default=False)
+
+
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """Within this context, `assign` keeps the types of tensors, so that none is copied: for conversions."""
+    token = _AS_STORED.set(True)
+    try:
+        yield
+    finally:
+        _AS_STORED.reset(token)
 
 
 def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
@@ -35,7 +48,9 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
             why="It is quantized, and sdcli does not read quantized models.",
             fix="Get the model in 16 or 32 bits.",
         )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    if not _AS_STORED.get():
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    model.load_state_dict(tensors, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:  # Not saved with models, as it is always 0, 1, 2, ...

@@ -6,6 +6,7 @@ import typer
 
 from sdcli.cli.completion import Command
 from sdcli.cli.help import Group
+from sdcli.cli.models.convert import convert
 from sdcli.cli.models.fetch import fetch
 from sdcli.cli.models.info import info
 from sdcli.cli.models.listing import list_
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command("list", cls=Command)(list_)
 app.command("info", cls=Command)(info)
 app.command("fetch", cls=Command)(fetch)
+app.command("convert", cls=Command)(convert)
 app.command("lock", cls=Command)(lock)
 app.command("verify", cls=Command)(verify)
 app.command("words", cls=Command)(words)

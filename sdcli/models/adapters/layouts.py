@@ -144,8 +144,8 @@ def names_of(part: Part, layer: str, blocks: int) -> Iterator[str]:
         return
     if layer.endswith("to_out.0"):
         yield flat(layer.removesuffix(".0"))
-    if original := _original(layer, blocks):
-        yield flat(original)
+    if place := original(layer, blocks):
+        yield flat(place)
 
 
 _TOP = {
@@ -160,7 +160,7 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def _original(layer: str, blocks: int) -> str:
+def original(layer: str, blocks: int) -> str:
     """The name of a UNet's layer in the original layout; empty if it has none."""
     if middle := _MIDDLE.fullmatch(layer):
         kind, number, rest = middle.groups()

@@ -104,6 +104,19 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
+    index: Mapping[str, Any] = {}
+    """`model_index.json` of a folder that a checkpoint is converted to; empty if it cannot be."""
+    text_prefix: str = ""
+    """Beginning of the names of the text encoder in such a folder, which transformers leaves out."""
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The text encoder's tensors by their names in the original layout, with the prefix of the part.
+
+        Args:
+            tensors: those of a diffusers folder, without `text_prefix`.
+        """
+        raise NotImplementedError
+
     def text_encoder_class(self) -> Any:
         """The class whose `from_pretrained` loads the text encoder of a diffusers folder."""
         ...

@@ -43,6 +43,19 @@ class StableDiffusion1(Family):
     )
     example_config = "configs/stable-diffusion/v1-inference.yaml"
 
+    index: Mapping[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    text_prefix = "text_model."
+
     takes_clip_skip = True
 
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
@@ -101,6 +114,9 @@ class StableDiffusion1(Family):
         with torch.device("meta"):
             model = self.text_encoder_class()(described)
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return {f"{PREFIX}{self.text_prefix}{name}": tensor for name, tensor in tensors.items()}
 
     def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
         """As of any family. The final normalization follows the layer, whichever it is."""
