@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli import models
 from sdcli.errors import ModelError, OutputError, UsageError
+from sdcli.inventory import DTYPES
 from sdcli.jobs import from_home
 from sdcli.model_spec import ModelSpec
 from sdcli.models import checkpoint_file, families, json_files, recognition, weight_files
@@ -26,7 +27,6 @@ from sdcli.terminal import in_bytes
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "float16", "bfloat16")
 SAFE = ".safetensors"
 _FEW_STEPS = {"lcm": "LCMScheduler", "tcd": "TCDScheduler"}
 _TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type",
@@ -146,7 +146,7 @@ def _file_to_file(conversion: Conversion, aside: Path, note: Note) -> None:
     source = conversion.source
     tensors = checkpoint_file.read_tensors(source)
     _require_all(source, tensors)
-    note(f"{len(tensors):,} tensors")
+    note(f"tensors: {len(tensors):,}")
     _write(aside, tensors, conversion, checkpoint_file.metadata(source))
 
 
@@ -240,7 +240,7 @@ def _folder_to_file(conversion: Conversion, aside: Path, note: Note) -> None:
     tensors = {recognition.UNET + name: each for name, each in unet.items()}
     tensors |= {recognition.VAE + name: each for name, each in vae.items()}
     tensors |= family.original_text_encoder(text)
-    note(f"writing {len(tensors):,} tensors")
+    note(f"tensors: {len(tensors):,}")
     _write(aside, tensors, conversion, _modelspec(found.spec, conversion.target.stem))
     try:
         written = models.find(ModelRequest(ckpt=str(aside), config=conversion.config or None))

@@ -9,10 +9,9 @@ import typer
 from sdcli.cli import completion
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, Quiet
+from sdcli.inventory import DTYPES
 from sdcli.settings import options
 from sdcli.terminal import in_bytes, json_line, one_line
-
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def convert(
@@ -39,8 +38,8 @@ def convert(
             "--dtype",
             metavar="TYPE",
             show_default=False,
-            autocompletion=completion.choices_of(_DTYPES),
-            help="Type of the weights: float32, float16 or bfloat16. Default: as in IN.",
+            autocompletion=completion.choices_of(DTYPES),
+            help=f"Type of the weights: {', '.join(DTYPES)}. Default: as in IN.",
         ),
     ] = "",
     half: Annotated[bool, typer.Option("--half", metavar="", help="The same as --dtype float16.")] = False,
