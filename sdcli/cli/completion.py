@@ -57,7 +57,8 @@ def _names(folder: str) -> list[str]:
     except OSError:
         return []
     stems = [Path(entry.name).stem for entry in entries if entry.name.lower().endswith(_SUFFIXES)]
-    return stems + [entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, _MODEL))]  # noqa: PTH113, PTH118
+    names = stems + [entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, _MODEL))]  # noqa: PTH113, PTH118
+    return [name for name in names if _WITHOUT_QUOTES.fullmatch(name)]
 
 
 def safety_models(incomplete: str) -> list[str]:
