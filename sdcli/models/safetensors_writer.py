@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,9 @@ from sdcli.models import checkpoint_file
 
 TYPES = {getattr(torch, name): code for code, name in checkpoint_file.SAFETENSORS_TYPES.items()}
 """The names of types in the format."""
+
+PIECE = 4_000_000
+"""Numbers that are rounded at once."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -29,7 +32,6 @@ def write(
     *,
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write a new file and compare it with the tensors, bit for bit after rounding to `dtype`.
 
@@ -38,7 +40,6 @@ def write(
         tensors: by name.
         dtype: the type of those in floating point; None keeps that of each.
         metadata: texts of the header.
-        progress: called with the bytes that are written.
 
     Raises:
         ModelError: a value is too large for `dtype`, or the file is not what was written.
@@ -57,8 +58,8 @@ def write(
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(_bytes(_rounded(name, tensors[name], dtype)).numpy().data)
-            progress(file.tell())
+            for piece in _pieces(name, tensors[name], dtype):
+                file.write(piece.numpy().data)
         file.flush()
         os.fsync(file.fileno())
     verify(path, tensors, dtype)
@@ -76,10 +77,8 @@ def verify(path: Path, tensors: Tensors, dtype: torch.dtype | None) -> None:
 def require_same(found: Tensors, expected: Tensors, dtype: torch.dtype | None, *, what: str) -> None:
     """Raise `ModelError` unless tensors are, bit for bit, those that are expected, rounded to `dtype`."""
     names = found.keys() ^ expected.keys()
-    different = (
-        name for name, each in expected.items() if name in found and not _same(found[name], _rounded(name, each, dtype))
-    )
-    wrong = next(iter(names), None) or next(different, None)
+    different = (name for name, each in expected.items() if not _same(name, found[name], each, dtype))
+    wrong = next(iter(names)) if names else next(different, None)
     if wrong is not None:
         raise ModelError(
             f"{what} is not what it should be",
@@ -88,26 +87,26 @@ def require_same(found: Tensors, expected: Tensors, dtype: torch.dtype | None, *
         )
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bytes(one), _bytes(other))
+def _same(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    if found.shape != expected.shape or found.dtype != kind_of(expected, dtype):
+        return False
+    pairs = zip(_pieces(name, found, None), _pieces(name, expected, dtype), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
 
 
-def _rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """A tensor in the type in which it is written.
+def _pieces(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> Iterator[torch.Tensor]:
+    """The bytes of a tensor in the type in which it is written, some millions at a time.
 
     Raises:
-        ModelError: a value is too large for it.
+        ModelError: a value is too large for this type.
     """
     kind = kind_of(tensor, dtype)
-    rounded = tensor.to(kind)
-    if kind != tensor.dtype and not torch.equal(rounded.isfinite(), tensor.isfinite()):
-        raise ModelError(
-            f"the tensor {name} has values that are too large for {str(kind).removeprefix('torch.')}",
-            why=f"The largest is {float(tensor.float().abs().max()):g}.",
-            fix="Pass --dtype bfloat16 or float32.",
-        )
-    return rounded
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    for piece in torch.split(tensor.contiguous().reshape(-1), PIECE):
+        rounded = piece.to(kind)
+        if kind != tensor.dtype and not torch.equal(rounded.isfinite(), piece.double().isfinite()):
+            raise ModelError(
+                f"the tensor {name} has values that are too large for {str(kind).removeprefix('torch.')}",
+                why=f"The largest is {float(piece.float().abs().max()):g}.",
+                fix="Pass --dtype bfloat16 or float32.",
+            )
+        yield rounded.view(torch.uint8)
