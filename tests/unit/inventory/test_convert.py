@@ -111,7 +111,8 @@ def test_a_pickle_becomes_a_safetensors_file(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     tensors = {
         "transposed": whole.T, "a part": whole[1:, ::2], "one number": torch.tensor(5.0), "none": torch.ones(0, 3),
-        "half": torch.ones(3, dtype=torch.bfloat16), "eight": torch.ones(3).to(torch.float8_e4m3fn), "numbers": torch.arange(5), "mask": torch.tensor([True, False]),
+        "half": torch.ones(3, dtype=torch.bfloat16), "eight": torch.ones(3).to(torch.float8_e4m3fn),
+        "numbers": torch.arange(5), "mask": torch.tensor([True, False]),
     }  # fmt: skip
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "in.pt")
     found = load_file(converted(tmp_path / "in.pt", tmp_path / "out.safetensors"))
