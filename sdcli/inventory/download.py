@@ -263,6 +263,8 @@ def _receive(remote: Remote, part: _Part, progress: Progress, note: Note) -> Non
     import httpx2
 
     failures, most = 0, part.size
+    if most:
+        note(f"going on at {in_bytes(most)}")
     with _client() as client:
         while True:
             reason = "The server sends too little."
@@ -270,7 +272,7 @@ def _receive(remote: Remote, part: _Part, progress: Progress, note: Note) -> Non
                 if _request(client, remote, part, progress, note):
                     return
             except (httpx2.TransportError, _Again) as error:
-                reason = f"{error or type(error).__name__}."
+                reason = f"{str(error).partition(' (')[0] or type(error).__name__}."
             failures = 0 if part.size > most else failures + 1
             most = max(most, part.size)
             if failures >= MOST_FAILURES:

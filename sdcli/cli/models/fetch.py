@@ -87,7 +87,7 @@ def fetch(
 
       [cyan]sdcli models fetch https://example.org/style.safetensors --into adapters[/]
     """
-    from sdcli.inventory import description
+    from sdcli.inventory import description, places
     from sdcli.inventory.fetch import Wish, find
 
     if name is None:
@@ -111,7 +111,7 @@ def fetch(
         print(one_line(offer.origin if path.is_dir() else str(path)), flush=True)
     if found.problem:
         console.line(f"sdcli cannot use it: {found.problem}")
-    elif command := found.command():
+    elif command := found.command(places.base_of(found, settings)):
         console.line(f"to use it: {command}")
 
 

@@ -68,9 +68,10 @@ def test_a_later_command_goes_on(server: Server, tmp_path: Path, monkeypatch: py
     assert "50 KB are kept" in raised.value.fix
     only(tmp_path, f"{NAME}.part", f"{NAME}.part.json")
     server.requests.clear()
-    path, _ = fetch(server, tmp_path)
+    path, notes = fetch(server, tmp_path)
     assert path.read_bytes() == CONTENT
     assert server.ranges_asked() == ["bytes=50000-"]
+    assert notes == ["going on at 50 KB"]
     only(tmp_path, NAME)
 
 
