@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What tests compare with, apart from what sdcli needs.
+REFERENCE := $(VENV)/reference
 MINUTES ?= 1
 # One test process for each core, with one thread each: threads that share a core wait for each other.
 # Compiled modules are kept, whatever the user prefers: every worker and every command that a test runs imports them.
@@ -13,10 +15,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pyt
 demo: setup
 	$(BIN)/sdcli txt2img "a red apple" -n 4 --n_samples 4 --outdir outputs/demo
 
-test: setup
+test: setup $(REFERENCE)
 	$(PYTEST) -m "not gpu and not full_size"
 
-check: lint
+check: lint $(REFERENCE)
 	$(PYTEST) -m "not slow and not gpu and not full_size"
 
 fuzz: setup
@@ -41,6 +43,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $@
+
+$(REFERENCE): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $@ --group reference
 	touch $@
 
 clean:

@@ -27,11 +27,11 @@ from pydantic import TypeAdapter, ValidationError
 from sdcli.errors import InputFileError, SdcliError, UsageError
 from sdcli.registry import SAMPLERS
 from sdcli.settings import (
+    ORIGINAL_SAMPLER,
     RANDOM,
     PathKind,
     Settings,
     assignments,
-    default,
     flag,
     flags,
     in_use,
@@ -358,9 +358,9 @@ def merge(*layers: Layer) -> Layer:
         sampler, before = _sampler(values), _sampler(weaker)
         if sampler is not None:
             dropped |= _refused(sampler, weaker) | _of_name(merged)
-        elif before is not None and _refused(before, values) and not _refused(default("sampler"), values):
+        elif before is not None and _refused(before, values) and not _refused(ORIGINAL_SAMPLER, values):
             dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
-            dropped |= _refused(default("sampler"), weaker) | _of_name(merged)
+            dropped |= _refused(ORIGINAL_SAMPLER, weaker) | _of_name(merged)
         merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)
     return merged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from sdcli import estimates
 from sdcli.estimates import Estimate
 from sdcli.events import Progress
 from sdcli.jobs import Job
-from sdcli.models.chunks import Encoded, encoded, measure
+from sdcli.models import adapters
+from sdcli.models.chunks import Encoded
 from sdcli.models.tokenizer import PromptLength
 from sdcli.outputs.files import HIDDEN, cannot_write, numbered, variants
 from sdcli.outputs.folder import SAMPLES, next_numbers
@@ -99,11 +100,19 @@ class DryRun:
             jobs = [job for batch in together for job in batch]
             lines = [ledger.find(keys.next(job)) for job in jobs] if ledger else [None] * len(jobs)
             self._add_up(together, lines)
-            read = measure(tokenizer, jobs)
-            for job, line, length in zip(jobs, lines, read, strict=True):
+            read = self._read(tokenizer, jobs)
+            for job, line, (length, texts) in zip(jobs, lines, read, strict=True):
                 file = file_of(job) if line is None else outdir / line.file if line.file else None
-                texts = encoded(tokenizer, job)
                 yield Forecast(job, file, line is not None, length, self._mark(job), self._reading(job), texts)
+
+    @staticmethod
+    def _read(tokenizer: Any, jobs: Sequence[Job]) -> Iterator[tuple[PromptLength, Sequence[Encoded]]]:
+        """How the text encoder reads the prompt of each job."""
+        for embedding, some in groupby(jobs, lambda job: job.embedding):
+            words = adapters.words(embedding)
+            own, alike = words.tokenizer(tokenizer), list(some)
+            for job, length in zip(alike, words.measure(own, alike), strict=True):
+                yield length, words.encoded(own, job)
 
     def _reading(self, job: Job) -> dict[str, Any]:
         vocabulary = self.run.vocabulary

@@ -24,7 +24,7 @@ from pydantic import (
 from sdcli.errors import UsageError
 from sdcli.model_spec import ModelSpec
 from sdcli.prompts import Prompt, fit_together
-from sdcli.settings import ImageSettings, Settings, default, flag, names, options
+from sdcli.settings import AUTO, ImageSettings, Settings, default, flag, names, options
 
 KEY_SCHEMA = 2
 """Part of every key. Raise it when a default of an image or file setting changes, or a job gets another meaning."""
@@ -188,6 +188,11 @@ def steps_of(settings: ImageSettings, spec: ModelSpec) -> int:
     return spec.default_steps if settings.steps is None else settings.steps
 
 
+def sampler_of(settings: ImageSettings, spec: ModelSpec) -> str:
+    """The sampler: the setting, or the model's own."""
+    return spec.default_sampler if settings.sampler == AUTO else settings.sampler
+
+
 def at_home(path: str) -> str:
     """The path, with `~` for the home folder."""
     home = os.path.expanduser("~")  # noqa: PTH111  # "~" itself, if there is no home folder
@@ -251,7 +256,7 @@ def batches(
                 row += 1
             else:
                 values["seed"] = prompt.seed
-            values["steps"] = steps
+            values |= {"steps": steps, "sampler": sampler_of(first, spec)}
             if values["scale"] is None:
                 values["scale"] = spec.default_scale
             jobs.append(

@@ -61,10 +61,13 @@ class ModelSpec(BaseModel):
     only_default_size: bool = False
     """Whether the model generates images of its default size only, as the builtin models."""
     default_scale: float
-    """Guidance scale: 7.5 as in the original script; lower for the builtin model, which gives it cleaner images; 1 for
-    a model that was distilled with guidance and needs none."""
+    """Guidance scale: the family's, 7.5 for Stable Diffusion 1 as in the original script; lower for the builtin model,
+    which gives it cleaner images; 1 for a model that was distilled with guidance and needs none."""
     default_steps: int
     """Sampling steps: 50 as in the original script; fewer for the builtin models, whose images do not change after."""
+    default_sampler: str = "ddim"
+    """A name in `sdcli.registry.SAMPLERS`, ddim as in the original script; "auto" for the scheduler of a pipeline of
+    diffusers, which sdcli does not replace."""
     schedule: NoiseSchedule
     few_steps_by: str = ""
     """The sampler that a model needs that was distilled for a few steps of it, if its files say so: "lcm" or "tcd"."""
@@ -75,9 +78,13 @@ class ModelSpec(BaseModel):
     """What latents are multiplied by before they are denoised; 0 if it is not known."""
     text_width: int = 0
     """Width of the text embeddings that the UNet takes; 0 if it is not known."""
+    zero_negative_prompt: bool = False
+    """Whether zeros stand for the embeddings of an empty negative prompt (`force_zeros_for_empty_prompt`)."""
     watermark_method: str
     """The watermark method for the model: "dwtDct" as in the original script, "robust" for the builtin models."""
     nsfw_threshold: float = 0.5
     """Score in [0, 1] from which opennsfw flags an image of the model."""
+    notes: tuple[str, ...] = ()
+    """What is assumed of the model, because its files do not say it clearly; shown before a run."""
     has_safety_checker: bool = False
     """Whether the model's folder contains a CLIP safety checker."""

@@ -81,7 +81,10 @@ so a new source comes before `folder` and `hub`, which refuse what they do not k
 
 FAMILIES = Table(
     {
+        # Before sd1, whose text encoder it has, too.
+        "sdxl": "sdcli.models.families.sdxl:FAMILY",
         "sd1": "sdcli.models.families.sd1:FAMILY",
+        "sd2": "sdcli.models.families.sd2:FAMILY",
         "ldm": "sdcli.models.families.ldm:FAMILY",
     }
 )

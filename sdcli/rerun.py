@@ -33,6 +33,8 @@ from sdcli.registry import FORMATS, SAMPLERS
 from sdcli.run import Run
 from sdcli.sampler_names import SCHEDULES, nearest_sampler, nearest_schedule
 from sdcli.settings import (
+    AUTO,
+    ORIGINAL_SAMPLER,
     ORIGINAL_STEPS,
     RANDOM,
     Settings,
@@ -313,7 +315,8 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
     try:
         chosen = Settings.of(**{name: settings[name] for name in names("image") if name in settings})
         plan = Plan.of(chosen, chosen.steps or ORIGINAL_STEPS)
-        SAMPLERS[chosen.sampler].check(plan, NoiseSchedule(spacing_is_given=False))
+        sampler = ORIGINAL_SAMPLER if chosen.sampler == AUTO else chosen.sampler
+        SAMPLERS[sampler].check(plan, NoiseSchedule(spacing_is_given=False))
     except UsageError as error:
         different.append(f"{error.what}: {error.fix.rstrip('.')}")
     settings.pop("model_hash", None)
@@ -326,9 +329,9 @@ def nearest(found: Provenance) -> tuple[dict[str, Any], list[str]]:
 def _sampling(settings: dict[str, Any]) -> list[str]:
     """Replaces a sampler, a schedule and an eta that sdcli does not have by the nearest; returns what differs."""
     different = []
-    sampler, schedule = settings.get("sampler", default("sampler")), settings.get("schedule", default("schedule"))
+    sampler, schedule = settings.get("sampler", ORIGINAL_SAMPLER), settings.get("schedule", default("schedule"))
     if sampler not in SAMPLERS:
-        settings["sampler"] = nearest_sampler(sampler) or default("sampler")
+        settings["sampler"] = nearest_sampler(sampler) or ORIGINAL_SAMPLER
         different.append(
             f"sdcli has no sampler {shortened(sampler, _LONGEST_NOTE)}; {settings['sampler']} is used instead"
         )
@@ -369,7 +372,9 @@ def _ignored(found: Provenance) -> list[str]:
                 ignored.append(f"{what} in the {name.replace('_', ' ')} is read as plain text: {shown}")
     if not as_text:
         adapters = parse(found.settings.get("prompt", "")[:100_000], found.settings["prompt_syntax"], 20).adapters
-        ignored += [f"the LoRA {shortened(adapter.name, _LONGEST_NOTE)} is not applied" for adapter in adapters[:5]]
+        ignored += [
+            f"the LoRA {shortened(adapter.name, _LONGEST_NOTE)} is looked for in --adapters" for adapter in adapters[:5]
+        ]
     return ignored
 
 

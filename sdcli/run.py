@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
 from sdcli import models
-from sdcli.errors import InputFileError, OutputError, UsageError, indented
+from sdcli.errors import InputFileError, ModelError, OutputError, UsageError, indented
 from sdcli.events import Note, Phase, Progress, ignore
-from sdcli.jobs import Job, batches, size, steps_of
+from sdcli.jobs import Job, batches, sampler_of, size, steps_of
 from sdcli.models import adapters, families
 from sdcli.models.adapters import Adapter
 from sdcli.models.adapters.embedding import EmbeddingFile
@@ -24,10 +25,11 @@ from sdcli.outputs import formats, names
 from sdcli.outputs.folder import SAMPLES
 from sdcli.pipeline.samplers import Plan
 from sdcli.prompts import Prompt, Prompts, Row, has_templates
-from sdcli.prompts.syntax import HEAVIEST, PLAIN, looks_like, parse, words
+from sdcli.prompts import syntax as syntaxes
+from sdcli.prompts.syntax import HEAVIEST, PLAIN, Parsed, looks_like, parse, words
 from sdcli.prompts.templates import LONGEST, is_plain
 from sdcli.registry import SAMPLERS
-from sdcli.settings import Settings, default, flag, with_paths
+from sdcli.settings import AUTO, Settings, default, flag, require_taken, with_paths
 from sdcli.stages import StageContext, Stages
 from sdcli.terminal import shortened
 
@@ -71,7 +73,8 @@ class Run:
         self.source: ModelSource = source or models.find_for(settings)
         self.spec = self.source.spec
         # In the journal, too: another version may have another default.
-        settings = settings.model_copy(update={"steps": steps_of(settings, self.spec)})
+        own = {"steps": steps_of(settings, self.spec), "sampler": sampler_of(settings, self.spec)}
+        settings = settings.model_copy(update=own)
         self.settings = settings
         if settings.output_name is not None:
             names.check_pattern(settings.output_name, settings.format)
@@ -87,7 +90,8 @@ class Run:
         self._syntax_noted: set[str] = set()
         self._has_templates = False
         self._adapters: dict[tuple[str, str], Adapter] = {}
-        self.notes = self._require(settings)
+        self._find = cache(partial(adapters.find, folder=settings.adapters))
+        self.notes = [*self.spec.notes, *self._require(settings)]
         """What the user should read before the run starts."""
         skip = self._skip if settings.on_error == "skip" else None
         self._prompts = Prompts(settings, self._check, skip, lambda note: progress(Note(note)))
@@ -157,10 +161,12 @@ class Run:
         return self._adapters[setting, path]
 
     def _step_draws(self, job: Job) -> int:
+        if job.sampler == AUTO:
+            return job.steps  # a scheduler of diffusers draws at most once in each step
         draws: int = SAMPLERS[job.sampler].draws(Plan.of(job, job.steps), self.spec.schedule)
         return draws
 
-    def _check(self, row: Row) -> None:
+    def _check(self, row: Row) -> Row:
         if row.settings is not self.settings:
             self._require(row.settings)
         if row.out is not None:
@@ -172,8 +178,35 @@ class Run:
             formats.require_room(height, width, row.text, row.settings.negative_prompt, self.settings.format)
         if not has_templates(row.settings) or is_plain(row.text):
             self._read(row.text, row.settings)
-        elif self.vocabulary is not None or row.settings.prompt_syntax != PLAIN:
+            return replace(row, settings=self._with_loras(row.text, row.settings))
+        if self.vocabulary is not None or row.settings.prompt_syntax != PLAIN:
             self._has_templates = True
+        return row
+
+    def _with_loras(self, text: str, settings: Settings) -> Settings:
+        """The settings with the LoRAs that the prompt names.
+
+        Raises:
+            ModelError: a LoRA is not found, or does not fit the model.
+        """
+        named = self._parsed(text, settings).adapters
+        lora = adapters.with_named(settings.lora, named, self._find)
+        self._require_loras(lora[len(settings.lora) :])
+        for each in named:
+            self._note_weights(each, settings.lora)
+        return settings if lora == settings.lora else settings.model_copy(update={"lora": lora})
+
+    def _note_weights(self, named: syntaxes.Adapter, given: Sequence[str]) -> None:
+        """Note a LoRA of a prompt that --lora names with other weights."""
+        for value in given:
+            (path,) = adapters.paths("lora", value)
+            other = adapters.weights(value) != (named.weight, named.text_weight)
+            if other and adapters.is_name_of(named.name, path):
+                self._note_syntax(f"the LoRA {named.name} has the weights of {flag('lora')}, not those in the prompt")
+
+    def _require_loras(self, values: Sequence[str]) -> None:
+        for path in adapters.paths("lora", values):
+            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
 
     def _read(self, text: str, settings: Settings) -> str:
         """What the text encoder gets for a prompt.
@@ -202,7 +235,7 @@ class Run:
                     fix=f"Shorten it, or leave out {flag('prompt_syntax')} and {flag('long_prompt')}.",
                     settings=(name,),
                 )
-            parsed = parse(each, syntax, steps_of(settings, self.spec), negative=name == "negative_prompt")
+            parsed = self._parsed(each, settings, negative=name == "negative_prompt")
             if parsed.heaviest > HEAVIEST:
                 raise UsageError(
                     f"the {name.replace('_', ' ')} {shortened(repr(each), _LONGEST_PROMPT)} has a weight of "
@@ -218,10 +251,11 @@ class Run:
                     fix="Leave them out.",
                     settings=("prompt",),
                 )
-            for adapter in parsed.adapters:
-                self._note_syntax(f"the LoRA {shortened(adapter.name, _LONGEST_MARK)} of the prompt is not applied")
             for note in parsed.notes:
                 self._note_syntax(f"in the {name.replace('_', ' ')}, {note}")
+
+    def _parsed(self, text: str, settings: Settings, *, negative: bool = False) -> Parsed:
+        return parse(text, settings.prompt_syntax, steps_of(settings, self.spec), negative=negative)
 
     def _note_syntax(self, note: str) -> None:
         if len(self._syntax_noted) < _MOST_NOTES and note not in self._syntax_noted:
@@ -253,11 +287,12 @@ class Run:
         return reading
 
     def _known_prompts(self, prompts: Iterable[Prompt], *, report: bool = True) -> Iterator[Prompt]:
-        """The prompts of which the model knows a word. The choices of templates are made now, and not in `_check`."""
+        """The prompts that can be generated, with their LoRAs. Templates are read now, and not in `_check`."""
         for prompt in prompts:
             try:
                 self._read(prompt.text, prompt.settings)
-            except UsageError as error:
+                settings = self._with_loras(prompt.text, prompt.settings)
+            except (UsageError, ModelError) as error:
                 if self.settings.from_file is None:
                     raise
                 of_file = InputFileError(f"image {prompt.index + 1}: {error.what}", why=error.why, fix=error.fix)
@@ -266,7 +301,7 @@ class Run:
                 if report:
                     self._skip(of_file)
             else:
-                yield prompt
+                yield replace(prompt, settings=settings)
 
     def _require_place(self, name: str) -> None:
         """Raise `UsageError` if no file of this name can be in `samples/`."""
@@ -283,9 +318,9 @@ class Run:
     def _require(self, settings: Settings) -> list[str]:
         """Check that the model and the stages can handle these settings; returns the notes of the stages."""
         height, width = size(settings, self.spec)
+        notes = families.get(self.spec.family).require(settings, self.spec)
         plan = Plan.of(settings, steps_of(settings, self.spec))
-        for path in adapters.paths("lora", settings.lora):
-            adapters.lora(self._located("lora", path).path).require_fit(self.spec)
+        self._require_loras(settings.lora)
         for path in adapters.paths("vae", settings.vae):
             adapters.vae(self._located("vae", path).path).require_fit(self.spec)
         for value in adapters.embeddings(settings.embedding):
@@ -297,39 +332,15 @@ class Run:
                 fix="Pass another model with --model or --ckpt.",
                 settings=("embedding",),
             )
-        SAMPLERS[settings.sampler].check(plan, self.spec.schedule)
-        family = families.get(self.spec.family)
-        if settings.clip_skip > 1 and not family.takes_clip_skip:
-            raise UsageError(
-                f"{flag('clip_skip')} {settings.clip_skip} does not work with the model {self.spec.name}",
-                why=f"Its text encoder is a {family.label}, whose last layer was trained with the model.",
-                fix=f"Leave out {flag('clip_skip')}.",
-                settings=("clip_skip",),
-            )
-        notes = self._guidance_notes(settings)
-        if (sampler := self.spec.few_steps_by) and settings.sampler not in FEW_STEPS_BY.values():
+        if (sampler := sampler_of(settings, self.spec)) != AUTO:
+            require_taken(settings, sampler)
+            SAMPLERS[sampler].check(plan, self.spec.schedule)
+        if self.spec.few_steps_by and sampler not in FEW_STEPS_BY.values():
             notes.append(
-                f"the model {self.spec.name} is made for a few steps of another sampler: pass --sampler {sampler}"
+                f"the model {self.spec.name} is made for a few steps of another sampler: pass --sampler "
+                f"{self.spec.few_steps_by}"
             )
         return [*notes, *self.stages.check(height, width)]
-
-    def _guidance_notes(self, settings: Settings) -> list[str]:
-        """What to know of guidance that is applied twice, or not at all."""
-        scale = self.spec.default_scale if settings.scale is None else settings.scale
-        if self.spec.guidance_embedding:
-            return (
-                [f"{flag('negative_prompt')} has no effect with the model {self.spec.name}"]
-                if settings.negative_prompt
-                else []
-            )
-        if self.spec.default_scale == 1 != scale:
-            return [
-                f"{flag('scale')} {scale:g} is applied beside the guidance in the weights of the model "
-                f"{self.spec.name}, which is meant for 1"
-            ]
-        if scale == 1 and settings.negative_prompt:
-            return [f"{flag('negative_prompt')} has no effect at a guidance scale of 1"]
-        return []
 
     def _skip(self, error: InputFileError) -> None:
         self.skipped += 1

@@ -69,6 +69,12 @@ def key(name: str) -> str:
     return found[1] if found else ""
 
 
+def sampler_title(name: str) -> str:
+    """The name that other tools show for a value of `--sampler`."""
+    found = SAMPLERS.get(name)
+    return str(found.title) if found else name.capitalize()
+
+
 def _samplers() -> Mapping[str, str]:
     """The names of the samplers by the keys of all their names."""
     return _by_key(tuple(SAMPLERS.paths.items()))

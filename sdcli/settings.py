@@ -59,6 +59,10 @@ PROMPT, SIZE, SAMPLING, MODEL, STAGES, OUTPUT = (
 
 ORIGINAL_STEPS = 50
 """Sampling steps of the original script."""
+ORIGINAL_SAMPLER = "ddim"
+"""The sampler of the original script."""
+AUTO = "auto"
+"""The value of `--sampler` for the model's own sampler."""
 LARGEST_SIDE = 16_384
 """Pixels. No model generates larger images, and checking them would take memory."""
 MOST_IMAGES = 10**9
@@ -208,7 +212,8 @@ class ImageSettings(BaseModel):
     clip_skip: int = option(
         1, "--clip-skip", aliases=("--clip-stop-at-last-layers",), scope="image", panel=PROMPT, metavar="N", least=1,
         most=100,
-        help="Layer of the text encoder that gives the embeddings, counted from the end; 1: the last one.",
+        help="Layer of the text encoder that gives the embeddings, counted from the end; 1: the last one, or with "
+        "Stable Diffusion XL the one before it.",
     )  # fmt: skip
     steps: int | None = option(
         None, "--ddim_steps", "--steps",
@@ -218,16 +223,17 @@ class ImageSettings(BaseModel):
         "builtin-fast, 50 with any other.",
     )  # fmt: skip
     sampler: str = option(
-        "ddim", "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
-        scope="image", essential=True, panel=SAMPLING, choices=tuple(SAMPLERS),
-        displaces=("plms", "dpm_solver"), help="Sampler.",
+        AUTO, "--sampler", aliases=("--sampler-name", "--sampling-method", "--sample-method"),
+        scope="image", essential=True, panel=SAMPLING, choices=(AUTO, *SAMPLERS),
+        displaces=("plms", "dpm_solver"), left_out=ORIGINAL_SAMPLER,
+        help="Sampler; auto: the original's ddim for Stable Diffusion 1 and 2, the model's own for others.",
     )  # fmt: skip
     scale: float | None = option(
         None, "--scale", "--guidance-scale", aliases=("--cfg", "--cfg-scale", "--guidance"),
         scope="image", essential=True, panel=SAMPLING, metavar="X",
         parameter="CFG scale",
         help="Guidance scale: how closely to follow the prompt; 1 turns guidance off. Default: 2 with the builtin "
-        "model, 1 with builtin-fast, 7.5 with any other.",
+        "model, 1 with builtin-fast, 5 with Stable Diffusion XL, 7.5 with any other.",
     )  # fmt: skip
     schedule: str = option(
         "auto", "--schedule", aliases=("--scheduler", "--schedule-type"), scope="image", panel=SAMPLING,
@@ -262,12 +268,21 @@ class ImageSettings(BaseModel):
     height: int | None = option(
         None, "--H", "--height", aliases=("-H",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
-        help="Height. Default: 512 with --ckpt, otherwise the model's own size.",
+        help="Height. Default: the model's own size; 512 for a checkpoint of Stable Diffusion 1.",
     )  # fmt: skip
     width: int | None = option(
         None, "--W", "--width", aliases=("-W",), scope="image", essential=True, panel=SIZE, metavar="PIXELS", least=1,
         most=LARGEST_SIDE,
-        help="Width. Default: 512 with --ckpt, otherwise the model's own size.",
+        help="Width. Default: the model's own size; 512 for a checkpoint of Stable Diffusion 1.",
+    )  # fmt: skip
+    original_size: str = option(
+        "", "--original-size", scope="image", panel=SIZE, metavar="WxH",
+        help="Width and height that Stable Diffusion XL is told the image had before it was scaled, such as 1024x1024. "
+        "Default: the image's own size.",
+    )  # fmt: skip
+    crop: str = option(
+        "", "--crop", aliases=("--crops-coords-top-left",), scope="image", panel=SIZE, metavar="TOP,LEFT",
+        help="Pixels that Stable Diffusion XL is told were cut off at the top and at the left. Default: 0,0.",
     )  # fmt: skip
     lora: Texts = option(
         (), "--lora", aliases=("--loras", "--lora-path", "--lora-paths", "--lora-weights"), scope="image", panel=MODEL,
@@ -393,13 +408,14 @@ class Settings(ImageSettings):
     ckpt: str = option(
         "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", aliases=("--checkpoint", "--ckpt-path", "--ckpt-name"),
         scope="run", panel=MODEL, metavar="FILE", path="checkpoint", recorded=True, contradicts=("model",),
-        help="Original checkpoint, .ckpt or .safetensors, or its name in --models-folder; the default file is used if "
-        "it exists.",
+        help="Checkpoint of Stable Diffusion 1, 2 or XL in one file, or its name in --models-folder; the default file "
+        "is used if it exists.",
     )  # fmt: skip
     config: str = option(
         "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
         path="config", recorded=True, rerun=True, contradicts=("model",),
-        help="Configuration of the checkpoint: a file, or the name of one that sdcli ships.",
+        help="Configuration of the checkpoint, if it is not the one that its tensors show: a file, or the name of one "
+        "that sdcli ships.",
     )  # fmt: skip
     models_folder: str = option(
         "models", "--models-folder", aliases=("--models-dir", "--ckpt-dir"), scope="run", panel=MODEL,
@@ -592,26 +608,6 @@ class Settings(ImageSettings):
                 )
         return values
 
-    def _check_sampler(self) -> None:
-        """Refuse what the sampler does not take."""
-        sampler = SAMPLERS[self.sampler]
-        sigmas_of(self)
-        shown = {"schedule": f"--schedule {self.schedule}", "sigmas": "--sigmas", "eta": f"--ddim_eta {self.eta:g}"}
-        for name in shown:
-            value = getattr(self, name)
-            if sampler.takes(name, value):
-                continue
-            own = f"{self.sampler} takes the schedules auto, {', '.join(sampler.schedules)}."
-            if not sampler.schedules:
-                own = f"{self.sampler} has a schedule of its own."
-            raise UsageError(
-                f"{shown[name]} cannot be used with the sampler {self.sampler}",
-                why=own if name == "schedule" else "",
-                fix=f"Leave it out, or pass --sampler with one of: "
-                f"{', '.join(able for able, other in SAMPLERS.items() if other.takes(name, value))}.",
-                settings=(name, "sampler"),
-            )
-
     @model_validator(mode="after")
     def _check(self) -> Settings:
         # In the order of the table; defaults are valid.
@@ -619,7 +615,11 @@ class Settings(ImageSettings):
         for name, line in options().items():
             if name in given:
                 _check_value(name, line, getattr(self, name))
-        self._check_sampler()
+        sigmas_of(self)
+        original_size_of(self)
+        crop_of(self)
+        if self.sampler != AUTO:
+            require_taken(self, self.sampler)
         if self.revision is not None and self.model is None:
             raise UsageError(
                 "--revision needs a Hugging Face model id", fix="Pass the id with --model.", settings=("revision",)
@@ -919,6 +919,66 @@ def sigmas_of(settings: ImageSettings) -> tuple[float, ...]:
             settings=("sigmas",),
         )
     return tuple(found)
+
+
+def original_size_of(job: ImageSettings) -> tuple[int, int]:
+    """Height and width of `--original-size`; those of the image by default.
+
+    Raises:
+        UsageError: it is not such a size.
+    """
+    if not job.original_size:
+        return job.height or 0, job.width or 0
+    width, height = _pair("original_size", job.original_size, r"(\d+) ?[xX] ?(\d+)", "1024x768", least=1)
+    return height, width
+
+
+def crop_of(job: ImageSettings) -> tuple[int, int]:
+    """Top and left of `--crop`.
+
+    Raises:
+        UsageError: it is not such a place.
+    """
+    return _pair("crop", job.crop or "0,0", r"(\d+) ?, ?(\d+)", "0,128", least=0)
+
+
+def _pair(name: str, value: str, pattern: str, example: str, *, least: int) -> tuple[int, int]:
+    """The two numbers in a value.
+
+    Raises:
+        UsageError: they are not two, or out of range.
+    """
+    found = re.fullmatch(pattern, value.strip(), re.ASCII)
+    numbers = [int(each[:9]) for each in found.groups()] if found else []
+    if not numbers or not all(least <= each <= LARGEST_SIDE for each in numbers):
+        raise UsageError(
+            f"{flag(name)} {shortened(value, 60)!r} is not valid",
+            fix=f"Pass {options()[name].metavar} in pixels, from {least} to {LARGEST_SIDE}, such as {example}.",
+            settings=(name,),
+        )
+    return numbers[0], numbers[1]
+
+
+def require_taken(settings: ImageSettings, sampler: str) -> None:
+    """Raise `UsageError` if the settings have a schedule, sigmas or an eta that a sampler does not take."""
+    row = SAMPLERS[sampler]
+    shown = {
+        "schedule": f"--schedule {settings.schedule}", "sigmas": "--sigmas", "eta": f"--ddim_eta {settings.eta:g}",
+    }  # fmt: skip
+    for name in shown:
+        value = getattr(settings, name)
+        if row.takes(name, value):
+            continue
+        own = f"{sampler} takes the schedules auto, {', '.join(row.schedules)}."
+        if not row.schedules:
+            own = f"{sampler} has a schedule of its own."
+        raise UsageError(
+            f"{shown[name]} cannot be used with the sampler {sampler}",
+            why=own if name == "schedule" else "",
+            fix=f"Leave it out, or pass --sampler with one of: "
+            f"{', '.join(able for able, other in SAMPLERS.items() if other.takes(name, value))}.",
+            settings=(name, "sampler"),
+        )
 
 
 def in_use(name: str, values: Mapping[str, Any]) -> bool:

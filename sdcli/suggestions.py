@@ -29,6 +29,7 @@ _DEVICE = "Here it is --device: cpu, cuda or mps."
 _SIZE = "Here it is --W and --H, in pixels."
 _PLACE = "Here it is --outdir FOLDER, or -o FILE for one image."
 _MODEL = "Here it is --ckpt FILE for a checkpoint, --model for a diffusers folder or a Hugging Face model id."
+_ORIGINAL, _CROP = "Here it is --original-size WxH.", "Here it is --crop TOP,LEFT."
 _THREADS = "The environment variable OMP_NUM_THREADS=4 sets the number of threads."
 _TALK = "Progress is always shown; --quiet turns it off, --debug shows where an error was raised."
 _STYLE = "There are no styles: describe the style in the prompt."
@@ -67,6 +68,12 @@ ELSEWHERE = {
     "with_variations": _NO_VARIATION, "variations": _NO_VARIATION, "v": _TALK, "V": _NO_VARIATION,
     "perlin": "Perlin noise is not supported yet.", "threshold": "Thresholds of latents are not supported yet.",
     # Size and number.
+    "original_width": _ORIGINAL, "original_height": _ORIGINAL, "ow": _ORIGINAL, "oh": _ORIGINAL,
+    "crop_top": _CROP, "crop_left": _CROP, "sdxl_crop_top": _CROP, "sdxl_crop_left": _CROP,
+    "target_size": "The size of the image is the target size.",
+    "negative_original_size": "--original-size counts for the negative prompt, too.",
+    "prompt_2": "Both text encoders read the prompt.",
+    "negative_prompt_2": "Both text encoders read --negative-prompt.",
     "size": _SIZE, "resolution": _SIZE, "aspect_ratio": _SIZE, "dimensions": _SIZE, "image_size": _SIZE,
     "b": "Here it is -n N for the number of images, --batch-size N for a batch.",
     "batch": "Here it is -n N for the number of images, --batch-size N for a batch.",

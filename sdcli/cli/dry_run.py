@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.cli.console import Console, RunConsole, all_exist, duration, plural
 from sdcli.errors import SkippedError
-from sdcli.settings import Settings
+from sdcli.settings import AUTO, Settings
 from sdcli.terminal import json_line, one_line
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ def _summary(run: DryRun) -> list[str]:
         return [f"dry run: {all_exist(run.images)}"]
     how = counts.in_words() if (counts := run.run.counts) and not run.existing else ""
     images = f"{how} = {plural(missing, 'image')}" if how else plural(missing, "image")
-    lines = [f"dry run: {images} would be generated with {spec.name}, {settings.sampler}"]
+    sampler = run.run.settings.sampler
+    sampler = "its own sampler" if sampler == AUTO else sampler
+    lines = [f"dry run: {images} would be generated with {spec.name}, {sampler}"]
     if run.existing:
         lines[0] += f"; {run.existing} already exist"
     if settings.output is None and settings.has_grid(run.images):

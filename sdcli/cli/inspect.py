@@ -12,9 +12,9 @@ import typer
 from sdcli.cli.console import Console
 from sdcli.cli.options import Debug, JsonLines, Quiet
 from sdcli.errors import EXIT_NO, InputFileError, ModelError, UsageError
-from sdcli.registry import SAMPLERS, WATERMARK_METHODS
-from sdcli.sampler_names import SCHEDULES
-from sdcli.settings import default, names
+from sdcli.registry import WATERMARK_METHODS
+from sdcli.sampler_names import SCHEDULES, sampler_title
+from sdcli.settings import default, names, options
 from sdcli.terminal import json_line, one_line, printable, shortened
 
 if TYPE_CHECKING:
@@ -221,9 +221,10 @@ def _sampling(source: rerun.Source) -> Iterator[tuple[str, str]]:
     if "steps" in settings:
         yield "Steps", str(settings["steps"])
     if "sampler" in settings:
-        own = SAMPLERS.get(settings["sampler"])
+        name = settings["sampler"]
         eta = f", eta {settings['eta']:g}" if settings.get("eta") else ""
-        yield "Sampler", f"{own.title}{eta}" if own else f"{settings['sampler']}{eta} (sdcli does not have it)"
+        known = name in options()["sampler"].choices
+        yield "Sampler", f"{sampler_title(name)}{eta}" if known else f"{name}{eta} (sdcli does not have it)"
     if (schedule := settings.get("schedule", default("schedule"))) != default("schedule"):
         yield "Schedule", schedule if schedule in SCHEDULES else f"{schedule} (sdcli does not have it)"
     if "scale" in settings:

@@ -175,14 +175,11 @@ class LocalExecutor:
 
     def _cut(self, adapted: Adapted, jobs: Sequence[Job]) -> dict[str, str]:
         """The end of each prompt that the text encoder does not read; each is reported once."""
-        from sdcli.models.chunks import measure
-
         cut: dict[str, str] = {}
-        read = [adapted.words.job(job) for job in jobs]
         for negative in (True, False):
             texts = [job.negative_prompt if negative else job.encoded for job in jobs]
-            lengths = measure(adapted.model.tokenizer, read, negative=negative)
-            cut |= {text: adapted.words.shown(length.cut) for text, length in zip(texts, lengths, strict=True)}
+            lengths = adapted.words.measure(adapted.model.tokenizer, jobs, negative=negative)
+            cut |= {text: length.cut for text, length in zip(texts, lengths, strict=True)}
         for text, unread in cut.items():
             if unread and hash(text) not in self._reported:
                 self._reported.add(hash(text))

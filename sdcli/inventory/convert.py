@@ -18,7 +18,7 @@ from sdcli.errors import ModelError, OutputError, UsageError
 from sdcli.inventory import DTYPES
 from sdcli.jobs import from_home
 from sdcli.model_spec import ModelSpec
-from sdcli.models import checkpoint_file, families, json_files, recognition, weight_files
+from sdcli.models import checkpoint_file, families, json_files, renaming, weight_files
 from sdcli.models.model import ModelRequest
 from sdcli.models.sources.folder import INDEX, FolderModel, files_in
 from sdcli.outputs.files import cannot_write, claim_name, make_folders, sync
@@ -237,8 +237,8 @@ def _folder_to_file(conversion: Conversion, aside: Path, note: Note) -> None:
         raise ModelError(f"{conversion.source} has no original layout", why=f"Its UNet has {blocks} layers per block.")
     unet = original_layout.unet(parts["UNet"], blocks, source=str(conversion.source))
     vae = original_layout.vae(parts["VAE"])
-    tensors = {recognition.UNET + name: each for name, each in unet.items()}
-    tensors |= {recognition.VAE + name: each for name, each in vae.items()}
+    tensors = {renaming.UNET + name: each for name, each in unet.items()}
+    tensors |= {renaming.VAE + name: each for name, each in vae.items()}
     tensors |= family.original_text_encoder(text)
     note(f"tensors: {len(tensors):,}")
     _write(aside, tensors, conversion, _modelspec(found.spec, conversion.target.stem))

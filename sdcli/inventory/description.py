@@ -18,7 +18,7 @@ from sdcli import models
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.jobs import from_home
 from sdcli.model_spec import ModelSpec
-from sdcli.models import adapters, checkpoint_file, families, hashes, json_files, recognition, shipped, weight_files
+from sdcli.models import adapters, checkpoint_file, families, hashes, json_files, renaming, shipped, weight_files
 from sdcli.models.adapters import layouts
 from sdcli.models.adapters.embedding import EmbeddingFile
 from sdcli.models.adapters.lora import LoraFile
@@ -43,8 +43,8 @@ _LICENSE = re.compile(r"^(license|license_name|license_link): *[\"']?(.*?)[\"']?
 _MAX_README = 100_000
 _MOST_TAGS = 10
 _PARTS = {
-    recognition.UNET: "UNet", recognition.EMA: "averaged UNet", recognition.TEXT: "text encoder",
-    recognition.VAE: "VAE", "conditioner.embedders.0.": "text encoder", "conditioner.embedders.1.": "text encoder 2",
+    renaming.UNET: "UNet", renaming.EMA: "averaged UNet", renaming.TEXT: "text encoder",
+    renaming.VAE: "VAE", "conditioner.embedders.0.": "text encoder", "conditioner.embedders.1.": "text encoder 2",
 }  # fmt: skip
 _LAYOUTS = {
     "kohya": re.compile(r"lora_(unet|te\d?|transformer)_"), "LyCORIS": re.compile(r"lycoris_|.*\.(hada|lokr)_"),
@@ -86,7 +86,6 @@ class Description:
         problem: why sdcli cannot use it; empty if it can.
         value: the value of the flag that takes it.
         setting: the setting that takes it; empty if sdcli cannot use it.
-        config: the configuration that it needs, if that is not the default.
         revision: the commit, if it comes from the hub.
         texts: the texts in a safetensors header.
         details: what is known of an adapter: rank, words and so on.
@@ -103,7 +102,6 @@ class Description:
     problem: str = ""
     value: str = ""
     setting: str = ""
-    config: str = ""
     revision: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -139,7 +137,7 @@ class Description:
         """The flag that takes it, with its value; empty if none is needed or sdcli cannot use it."""
         if not self.setting:
             return ""
-        own = {self.setting: self.value, "config": self.config}
+        own = {self.setting: self.value}
         if self.setting == "model":
             own["revision"] = self.revision
         return " ".join(with_value(True, flag(name), value) for name, value in own.items() if value)
@@ -334,12 +332,8 @@ def of_file(path: Path, *, name: str = "") -> Description:
 
 
 def _checkpoint(path: Path, places: Mapping[str, Place], common: dict[str, Any]) -> Description:
-    tensors = recognition.original_names(places)
+    tensors = renaming.original_names(places)
     source, problem = _found(ModelRequest(ckpt=str(path)), path)
-    family, config = recognition.family(tensors), ""
-    if source is None and family is not None and family != families.first(lambda _: True):
-        config = families.get(family).example_config
-        source, problem = _found(ModelRequest(ckpt=str(path), config=config), path)
     groups: dict[str, list[Place]] = {}
     for tensor, place in tensors.items():
         part = next((part for prefix, part in _PARTS.items() if tensor.startswith(prefix)), "other tensors")
@@ -353,7 +347,6 @@ def _checkpoint(path: Path, places: Mapping[str, Place], common: dict[str, Any])
         source=source,
         problem=problem,
         setting="ckpt" if source else "",
-        config=config if source else "",
         **common,
     )
 
@@ -379,9 +372,10 @@ def _adapter(path: Path, places: Mapping[str, Place], common: dict[str, Any]) ->
             }
         elif len(shapes) <= 2 and (path.suffix != ".ckpt" or len(shapes) == 1):
             embedding = EmbeddingFile.read(path)
-            if "." in embedding.tensor and embedding.width not in layouts.WIDTHS:
+            width = sum(embedding.widths)
+            if "." in embedding.tensors[0] and width not in layouts.WIDTHS:
                 return None  # a layer of a model, not a word
-            kind, family, layout = "embedding", layouts.WIDTHS.get(embedding.width, ""), "textual inversion"
+            kind, family, layout = "embedding", layouts.WIDTHS.get(width, ""), "textual inversion"
             details = {"words": list(embedding.words), "vectors": embedding.vectors}
         elif all(map(_WHOLE_VAE.match, shapes)):
             vae = VaeSource.read(path)

@@ -26,7 +26,7 @@ from sdcli.metadata.provenance import Provenance, known
 from sdcli.metadata.texts import COMMENT_KEY, PARAMETERS_KEY
 from sdcli.metadata.values import harmless, reading, sampling
 from sdcli.registry import SAMPLERS
-from sdcli.sampler_names import SCHEDULES, nearest_sampler
+from sdcli.sampler_names import SCHEDULES, nearest_sampler, sampler_title
 from sdcli.settings import default, names, options, path_and_tail
 from sdcli.version import VERSION
 
@@ -178,7 +178,7 @@ def write(job: Job, version: str = VERSION) -> str:
         lines.append(f"{NEGATIVE} {job.negative_prompt}")
     values: dict[str, Any] = {
         "Steps": job.steps,
-        "Sampler": SAMPLERS[job.sampler].title,
+        "Sampler": sampler_title(job.sampler),
         **({} if job.schedule == default("schedule") else {"Schedule type": SCHEDULES[job.schedule][0]}),
         "CFG scale": f"{job.scale:g}",
         "Seed": job.seed,

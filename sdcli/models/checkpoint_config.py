@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from sdcli.errors import ModelError, ModelNotFound
 from sdcli.model_spec import ModelSpec, NoiseSchedule
 from sdcli.models import families, shipped
-from sdcli.models.original_yaml import OriginalConfig, class_name
-from sdcli.settings import ORIGINAL_STEPS
+from sdcli.models.hints import Hints
+from sdcli.models.original_yaml import ENGINE, OriginalConfig, class_name
+from sdcli.settings import LARGEST_SIDE, ORIGINAL_SAMPLER, ORIGINAL_STEPS
 
 MAX_SIZE, MAX_DEPTH, MAX_INTEGER = 100_000, 50, 2**63
 
@@ -36,6 +37,9 @@ CONDITIONINGS = {
     "crossattn-adm": "a model of image variations",
     "hybrid-adm": "an upscaling model",
 }
+
+
+NO_HINTS = Hints()
 
 
 class _Loader(yaml.SafeLoader):
@@ -87,6 +91,21 @@ def find(config: str) -> Path:
     )
 
 
+def is_of_model(path: Path) -> bool:
+    """Whether a file is YAML with a model, which is not said to be supported."""
+    try:
+        content = _content(path)
+    except Exception:  # PyYAML raises many types
+        return False
+    return isinstance(content, dict) and isinstance(content.get("model"), dict)
+
+
+def _content(path: Path) -> Any:
+    if path.stat().st_size > MAX_SIZE:
+        raise yaml.YAMLError(f"It has {path.stat().st_size:,} bytes")
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+
+
 def read(path: Path) -> OriginalConfig:
     """Read and check a configuration.
 
@@ -94,9 +113,7 @@ def read(path: Path) -> OriginalConfig:
         ModelError: the file is not YAML, not the configuration of a model, or that of a model that is not supported.
     """
     try:
-        if path.stat().st_size > MAX_SIZE:
-            raise yaml.YAMLError(f"It has {path.stat().st_size:,} bytes")
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = _content(path)
     except OSError as error:
         raise ModelError(f"the model configuration {path} cannot be read", why=f"{error.strerror}.") from error
     except Exception as error:  # PyYAML raises many types for values such as numbers of 5,000 digits
@@ -115,7 +132,7 @@ def read(path: Path) -> OriginalConfig:
             why="; ".join(wrong) + ".",
             fix="See configs/stable-diffusion/v1-inference.yaml for an example.",
         ) from error
-    _check(path, config)
+    check(path, config)
     return config
 
 
@@ -131,22 +148,39 @@ def family_of(config: OriginalConfig) -> str:
     return name
 
 
-def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
-    """The properties of the model; `name` is the checkpoint's file name."""
+def spec_of(config: OriginalConfig, name: str, hints: Hints = NO_HINTS) -> ModelSpec:
+    """The properties of the model.
+
+    Args:
+        config: its configuration.
+        name: the checkpoint's file name.
+        hints: what the file says about itself.
+    """
     params = config.model.params
     unet = params.unet_config.params
+    family = family_of(config)
+    kind = families.get(family)
+    multiple = config.downscale * 2 ** (len(unet.channel_mult) - 1)
+    height, width = (side := kind.default_side(config)), side
+    if hints.size and all(0 < side <= LARGEST_SIDE and side % multiple == 0 for side in hints.size):
+        height, width = hints.size
+    few = hints.few_steps
+    # Zero signal at the last timestep is of no use unless sampling begins there.
+    trailing = params.rescale_betas_zero_snr or (few is not None and few.sampler != "lcm")
     return ModelSpec(
         name=name,
-        family=family_of(config),
+        family=family,
         latent_channels=unet.in_channels,
         downscale=config.downscale,
-        size_multiple=config.downscale * 2 ** (len(unet.channel_mult) - 1),
-        default_height=512,  # as in the original script, for all models
-        default_width=512,
-        default_scale=7.5,
-        default_steps=ORIGINAL_STEPS,
+        size_multiple=multiple,
+        default_height=height,
+        default_width=width,
+        default_scale=1.0 if few else kind.default_scale,
+        default_steps=hints.steps if few else ORIGINAL_STEPS,
+        default_sampler=(few.sampler if few else "") or kind.own_sampler or ORIGINAL_SAMPLER,
         schedule=NoiseSchedule(
-            spacing_is_given=False,
+            spacing_is_given=trailing,
+            timestep_spacing="trailing" if trailing else "leading",
             num_train_timesteps=params.timesteps,
             beta_start=params.linear_start,
             beta_end=params.linear_end,
@@ -154,9 +188,12 @@ def spec_of(config: OriginalConfig, name: str) -> ModelSpec:
             prediction_type=PREDICTION_TYPES[params.parameterization],
             rescale_betas_zero_snr=params.rescale_betas_zero_snr,
         ),
+        few_steps_by=few.sampler if few else "",
         latent_scale=params.scale_factor,
         text_width=unet.context_dim,
         watermark_method="dwtDct",
+        zero_negative_prompt=bool(kind.sizes),
+        notes=tuple(hints.notes(name, kind)),
     )
 
 
@@ -181,21 +218,24 @@ def _check_kind(path: Path, content: Any) -> None:
             why=f"Its conditioning_key is {key}.",
         )
     target = class_name(text("target"))
-    if target not in ("", "LatentDiffusion"):
-        title = "a Stable Diffusion XL model" if target == "DiffusionEngine" else f"the model {target}"
-        raise ModelError(f"{path} is the configuration of {title}", why="Supported: LatentDiffusion.")
+    if target not in ("", "LatentDiffusion", ENGINE):
+        raise ModelError(
+            f"{path} is the configuration of the model {target}", why=f"Supported: LatentDiffusion and {ENGINE}."
+        )
     if text("params", "cond_stage_config"):  # "__is_unconditional__" or "__is_first_stage__"
         raise ModelError(f"{path} is the configuration of a model without a text encoder")
-    if class_name(text("params", "cond_stage_config", "target")) == "FrozenOpenCLIPEmbedder":
-        raise ModelError(
-            f"{path} is the configuration of a Stable Diffusion 2 model",
-            why="Of Stable Diffusion, sdcli reads original checkpoints of version 1 only.",
-            fix="Pass a diffusers folder or a hub id of Stable Diffusion 2 with --model.",
-        )
 
 
-def _check(path: Path, config: OriginalConfig) -> None:
-    """Refuse valid configurations of models that are not supported."""
+def check(path: Path, config: OriginalConfig) -> None:
+    """Refuse valid configurations of models that are not supported.
+
+    Args:
+        path: the file, for errors.
+        config: what it has.
+
+    Raises:
+        ModelError: fields that are not supported, or that contradict each other.
+    """
     params = config.model.params
     unet = params.unet_config.params
     vae = params.first_stage_config
@@ -224,7 +264,9 @@ def _check(path: Path, config: OriginalConfig) -> None:
             why=f"The UNet takes {unet.in_channels} channels, but the VAE's z_channels is {sizes.z_channels} "
             f"and its embed_dim {vae.params.embed_dim}.",
         )
-    embedder_params = families.get(family_of(config)).embedder_params
+    family = families.get(family_of(config))
+    if why := family.why_not(config):
+        raise ModelError(f"{path} is the configuration of a model that sdcli does not support", why=why)
     refused = [
         *(("", field) for field in params.refused()),
         *(("unet_config.params.", field) for field in unet.refused()),
@@ -232,7 +274,7 @@ def _check(path: Path, config: OriginalConfig) -> None:
         *(("first_stage_config.params.ddconfig.", field) for field in sizes.refused()),
         *(
             ("cond_stage_config.params.", field)
-            for field in params.cond_stage_config.params.refused_by(embedder_params)
+            for field in params.cond_stage_config.params.refused_by(family.embedder_params)
         ),
     ]
     if refused:

@@ -11,9 +11,10 @@ import json
 import math
 import mmap
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_TABLE = 10_000_000
 """Bytes of a table of contents: a safetensors header, or a pickle in an archive. Real ones have less than 1 MB."""
 MAX_TENSORS = 30_000
+MAX_VALUES = 100_000
+"""Of a tensor that `values` reads."""
 MIN_LIMIT, LIMIT = 100_000_000, 10
 """The tensors of a file may take this many bytes in float32, and this many times the bytes of the file."""
 # Keys of the dictionary of tensors, in files that contain more than this dictionary.
-STATE_DICTS = ("state_dict", "model_state_dict", "module", "model", "string_to_param")
+STATE_DICTS = ("state_dict", "model_state_dict", "module", "model", "string_to_param", "params_ema", "params")
 
 # Types of safetensors and their names in torch.
 SAFETENSORS_TYPES = {
@@ -118,6 +121,12 @@ def container(path: Path) -> Container:
         return "zip"
     if head.startswith(b"\x80"):
         return "legacy"
+    if head.startswith(b"GGUF"):
+        raise ModelError(
+            f"{path} is not a checkpoint",
+            why="It is a GGUF file: quantized weights of one part of a model, which sdcli does not read.",
+            fix=NOT_TORCH,
+        )
     raise ModelError(f"{path} is not a checkpoint", why=_describe(head, size), fix=DOWNLOAD_AGAIN)
 
 
@@ -132,6 +141,8 @@ def _describe(head: bytes, size: int) -> str:
         return "It is a Git LFS pointer to the file; `git lfs pull` in its repository downloads the file."
     if text.startswith((b"{", b"[")):
         return "It is JSON: perhaps the error message of a server."
+    if head.startswith((b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
+        return "It is an archive: unpack it, and pass the file in it."
     if not any(head):
         return "It contains zeros only: the download is incomplete."
     if size < 1024:
@@ -191,6 +202,29 @@ def unknown_types(path: Path) -> dict[str, str]:
         header = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique)
         header.pop("__metadata__", None)
         return {name: each["dtype"] for name, each in header.items() if each["dtype"] not in SAFETENSORS_TYPES}
+
+
+def values(path: Path, name: str) -> Sequence[float] | None:
+    """The values of a small tensor, without torch; None if the file does not have it, or has it in another type.
+
+    Args:
+        path: the file.
+        name: the tensor's name in the file.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    place = _places(path).get(name)
+    kind = {"float16": "e", "bfloat16": "H", "float32": "f", "float64": "d"}.get(place.dtype) if place else None
+    if place is None or kind is None or place.extent > MAX_VALUES:
+        return None
+    with _damage(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        (content,) = _contents(path, memoryview(mapped), {place.block}).values()
+        found = struct.unpack_from(f"<{place.extent}{kind}", content, place.start)
+        content.release() if isinstance(content, memoryview) else None
+        if kind != "H":
+            return found
+        return struct.unpack(f"<{len(found)}f", b"".join(struct.pack("<I", value << 16) for value in found))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -164,6 +164,10 @@ def _is_as_is(job: Job) -> bool:
     return (job.prompt_syntax, job.long_prompt) == (PLAIN, "cut")
 
 
+Runs = tuple[tuple[str, float], ...]
+"""The runs of tokens with one weight in a chunk: (text, weight)."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A text that is encoded for an image, with the weights of its tokens.
@@ -173,14 +177,14 @@ class Encoded:
         part: number of the part of the guidance, from 1, and its weight.
         until: the last step that it is used in, as `Part.stages` has it.
         share: in a blend.
-        chunks: for each chunk the runs of tokens with one weight: (text, weight).
+        chunks: one or more.
     """
 
     negative: bool
     part: tuple[int, float]
     until: int
     share: float
-    chunks: tuple[tuple[tuple[str, float], ...], ...]
+    chunks: tuple[Runs, ...]
 
 
 def encoded(tokenizer: Any, job: Job) -> list[Encoded]:

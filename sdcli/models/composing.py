@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from sdcli.models.chunks import Chunk, Chunker
-from sdcli.models.conditioning import Composition, Conditioning, Stages
+from sdcli.models.conditioning import Composition, Conditioning, Encoding, Stages
 from sdcli.prompts.syntax import Blend, Part, Passage, parse
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ def condition(family: Family, model: Model, jobs: Sequence[Job]) -> Conditioning
     """
     encoder = _Encoder(family, model, jobs[0])
     rows = [encoder.composition(job) for job in jobs]
-    shapes = {row.negative[0][1].shape for row in rows}
+    shapes = {row.negative[0][1].embeddings.shape for row in rows}
     if len(shapes) == 1 and all(row.is_simple for row in rows):
-        prompt = torch.stack([row.parts[0][1][0][1] for row in rows])
-        return Conditioning(prompt, torch.stack([row.negative[0][1] for row in rows]))
+        return Conditioning.of([row.parts[0][1][0][1] for row in rows], [row.negative[0][1] for row in rows])
     return tuple(rows)
 
 
@@ -50,38 +50,46 @@ class _Encoder:
         self._model = model
         self._clip_skip = job.clip_skip
         self._syntax = job.prompt_syntax
-        self._chunker = Chunker(model.tokenizer, job.long_prompt)
-        self._chunks: dict[Chunk, torch.Tensor] = {}
+        self._encoders = [(Chunker(tokenizer, job.long_prompt), each) for tokenizer, each in model.text_encoders]
+        self._chunks: dict[tuple[int, Chunk], Encoding] = {}
 
     def composition(self, job: Job) -> Composition:
         """The conditioning of a job. Shorter texts are padded with empty chunks to the longest of the job."""
         prompt = parse(job.encoded, self._syntax, job.steps)
         negative = parse(job.negative_prompt, self._syntax, job.steps, negative=True)
         passages = [*prompt.passages(), *negative.passages()]
-        length = max(len(self._chunker.read(passage).chunks) for passage in passages)
-        parts = tuple((part.weight, self._stages(part, length)) for part in prompt.parts)
-        return Composition(parts, self._stages(negative.parts[0], length))
+        length = max(len(chunker.read(passage).chunks) for passage in passages for chunker, _ in self._encoders)
+        parts = tuple((part.weight, self._stages(job, part, length)) for part in prompt.parts)
+        return Composition(parts, self._stages(job, negative.parts[0], length, negative=True))
 
-    def _stages(self, part: Part, length: int) -> Stages:
-        return tuple((last, self._blend(blend, length)) for last, blend in part.stages)
+    def _stages(self, job: Job, part: Part, length: int, *, negative: bool = False) -> Stages:
+        return tuple(
+            (last, self._family.completed(self._model, job, self._blend(blend, length), negative=negative))
+            for last, blend in part.stages
+        )
 
-    def _blend(self, blend: Blend, length: int) -> torch.Tensor:
-        """(tokens, width)"""
+    def _blend(self, blend: Blend, length: int) -> Encoding:
         if len(blend) == 1 and blend[0].share == 1:
             return self._passage(blend[0], length)
-        return torch.stack([passage.share * self._passage(passage, length) for passage in blend]).sum(0)
+        return Encoding.of_shares([(passage.share, self._passage(passage, length)) for passage in blend])
 
-    def _passage(self, passage: Passage, length: int) -> torch.Tensor:
-        chunks = self._chunker.read(passage).chunks
-        chunks += (self._chunker.empty(),) * (length - len(chunks))
-        return torch.cat([self._chunk(chunk) for chunk in chunks])
+    def _passage(self, passage: Passage, length: int) -> Encoding:
+        return Encoding.of_encoders([self._read(number, passage, length) for number in range(len(self._encoders))])
 
-    def _chunk(self, chunk: Chunk) -> torch.Tensor:
-        if chunk not in self._chunks:
-            ids = torch.tensor([chunk.ids], device=self._model.device)
-            embeddings = self._family.embeddings(self._model, ids, self._clip_skip)[0]
-            self._chunks[chunk] = weighted(embeddings, chunk.weights) * chunk.scale
-        return self._chunks[chunk]
+    def _read(self, number: int, passage: Passage, length: int) -> Encoding:
+        """A passage by one of the text encoders."""
+        chunker, _ = self._encoders[number]
+        chunks = chunker.read(passage).chunks
+        chunks += (chunker.empty(),) * (length - len(chunks))
+        return Encoding.of_chunks([self._chunk(number, chunk) for chunk in chunks])
+
+    def _chunk(self, number: int, chunk: Chunk) -> Encoding:
+        if (number, chunk) not in self._chunks:
+            ids = torch.tensor(chunk.ids, device=self._model.device)
+            found = self._family.embeddings(self._model, self._encoders[number][1], ids, self._clip_skip)
+            changed = weighted(found.embeddings, chunk.weights) * chunk.scale
+            self._chunks[number, chunk] = replace(found, embeddings=changed)
+        return self._chunks[number, chunk]
 
 
 def weighted(embeddings: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One text, as the UNet takes it.
+
+    Attributes:
+        embeddings: (tokens, width).
+        added: further conditions of some families by the names that the UNet gives them, such as a pooled embedding and
+            time ids; each (numbers,).
+    """
+
+    embeddings: torch.Tensor
+    added: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of_encoders(cls, each: Sequence[Encoding]) -> Encoding:
+        """What several text encoders give for one text: the embeddings of each token one after another."""
+        if len(each) == 1:
+            return each[0]
+        added = {name: value for one in each for name, value in one.added.items()}
+        return cls(torch.cat([one.embeddings for one in each], dim=-1), added)
+
+    @classmethod
+    def of_chunks(cls, each: Sequence[Encoding]) -> Encoding:
+        """The encoding of a text from those of its chunks. As in AUTOMATIC1111's web UI, the first one is pooled."""
+        return cls(torch.cat([one.embeddings for one in each]), each[0].added)
+
+    @classmethod
+    def of_shares(cls, each: Sequence[tuple[float, Encoding]]) -> Encoding:
+        """The sum of encodings, each multiplied by its share."""
+        embeddings = torch.stack([share * one.embeddings for share, one in each]).sum(0)
+        names = each[0][1].added
+        return cls(
+            embeddings, {name: torch.stack([share * one.added[name] for share, one in each]).sum(0) for name in names}
+        )
+
+
+def stacked(each: Sequence[Encoding]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The embeddings of texts, (texts, tokens, width), and their further conditions, (texts, numbers)."""
+    added = {name: torch.stack([one.added[name] for one in each]) for name in each[0].added}
+    return torch.stack([one.embeddings for one in each]), added
 
 
 @dataclass(frozen=True)
@@ -28,6 +70,12 @@ class Conditioning:
         if self.prompt.shape != self.negative.shape:
             raise ValueError(f"prompt and negative prompt differ: {self.prompt.shape} and {self.negative.shape}")
 
+    @classmethod
+    def of(cls, prompts: Sequence[Encoding], negatives: Sequence[Encoding]) -> Conditioning:
+        """The conditioning of a batch from that of each image, whose shapes are the same."""
+        (prompt, added), (negative, negative_added) = stacked(prompts), stacked(negatives)
+        return cls(prompt, negative, {name: (value, negative_added[name]) for name, value in added.items()})
+
     def unet_arguments(self, *, guided: bool) -> dict[str, Any]:
         """Keyword arguments of `UNet2DConditionModel`.
 
@@ -43,8 +91,8 @@ class Conditioning:
         return arguments | ({"added_cond_kwargs": added} if added else {})
 
 
-Stages = tuple[tuple[int, torch.Tensor], ...]
-"""Embeddings up to a step: (last step, embeddings of (tokens, width)), in order; all have the same shape."""
+Stages = tuple[tuple[int, Encoding], ...]
+"""What is encoded up to a step: (last step, encoding), in order; the embeddings of all have the same shape."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +100,8 @@ class Composition:
     """The conditioning of one image whose guidance has several parts, or changes with the steps.
 
     Attributes:
-        parts: the parts of the guidance: (weight, embeddings).
-        negative: the embeddings of the negative prompt.
+        parts: the parts of the guidance, each with its weight.
+        negative: the negative prompt.
     """
 
     parts: tuple[tuple[float, Stages], ...]
@@ -65,6 +113,6 @@ class Composition:
         return len(self.parts) == 1 == self.parts[0][0] and len(self.parts[0][1]) == 1 == len(self.negative)
 
 
-def at(stages: Stages, step: int) -> torch.Tensor:
-    """The embeddings in a step, from 0; a stage that ends with step n includes the step n, see `Part.at`."""
-    return next((embeddings for last, embeddings in stages if step <= last), stages[-1][1])
+def at(stages: Stages, step: int) -> Encoding:
+    """The encoding in a step, from 0; a stage that ends with step n includes the step n, see `Part.at`."""
+    return next((encoding for last, encoding in stages if step <= last), stages[-1][1])

@@ -17,7 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from sdcli.errors import ModelError
 from sdcli.models import weights
 from sdcli.models.original_yaml import OriginalConfig
-from sdcli.models.recognition import EMA, UNET, VAE
+from sdcli.models.renaming import EMA, UNET, VAE
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -40,7 +40,7 @@ def part(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
 
     Args:
         tensors: all tensors of the checkpoint.
-        prefix: of the part's names; a constant in `sdcli.models.recognition`.
+        prefix: of the part's names; a constant in `sdcli.models.renaming`.
     """
     return {
         name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and not NOT_WEIGHTS.search(name)
@@ -59,10 +59,18 @@ def unet(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: 
     Raises:
         ModelError: tensors are missing, left over or of another shape.
     """
-    params = config.model.params.unet_config.params
     original = part(tensors, UNET)
     if config.model.params.use_ema:
         original = {name: tensors.get(_ema_name(name), tensor) for name, tensor in original.items()}
+    described = described_unet(config)
+    with torch.device("meta"):
+        model = UNet2DConditionModel.from_config(described)
+    return assign(model, original, convert_unet, described, "UNet", source, config_name)
+
+
+def described_unet(config: OriginalConfig) -> dict[str, Any]:
+    """The `config.json` of the UNet in diffusers."""
+    params = config.model.params.unet_config.params
     described: dict[str, Any] = unet_config(config.model_dump(), {})
     described["sample_size"] = config.model.params.image_size
     if params.num_head_channels > 0:
@@ -71,9 +79,18 @@ def unet(tensors: Tensors, config: OriginalConfig, *, source: str, config_name: 
         ]
     if params.use_scale_shift_norm:
         described["resnet_time_scale_shift"] = "scale_shift"
-    with torch.device("meta"):
-        model = UNet2DConditionModel.from_config(described)
-    return assign(model, original, convert_unet, described, "UNet", source, config_name)
+    if params.adm_in_channels:
+        described |= {
+            "class_embed_type": None,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": config.model.params.cond_stage_config.params.size_width,
+            "projection_class_embeddings_input_dim": params.adm_in_channels,
+        }
+    if params.transformer_depth_middle == 0:
+        described["mid_block_type"] = "UNetMidBlock2D"
+    if params.transformer_depth_output is not None:
+        described["reverse_transformer_layers_per_block"] = params.transformer_depth_output
+    return described
 
 
 def _ema_name(name: str) -> str:

@@ -74,6 +74,8 @@ class UNetFile(PartFile):
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     addition_embed_type: str | None = None
+    addition_time_embed_dim: Channels | None = None
+    projection_class_embeddings_input_dim: Channels | None = None
     encoder_hid_dim_type: str | None = None
     time_cond_proj_dim: Channels | None = None
     cross_attention_dim: Channels | list[Channels] | None = 1280
@@ -93,6 +95,8 @@ class VAEFile(PartFile):
     upsampling_scaling_factor: Annotated[int, Field(ge=1, le=MAX_DOWNSCALE)] = 2
     scaling_factor: Positive = 1.0
     shift_factor: FiniteFloat | None = None
+    latents_mean: list[FiniteFloat] | None = None
+    latents_std: list[FiniteFloat] | None = None
 
     @property
     def downscale(self) -> int:
@@ -113,6 +117,7 @@ class TextEncoderFile(PartFile):
     head_dim: Channels | None = None
     hidden_size: Channels | None = None
     d_model: Channels | None = None
+    projection_dim: Channels = 512
     text_config: TextEncoderFile | None = None
     """Files of a whole CLIP model have the fields here."""
 

@@ -23,9 +23,10 @@ class Model:
     """The parts of a loaded model, in evaluation mode, without gradients, in float32 on `device`.
 
     tokenizer: a transformers tokenizer; `model_max_length` is the number of tokens (77).
-    text_encoder: depends on the family, for example CLIPTextModel; `text_encoder(ids)[0]` is (batch, tokens, width).
+    text_encoder: depends on the family, for example CLIPTextModel.
     unet: UNet2DConditionModel; latents (batch, C, height/f, width/f) in and out.
     vae: AutoencoderKL, AutoencoderTiny or VQModel; `vae.config.scaling_factor` scales its latents.
+    tokenizer_2, text_encoder_2: those of families with two text encoders, otherwise None.
     """
 
     spec: ModelSpec
@@ -34,6 +35,14 @@ class Model:
     unet: Any
     vae: Any
     device: torch.device
+    tokenizer_2: Any = None
+    text_encoder_2: Any = None
+
+    @property
+    def text_encoders(self) -> list[tuple[Any, Any]]:
+        """Each text encoder after its tokenizer."""
+        each = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
+        return [pair for pair in each if pair[1] is not None]
 
 
 @dataclass(frozen=True)

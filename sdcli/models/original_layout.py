@@ -30,10 +30,11 @@ def unet(tensors: Tensors, blocks: int, *, source: str) -> dict[str, torch.Tenso
     Raises:
         ModelError: the original layout has no name for a layer.
     """
+    attention = {int(block[1]) for name in tensors if (block := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     found = {}
     for name, tensor in tensors.items():
         layer, _, leaf = name.rpartition(".")
-        original = layouts.original(layer, blocks)
+        original = layouts.original(layer, blocks, attention)
         if not original:
             raise ModelError(f"the UNet of {source} has the layer {layer}, which the original layout does not have")
         found[f"{original}.{leaf}"] = tensor

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sdcli.model_spec import Beta, Timesteps
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
+CONDITIONER = "GeneralConditioner"
+"""The class of Stable Diffusion XL's text encoders."""
+ENGINE = "DiffusionEngine"
+ENGINE_SPEED = frozenset({
+    "disable_first_stage_autocast", "input_key", "log_keys", "loss_fn_config", "optimizer_config", "sampler_config",
+    "compile_model", "no_cond_log", "en_and_decode_n_samples_a_time", "network_wrapper",
+})  # fmt: skip
+"""Fields of `DiffusionEngine` that do not belong to the model: a sampler is chosen with --sampler."""
+SCALINGS = {"EpsScaling": "eps", "VScaling": "v"}
 SAME_EMBEDDERS = {"WeightedFrozenCLIPEmbedder": "FrozenCLIPEmbedder"}
 """Names of other programs for a text encoder: InvokeAI's also weights parts of the prompt."""
 
@@ -46,9 +55,8 @@ class UNetParams(Section):
         "use_new_attention_order", "use_fairscale_checkpoint", "offload_to_cpu", "spatial_transformer_attn_type",
     })  # fmt: skip
     ONLY: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "dims": (2,), "conv_resample": (True,), "resblock_updown": (False,), "num_classes": (None,),
-        "adm_in_channels": (None,), "n_embed": (None,), "disable_self_attentions": (None,),
-        "disable_middle_self_attn": (False,), "num_attention_blocks": (None,), "transformer_depth_middle": (None,),
+        "dims": (2,), "conv_resample": (True,), "resblock_updown": (False,), "n_embed": (None,),
+        "disable_self_attentions": (None,), "disable_middle_self_attn": (False,), "num_attention_blocks": (None,),
     }  # fmt: skip
 
     in_channels: Size
@@ -62,8 +70,29 @@ class UNetParams(Section):
     use_spatial_transformer: Literal[True]
     use_linear_in_transformer: bool = False
     use_scale_shift_norm: bool = False
-    transformer_depth: Count = 1
+    transformer_depth: Count | Annotated[list[Count | list[Count]], Field(max_length=10)] = 1
+    """Transformer blocks in each attention, or for each level, or for each block of each level."""
+    transformer_depth_middle: Annotated[int, Field(ge=0, le=100)] | None = None
+    """That of the middle block; None: as of the last level."""
+    transformer_depth_output: Annotated[list[Count | list[Count]], Field(max_length=10)] | None = None
+    """Those of the upper half, from its first level; None: as of the lower half. No YAML has it."""
     context_dim: Size
+    num_classes: Literal["sequential"] | None = None
+    adm_in_channels: Size | None = None
+    """Numbers beside the prompt, which Stable Diffusion XL takes."""
+
+    @field_validator("context_dim", mode="before")
+    @classmethod
+    def _same(cls, value: Any) -> Any:
+        """Some files write it for each level."""
+        return value[0] if isinstance(value, list) and value and value.count(value[0]) == len(value) else value
+
+    @field_validator("num_classes", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value not in (None, "sequential"):
+            raise ValueError("sdcli supports null, and 'sequential' for Stable Diffusion XL")
+        return value
 
 
 class VAESizes(Section):
@@ -108,9 +137,11 @@ class TextParams(Section):
     """FrozenCLIPEmbedder: a hub id, or a folder with the text encoder's config.json and its vocabulary."""
     max_length: Size | None = None
     """FrozenCLIPEmbedder: number of tokens; None: as many as the text encoder takes."""
-    layer: Literal["last", "hidden"] = "last"
+    arch: Literal["ViT-H-14"] = "ViT-H-14"
+    """FrozenOpenCLIPEmbedder."""
+    layer: Literal["last", "hidden", "penultimate"] = "last"
     layer_idx: int | None = None
-    """FrozenCLIPEmbedder: for "hidden", the layer that gives the embeddings, -1 or the number of layers for the last.
+    """For "hidden", of FrozenCLIPEmbedder: the layer that gives the embeddings; -1, or their number, for the last one.
     As in ComfyUI, from where such files come, and in diffusers' clip_skip, the final normalization follows it."""
     n_embed: Size = 1280
     n_layer: Count = 32
@@ -119,6 +150,15 @@ class TextParams(Section):
     """BERTEmbedder: width, number of layers, number of tokens, size of the vocabulary."""
     use_tokenizer: Literal[True] = True
     """BERTEmbedder."""
+
+    emb_models: list[Any] | None = None
+    """GeneralConditioner: the text encoders and the sizes that Stable Diffusion XL takes."""
+
+    @property
+    def size_width(self) -> int:
+        """Width of the embedding of each size."""
+        found = (_inner(each, "params").get("outdim") for each in self.emb_models or ())
+        return next((width for width in found if isinstance(width, int)), 256)
 
     def refused_by(self, embedder_params: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         """As `refused`, for a text encoder with these parameters."""
@@ -174,6 +214,41 @@ class ModelParams(Section):
 class ModelSection(BaseModel):
     target: str = "LatentDiffusion"
     params: ModelParams
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_engine(cls, value: Any) -> Any:
+        """The fields of `DiffusionEngine`, as Stable Diffusion XL has them, by the names of `LatentDiffusion`."""
+        if not isinstance(value, dict) or class_name(str(value.get("target", ""))) != ENGINE:
+            return value
+        fields = value.get("params")
+        params = (
+            {name: each for name, each in fields.items() if name not in ENGINE_SPEED}
+            if isinstance(fields, dict)
+            else {}
+        )
+        for old, new in (("network_config", "unet_config"), ("conditioner_config", "cond_stage_config")):
+            params[new] = params.pop(old, None)
+        denoiser = _inner(params.pop("denoiser_config", None), "params")
+        betas = _inner(denoiser, "discretization_config", "params")
+        scaling = _inner(denoiser, "scaling_config").get("target")
+        return {
+            "params": {
+                "linear_start": betas.get("linear_start", 0.00085),
+                "linear_end": betas.get("linear_end", 0.012),
+                "timesteps": denoiser.get("num_idx", 1000),
+                "parameterization": SCALINGS.get(class_name(str(scaling)), scaling) if scaling else "eps",
+                "use_ema": False,
+                **params,
+            }
+        }
+
+
+def _inner(value: Any, *names: str) -> dict[str, Any]:
+    """A section within sections; empty if there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 class OriginalConfig(BaseModel):

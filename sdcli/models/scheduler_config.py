@@ -45,6 +45,26 @@ SPACINGS: Mapping[str, Literal["leading", "linspace"]] = {
     "DPMSolverSDEScheduler": "linspace",
     "SASolverScheduler": "linspace",
 }
+SAMPLERS: Mapping[str, str] = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "plms",
+    "DDPMScheduler": "ddpm",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+    "LMSDiscreteScheduler": "lms",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
+    "DEISMultistepScheduler": "deis",
+    "UniPCMultistepScheduler": "unipc",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "SASolverScheduler": "sa_solver",
+}
+"""The sampler that does what a scheduler does."""
 FEW_STEPS_BY: Mapping[str, str] = {"LCMScheduler": "lcm", "TCDScheduler": "tcd"}
 """The samplers of schedulers that only models for a few steps have."""
 CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
@@ -56,6 +76,13 @@ CHANGED_BETAS: Mapping[str, Mapping[str, Any]] = {
     "DPMSolverSDEScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
     "PNDMScheduler": {"set_alpha_to_one": False},
 }
+
+
+def sampler(config: Mapping[str, Any]) -> str:
+    """The sampler that does what the scheduler of a `scheduler_config.json` does, which `schedule` has read."""
+    if config.get("algorithm_type") == "sde-dpmsolver++":
+        return "dpmpp_3m_sde" if config.get("solver_order") == 3 else "dpmpp_2m_sde"
+    return SAMPLERS[str(config["_class_name"])]
 
 
 def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSchedule:
@@ -82,7 +109,7 @@ def schedule(config: Mapping[str, Any], path: Path, pipeline: str) -> NoiseSched
     fields["spacing_is_given"] = "timestep_spacing" in config
     fields["alpha_is_given"] = "set_alpha_to_one" in config
     fields["curve"] = next((curve for curve in CURVES if config.get(f"use_{curve}_sigmas")), "")
-    if pipeline.startswith("StableDiffusion"):
+    if pipeline.startswith("StableDiffusion") and not pipeline.startswith("StableDiffusionXL"):
         fields["steps_offset"] = 1  # as the pipeline in diffusers does, even if the file has another value
     try:
         schedule = NoiseSchedule.model_validate(fields, strict=True)

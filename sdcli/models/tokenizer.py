@@ -14,7 +14,7 @@ MAX_SIZE = 20_000_000
 """Bytes of a file of a tokenizer; the largest known has 4 million."""
 
 
-def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = None) -> Any:
+def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = None, pad_token: str = "") -> Any:
     """The tokenizer with the vocabulary in `folder`; with the shipped one if the folder has none.
 
     Args:
@@ -22,6 +22,7 @@ def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = 
         folder: with a vocabulary or without; need not exist.
         length: number of tokens that the text encoder takes, stored as `model_max_length`.
         vocabulary: number of tokens that the text encoder knows; None if it is unknown.
+        pad_token: the token that fills prompts up; empty: as the vocabulary says.
 
     Raises:
         ModelError: the vocabulary cannot be read, or is for another tokenizer or text encoder.
@@ -33,6 +34,9 @@ def load(family: Family, folder: Path, length: int, *, vocabulary: int | None = 
         _require_small(chosen)
         loaded = family.tokenizer_class().from_pretrained(chosen, local_files_only=True)
         loaded.model_max_length = length
+        if pad_token:
+            # As an attribute only: a token that is added to the vocabulary would be found in prompts.
+            loaded.pad_token = pad_token
         tokens = loaded("a red apple").input_ids
         # As prompts are encoded and measured: special tokens may be missing, or of the wrong type.
         padded = loaded(

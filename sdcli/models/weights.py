@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -105,13 +105,13 @@ def check(
     )
 
 
-def check_width(text_encoder: Any, unet: Any, source: str) -> None:
-    """Check that the UNet takes embeddings of the width that the text encoder returns.
+def check_width(text_encoders: Sequence[Any], unet: Any, source: str) -> None:
+    """Check that the UNet takes embeddings of the width that the text encoders return together.
 
     Raises:
         ModelError: it does not.
     """
-    returned, taken = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    returned, taken = sum(each.config.hidden_size for each in text_encoders), unet.config.cross_attention_dim
     if returned != taken:
         raise ModelError(
             f"the parts of {source} do not fit each other",

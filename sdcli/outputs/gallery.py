@@ -18,7 +18,7 @@ from sdcli.jobs import Job
 from sdcli.outputs.command import command_line
 from sdcli.outputs.files import cannot_write
 from sdcli.records import ImageRecord, SafetyRecord
-from sdcli.registry import SAMPLERS
+from sdcli.sampler_names import sampler_title
 from sdcli.settings import Settings, default, names
 from sdcli.version import VERSION
 
@@ -135,7 +135,7 @@ class Gallery:
         facts: dict[str, object] = {
             "image": name,
             "seed": job.seed,
-            "sampler": SAMPLERS[job.sampler].title,
+            "sampler": sampler_title(job.sampler),
             "steps": job.steps,
             "scale": f"{job.scale:g}",
             "size": f"{job.width} x {job.height}",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
+from sdcli.models.families import get
 from sdcli.models.model import Model
 
 
@@ -18,4 +21,7 @@ def decode(model: Model, latents: torch.Tensor) -> torch.Tensor:
         (batch, 3, height, width), RGB, about [-1, 1], not clamped, float32.
     """
     scaled = latents / model.vae.config.scaling_factor
-    return model.vae.decode(scaled, return_dict=False)[0].float()  # type: ignore[no-any-return]
+    # The VAE of Stable Diffusion XL returns NaN in float16; one that does not says so.
+    full = get(model.spec.family).full_precision_vae and getattr(model.vae.config, "force_upcast", True)
+    with torch.autocast(latents.device.type, enabled=False) if full else nullcontext():
+        return model.vae.decode(scaled, return_dict=False)[0].float()  # type: ignore[no-any-return]

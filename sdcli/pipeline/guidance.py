@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sdcli.models.conditioning import at
+from sdcli.models.conditioning import Encoding, at, stacked
 from sdcli.pipeline.conditioning import Composition, Conditioning
 
 
@@ -103,7 +103,7 @@ class ComposedDenoiser:
         """As of `GuidedDenoiser`."""
         step = self._calls * self._steps // self._evaluations
         self._calls += 1
-        wanted: list[tuple[int, torch.Tensor]] = []
+        wanted: list[tuple[int, Encoding]] = []
         for row, composition in enumerate(self.rows):
             stages = [each for _, each in composition.parts]
             wanted += [(row, at(each, step)) for each in ([composition.negative] if self._guided else []) + stages]
@@ -125,20 +125,21 @@ class ComposedDenoiser:
         return torch.stack(results)
 
     def _predictions(
-        self, latents: torch.Tensor, time: float, wanted: Sequence[tuple[int, torch.Tensor]]
+        self, latents: torch.Tensor, time: float, wanted: Sequence[tuple[int, Encoding]]
     ) -> list[torch.Tensor]:
-        """The prediction for each (row of the latents, embeddings). As many at once as with one prompt for each row."""
+        """The prediction for each (row of the latents, encoding). As many at once as with one prompt for each row."""
         found: dict[int, torch.Tensor] = {}
         by_length: dict[int, list[int]] = {}
-        for number, (_, embeddings) in enumerate(wanted):
-            by_length.setdefault(len(embeddings), []).append(number)
+        for number, (_, encoding) in enumerate(wanted):
+            by_length.setdefault(len(encoding.embeddings), []).append(number)
         at_once = 2 * len(latents)
         for numbers in by_length.values():
             for start in range(0, len(numbers), at_once):
                 some = numbers[start : start + at_once]
                 batch = latents[[wanted[number][0] for number in some]]
-                embeddings = torch.stack([wanted[number][1] for number in some])
+                embeddings, added = stacked([wanted[number][1] for number in some])
                 arguments: dict[str, Any] = {"encoder_hidden_states": embeddings}
+                arguments |= {"added_cond_kwargs": added} if added else {}
                 if self._embedding:
                     arguments["timestep_cond"] = _scale_embedding(self.scale, self._embedding, embeddings)
                 output: torch.Tensor = self.unet(batch, _times(batch, time), return_dict=False, **arguments)[0]

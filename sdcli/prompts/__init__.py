@@ -119,7 +119,7 @@ class Prompts:
 
     Args:
         settings: those of the run.
-        check: raises an error for a row that cannot be generated.
+        check: returns a row as it is generated; raises an error if it cannot be.
         on_invalid: called for each invalid row, which is then skipped. By default an invalid row ends the run.
         on_note: called with what the user should know of the file.
     """
@@ -127,7 +127,7 @@ class Prompts:
     def __init__(
         self,
         settings: Settings,
-        check: Callable[[Row], None] = lambda row: None,
+        check: Callable[[Row], Row] = lambda row: row,
         on_invalid: Callable[[InputFileError], None] | None = None,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
@@ -228,9 +228,7 @@ class Prompts:
         """The valid rows of one pass; with `report`, invalid rows are passed to `on_invalid`."""
         if self._file is None:
             for prompt in self.settings.prompts or [self.settings.prompt]:
-                row = Row(prompt, self.settings)
-                self._check(row)
-                yield row
+                yield self._check(Row(prompt, self.settings))
             return
         any_valid, first_error = False, None
         for place, content in self._read(self._file):
@@ -291,7 +289,7 @@ class Prompts:
                 of_run = {name: value for name, value in self._run_values.items() if name not in replaced}
                 settings = Settings.of(**(of_run | values)) if values else self.settings
                 row = Row(text, settings, frozenset(values), out)
-            self._check(row)
+            row = self._check(row)
             # Reads the wildcards of the prompt, so a missing one is found now.
             self._images(row)
         except SdcliError as error:

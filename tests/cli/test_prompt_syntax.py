@@ -33,7 +33,7 @@ def test_what_cannot_be_encoded(refuse: Run, arguments: tuple[str, ...], what: s
 def test_notes_and_a_dry_run(refuse: Run) -> None:
     plain = refuse("txt2img", "a (red:1.3) apple", "--dry-run")
     assert "(red:1.3) is read as text; if it is not meant so, pass --prompt-syntax a1111" in plain.stderr
-    prompt = "a (red:1.3) apple <lora:ink:0.5> AND fish :0.5"
+    prompt = "a (red:1.3) apple AND fish :0.5"
     negative = ("--negative-prompt", "(blurry:1,5)")
     weighted = refuse("txt2img", prompt, *negative, "--prompt-syntax", "a1111", "--dry-run")
     assert weighted.returncode == 0
@@ -41,7 +41,9 @@ def test_notes_and_a_dry_run(refuse: Run) -> None:
     assert "part 2 x 0.5: 'fish'\n" in weighted.stderr
     assert "negative prompt: 'blurry : 1 , 5' x 1.1\n" in weighted.stderr
     assert "in the negative prompt, the weight in (blurry:1,5) is not a number, and is read as text" in weighted.stderr
-    assert "the LoRA ink of the prompt is not applied" in weighted.stderr
+    missing = refuse("txt2img", "a fish <lora:ink:0.5>", "--prompt-syntax", "a1111", "--dry-run")
+    assert missing.returncode == 4
+    assert "there is no adapter ink in adapters" in missing.stderr
     novelai = refuse("txt2img", "a {{red|blue}} fish", "--prompt-syntax", "novelai", "--dry-run", "--json")
     (line,) = map(json.loads, novelai.stdout.splitlines())
     assert line["job"]["prompt"] == "a {{red|blue}} fish"

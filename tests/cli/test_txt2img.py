@@ -150,6 +150,8 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--scale", "nan"], 2, ["--scale nan", "finite"]),
         (["--model", "builtin", "--H", "128"], 2, ["--H 128", "256 x 256 pixels only"]),
         (["--model", "builtin", "--W", "1000"], 2, ["--W 1000", "Leave out --W"]),
+        (["--original-size", "1024"], 2, ["--original-size '1024' is not valid", "Pass WxH"]),
+        (["--crop", "4,4"], 2, ["--crop 4,4 does not work with the model", "Only Stable Diffusion XL"]),
         (["--C", "3"], 2, ["--C 3 contradicts"]),
         (["--f", "4"], 2, ["--f 4 contradicts"]),
         (["--skip_g"], 2, ["--skip_g", "Did you mean --skip_grid"]),
@@ -167,7 +169,7 @@ def test_an_interrupted_process_keeps_what_is_saved(small_checkpoint: SmallCheck
         (["--ckpt", "none.ckpt"], 4, ["none.ckpt"]),
         (["--ckpt", "page.ckpt"], 4, ["page.ckpt", "web page"]),
         (["--ckpt", "cut.ckpt"], 4, ["cut.ckpt"]),
-        (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL model"]),
+        (["--ckpt", "sdxl.safetensors"], 4, ["sdxl.safetensors seems to be a Stable Diffusion XL refiner"]),
         (["--device", "mps"], 5, ["--device mps is not available"]),
         (["--outdir", "empty.txt"], 7, ["cannot write to empty.txt"]),
     ],
@@ -184,7 +186,7 @@ def test_errors_before_the_model_is_loaded(
     (tmp_path / "cut.ckpt").write_bytes(small_checkpoint.ckpt.read_bytes()[:100_000])
     write_header(
         tmp_path / "sdxl.safetensors",
-        {"conditioner.embedders.1.model.ln_final.weight": [1280], "model.diffusion_model.label_emb.0.0.weight": [4, 4]},
+        {"conditioner.embedders.0.model.ln_final.weight": [1280], "model.diffusion_model.label_emb.0.0.weight": [4, 4]},
     )
     given = model(small_checkpoint)
     if "--ckpt" in arguments or "--model" in arguments:

@@ -1,6 +1,6 @@
 """LoRA files of each layout that diffusers reads, against its `load_lora_weights` and `fuse_lora`, which need peft.
 
-`python tests/golden/adapters.py` prints a table of PSNR by layout.
+`PYTHONPATH=.venv/reference python tests/golden/adapters.py` prints a table of PSNR by layout; with --json, the numbers.
 
 The tensors are random and as large as those of the model's layers, so that the image with a LoRA is another one.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -181,13 +182,18 @@ def with_a_word(small: SmallModel) -> tuple[Pixels, Pixels]:
 
 
 def main() -> None:
-    print("| layout | PSNR in dB | without the LoRA |\n| --- | --- | --- |")
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         small = SmallModel(Path(folder), NOISE_SCHEDULES["v1"])
         for layout in LAYOUTS:
             own, theirs, without = images(small, layout)
-            shown = ["equal" if math.isinf(each) else f"{each:.0f}" for each in (psnr(own, theirs), psnr(own, without))]
-            print(f"| {layout} | {' | '.join(shown)} |")
+            found[layout] = psnr(own, theirs), psnr(own, without)
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps(found))
+        return
+    print("| layout | PSNR in dB | without the LoRA |\n| --- | --- | --- |")
+    for layout, both in found.items():
+        print(f"| {layout} | {' | '.join('equal' if math.isinf(each) else f'{each:.0f}' for each in both)} |")
 
 
 if __name__ == "__main__":

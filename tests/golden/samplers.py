@@ -155,8 +155,8 @@ class SmallModel:
                 **arguments,
             }  # fmt: skip
             images = self.pipeline(
-                height=SIZE, width=SIZE, output_type="np",
-                generator=torch.Generator("cpu").manual_seed(SEED), **arguments,
+                **{"height": SIZE, "width": SIZE, **arguments}, output_type="np",
+                generator=torch.Generator("cpu").manual_seed(SEED),
             ).images  # fmt: skip
         finally:
             self.pipeline.scheduler = before

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from samplers import NOISE_SCHEDULES, SmallModel
 
 from sdcli import rerun
-from sdcli.errors import ModelError, ModelNotFound
+from sdcli.errors import ModelError, ModelNotFound, SkippedError
+from sdcli.events import Note
 from sdcli.metadata.a1111 import write
 from sdcli.settings import Settings
 from sdcli.txt2img import generate
@@ -88,6 +89,51 @@ def test_rows_with_different_adapters(folder: Path, monkeypatch: pytest.MonkeyPa
     images[2].path.unlink()
     (again,) = generate(settings(folder, "rows", from_file="rows.jsonl", resume=str(folder / "rows")))
     assert np.array_equal(pixels(again.path), found[2])
+
+
+def test_loras_that_prompts_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --lora. Such an image is generated again without the folder of adapters."""
+    monkeypatch.chdir(folder)
+    prompts = ["a toy", "a <lora:Other:0.5> toy", "a toy <lora:other:0.5:1>", "a toy <lora:other:0>", "a toy"]
+    (folder / "named.jsonl").write_text("\n".join(json.dumps({"prompt": text, "seed": 3}) for text in prompts))
+    run = {"from_file": "named.jsonl", "prompt_syntax": "a1111"}
+    images = list(generate(settings(folder, "named", **run)))
+    assert [image.job.lora for image in images[1:4]] == [
+        (f"{folder}/adapters/other.safetensors:{weights}",) for weights in ("0.5:0.5", "1:0.5", "0:0")
+    ]
+    plain, half, uneven, none, last = (pixels(image.path) for image in images)
+    assert np.array_equal(plain, last)
+    assert np.array_equal(plain, none)
+    for found, value in ((half, "other:0.5"), (uneven, "other:1:0.5")):
+        one = {"seed_mode": "image", "seed": 3, "n_samples": 1, "n_iter": 1, "lora": value}
+        (alone,) = generate(settings(folder, "by-flag", **one))
+        assert np.array_equal(pixels(alone.path), found)
+        assert not np.array_equal(plain, found)
+
+    path = images[2].path
+    assert path is not None
+    source = rerun.read(path)
+    _, difference = rerun.rerun(source, lambda event: None, outdir=str(folder / "named-again"))
+    assert difference is not None
+    assert difference.identical
+
+    assert f"--lora {folder}/adapters/other.safetensors:1:0.5" in rerun.command(source)
+
+    heard: list[object] = []
+    (weaker,) = generate(
+        settings(folder, "by-both", **one, prompt="a toy <lora:other:0.7>", prompt_syntax="a1111"), heard.append
+    )
+    assert weaker.job.lora == (f"{folder}/adapters/other.safetensors:1:0.5",)
+    assert Note("the LoRA other has the weights of --lora, not those in the prompt") in heard
+    with pytest.raises(ModelNotFound, match="there is no adapter odther in"):
+        list(generate(settings(folder, "missing", prompt="a toy <lora:odther:0.7>", prompt_syntax="a1111")))
+    (folder / "bad.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": f"a <lora:{name}:1>"}) for name in ("x", "other"))
+    )
+    run |= {"from_file": "bad.jsonl", "on_error": "skip"}
+    with pytest.raises(SkippedError):
+        list(generate(settings(folder, "skipped", **run), heard.append))
+    assert any("line 1: there is no adapter x in" in str(each) for each in heard)
 
 
 def test_an_image_is_generated_again_with_the_files_of_its_record(

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from sdcli.models.families.sd1 import StableDiffusion1
 
 if TYPE_CHECKING:
-    import torch
-
+    from sdcli.models.conditioning import Encoding
     from sdcli.models.model import Model
 
 
@@ -25,7 +24,7 @@ class Backwards(StableDiffusion1):
     embedder = ""
     checkpoint_models = ""
 
-    def encode(self, model: Model, prompts: Sequence[str]) -> torch.Tensor:
+    def encode(self, model: Model, prompts: Sequence[str]) -> list[Encoding]:
         """The embeddings of the reversed prompts."""
         return super().encode(model, [prompt[::-1] for prompt in prompts])
 

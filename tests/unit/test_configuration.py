@@ -41,8 +41,9 @@ def file(tmp_path: Path) -> File:
 def values(name: str) -> st.SearchStrategy[Any]:
     """The values of a setting that are valid alone."""
     annotation = Settings.model_fields[name].annotation
-    if name == "sigmas":
-        return st.sampled_from(["5,1", "14.6, 0.4, 0"])
+    of_form = {"sigmas": ["5,1", "14.6, 0.4, 0"], "original_size": ["9x8", "1024 x 512"], "crop": ["0,0", "16, 8"]}
+    if name in of_form:
+        return st.sampled_from(of_form[name])
     if options()[name].choices:
         return st.sampled_from(options()[name].choices)
     kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
@@ -145,17 +146,17 @@ def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, A
         ({"plms": True}, {"sampler": "ddim"}, {"sampler": "ddim", "plms": False}),
         ({"sampler": "ddim"}, {"plms": True}, {"sampler": "plms"}),
         ({"dpm_solver": True}, {"plms": True}, {"sampler": "plms", "dpm_solver": False}),
-        ({"plms": True}, {"plms": False}, {"sampler": "ddim"}),
-        ({"plms": True, "dpm_solver": True}, {"dpm_solver": False}, {"sampler": "ddim"}),
+        ({"plms": True}, {"plms": False}, {"sampler": "auto"}),
+        ({"plms": True, "dpm_solver": True}, {"dpm_solver": False}, {"sampler": "auto"}),
         ({"eta": 0.5}, {"plms": True}, {"sampler": "plms", "eta": 0.0}),
-        ({"sampler": "plms"}, {"eta": 0.5}, {"sampler": "ddim", "eta": 0.5}),
+        ({"sampler": "plms"}, {"eta": 0.5}, {"sampler": "auto", "eta": 0.5}),
         ({"sampler": "plms"}, {"eta": 0.0}, {"sampler": "plms"}),
         ({"sampler": "heun", "schedule": "karras"}, {"sampler": "euler"}, {"sampler": "euler", "schedule": "karras"}),
         ({"sampler": "heun", "schedule": "karras"}, {"sampler": "ddpm"}, {"schedule": "auto"}),
         ({"sampler": "euler", "sigmas": "5,1"}, {"plms": True}, {"sampler": "plms", "sigmas": ""}),
         ({"sampler": "euler", "sigmas": "5,1"}, {"schedule": "linspace"}, {"sampler": "euler", "sigmas": ""}),
-        ({"sampler": "heun", "schedule": "karras"}, {"eta": 0.5}, {"sampler": "ddim", "schedule": "auto"}),
-        ({"sampler": "tcd"}, {"schedule": "linspace"}, {"sampler": "ddim", "schedule": "linspace"}),
+        ({"sampler": "heun", "schedule": "karras"}, {"eta": 0.5}, {"sampler": "auto", "schedule": "auto"}),
+        ({"sampler": "tcd"}, {"schedule": "linspace"}, {"sampler": "auto", "schedule": "linspace"}),
         ({"ckpt": "a.ckpt", "config": "a.yaml"}, {"model": "org/b"}, {"model": "org/b", "ckpt": DEFAULTS.ckpt}),
         ({"model": "org/a", "revision": "v2"}, {"model": "org/b"}, {"model": "org/b", "revision": None}),
         ({"model": "org/a", "revision": "v2"}, {"ckpt": "b.ckpt"}, {"model": None, "revision": None, "ckpt": "b.ckpt"}),
@@ -435,7 +436,8 @@ def test_the_library_ignores_files_and_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("SDCLI_CONFIG_FILE", file("seed = 7"))
     assert load().settings.seed == load().settings.steps == 7
     sdcli.txt2img("a cat")
-    assert seen == [Settings.of(prompts=("a cat",), images_per_prompt=1, steps=20, skip_save=True, skip_grid=True)]
+    own = {"steps": 20, "sampler": "ddim"}
+    assert seen == [Settings.of(prompts=("a cat",), images_per_prompt=1, **own, skip_save=True, skip_grid=True)]
 
 
 def test_the_example_of_the_documentation(file: File) -> None:

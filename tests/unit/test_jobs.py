@@ -116,7 +116,8 @@ def test_places_are_those_of_the_single_generator_of_the_original(
 OWN = {
     "height": 256, "width": 256, "steps": 7, "sampler": "dpm_solver", "scale": 2.0, "eta": 0.5, "rng": "cpu",
     "precision": "full", "schedule": "trailing", "sigmas": "9,3", "guidance_rescale": 0.5,
-    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2,
+    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2, "lora": ("a.safetensors",),
+    "embedding": ("a.pt",), "vae": "a.safetensors", "original_size": "9x8", "crop": "1,2",
 }  # fmt: skip
 WITH = {"sigmas": {"sampler": "euler"}}
 """Settings that another one needs."""
@@ -146,7 +147,7 @@ def test_a_batch_has_one_pass_one_set_of_settings_and_at_most_n_samples_images(
         assert job.prompt == prompt.text
         assert all(
             getattr(job, name) == getattr(prompt.settings, name)
-            for name in {*OWN, "negative_prompt"} - {"steps", "height", "width", "scale"}
+            for name in {*OWN, "negative_prompt"} - {"steps", "sampler", "height", "width", "scale"}
         )
         assert job.scale == (prompt.settings.scale or SPEC.default_scale)
         assert (job.height, job.width) == size(prompt.settings, SPEC)

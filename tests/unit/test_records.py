@@ -165,7 +165,7 @@ CHANGES = {
     "height": 128, "width": 192, "steps": 3, "sampler": "dpm_solver", "scale": 7.0, "eta": 0.5,
     "schedule": "karras", "sigmas": "9,3", "guidance_rescale": 0.5,
     "precision": "autocast", "model": "another", "model_hash": "1", "out": "another", "read_as": "another",
-    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2,
+    "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2, "original_size": "9x8", "crop": "1,2",
     "lora": ("style.safetensors:0.5",), "embedding": ("toy.pt",),
     "vae": "x.vae.pt", "files": {"style.safetensors": "0" * 64},
 }  # fmt: skip
@@ -335,8 +335,9 @@ class TestRecord:
         assert record.watermark is not None
         assert (record.watermark.text, record.watermark.bits) == ("StableDiffusionV1", 136)
         assert not record.withheld
-        later = {"schedule": "auto", "sigmas": "", "guidance_rescale": 0.0}
-        assert record.values() == OLD_RECORD | {"schema": 1, "job": OLD_RECORD["job"] | later}
+        later = {name: default(name) for name in names("image") if name not in OLD_RECORD["job"]}
+        expected = OLD_RECORD | {"schema": 1, "job": OLD_RECORD["job"] | later}
+        assert record.values() == json.loads(json.dumps(expected))
 
     def test_a_grid_of_sdcli_0_1_0_is_read(self) -> None:
         record = read_record(OLD_RECORD | {"grid": {"prompt": "a cat", "n_samples": 4}, "page": 1})

@@ -290,7 +290,7 @@ class TestTheCommandOfAnotherTool:
     def test_a_lora_of_the_web_ui_is_a_note(self, tmp_path: Path) -> None:
         found = foreign(tmp_path, "a boat <lora:ink:0.7>\nSteps: 20, Sampler: DDIM, Seed: 5").provenance
         assert found is not None
-        assert "the LoRA ink is not applied" in rerun.nearest(found)[1]
+        assert "the LoRA ink is looked for in --adapters" in rerun.nearest(found)[1]
 
     @pytest.mark.parametrize(
         ("values", "settings", "notes"),

@@ -12,7 +12,19 @@ from sdcli import settings as table
 from sdcli.errors import UsageError
 from sdcli.jobs import Job
 from sdcli.registry import EXECUTORS, FORMATS, SAFETY_CHECKERS, SAMPLERS, WATERMARK_METHODS
-from sdcli.settings import ImageSettings, Scope, Settings, flags, image_format, in_use, names, options, spellings
+from sdcli.settings import (
+    ImageSettings,
+    Scope,
+    Settings,
+    crop_of,
+    flags,
+    image_format,
+    in_use,
+    names,
+    options,
+    original_size_of,
+    spellings,
+)
 
 ORIGINAL = {
     "--prompt": "a painting of a virus monster playing guitar",
@@ -95,7 +107,7 @@ class TestTable:
             assert line.help.endswith("."), name
 
     def test_choices_are_the_entries_of_the_registry(self) -> None:
-        assert options()["sampler"].choices == tuple(SAMPLERS)
+        assert options()["sampler"].choices == ("auto", *SAMPLERS)
         assert options()["format"].choices == tuple(FORMATS)
         assert options()["executor"].choices == tuple(EXECUTORS)
         assert options()["safety_checker"].choices == ("auto", *SAFETY_CHECKERS, "off")
@@ -127,7 +139,7 @@ def test_a_setting_is_in_use_unless_it_is_off(name: str, value: object, used: bo
 @pytest.mark.parametrize(
     ("given", "sampler"),
     [
-        ({}, "ddim"),
+        ({}, "auto"),
         ({"plms": True}, "plms"),
         ({"dpm_solver": True}, "dpm_solver"),
         ({"plms": True, "dpm_solver": True}, "dpm_solver"),
@@ -341,3 +353,26 @@ def test_a_suffix_that_is_no_format_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"end.* in \.png, \.jpg, \.jpeg, \.webp"):
         Settings.of(output=name)
     assert Settings.of(output=name, format="jpg").format == "jpeg"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("", (64, 128)), ("1024x768", (768, 1024)), (" 1024 X 768 ", (768, 1024))]
+)
+def test_the_original_size_has_its_width_first(value: str, expected: tuple[int, int]) -> None:
+    assert original_size_of(Settings.of(original_size=value, height=64, width=128)) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", (0, 0)), ("0,128", (0, 128)), ("16, 0", (16, 0))])
+def test_the_crop_has_its_top_first(value: str, expected: tuple[int, int]) -> None:
+    assert crop_of(Settings.of(crop=value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*(("original_size", value) for value in ("1024", "0x8", "8x16385", "9" * 5000 + "x8", "8x8x8", "-8x8", "8,8")),
+     *(("crop", value) for value in ("1", "1,2,3", "-1,0", "0,16385", "1x2", "\u0661,0"))],
+)  # fmt: skip
+def test_sizes_that_are_none_are_refused(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match="is not valid") as error:
+        Settings.of(**{name: value})
+    assert error.value.settings == (name,) and len(str(error.value)) < 300

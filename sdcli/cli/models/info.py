@@ -144,7 +144,5 @@ def _defaults(found: Description) -> Iterator[tuple[str, str]]:
     yield "Image size", f"{spec.default_width} x {spec.default_height} pixels{only}"
     yield "Steps", str(spec.default_steps)
     yield "Guidance scale", f"{spec.default_scale:g}"
-    needs = [f"--sampler {spec.few_steps_by}"] if spec.few_steps_by else []
-    needs += [f"--config {found.config}"] if found.config else []
-    if needs:
-        yield "Needs", " ".join(needs)
+    if spec.few_steps_by:
+        yield "Needs", f"--sampler {spec.few_steps_by}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +18,11 @@ from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import LoraFile, Use
 from sdcli.models.adapters.vae import VaeSource
 from sdcli.models.model import ModelRequest
-from sdcli.settings import flag, path_and_tail
+from sdcli.prompts import syntax
+from sdcli.settings import flag, names, path_and_tail
 from sdcli.suggestions import did_you_mean, near
 
-SETTINGS = ("lora", "embedding", "vae")
+SETTINGS = names("image", path="adapter")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,15 +43,21 @@ class Adapter:
     Attributes:
         path: the file.
         name: what records call it: its path, with `~` for the home folder, or OWNER/NAME/FILE@COMMIT on the hub.
+        setting: the setting that names it.
     """
 
     path: Path
     name: str
+    setting: str
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the file."""
-        return hashes.of_file(self.path)
+        """SHA-256 of the file; with a configuration beside it that decides the image, too, of the hashes of both."""
+        kinds: dict[str, Any] = {"lora": LoraFile, "vae": VaeSource}
+        config = kinds[self.setting].configuration(self.path) if self.setting in kinds else None
+        if config is None:
+            return hashes.of_file(self.path)
+        return hashes.of_files({"weights": self.path, "configuration": config})
 
 
 def find(name: str, folder: str | Path) -> Path:
@@ -75,12 +82,14 @@ def find(name: str, folder: str | Path) -> Path:
 
 def named(name: str, folder: Path) -> Path | None:
     """The file of this name, with or without suffix, in a folder or in the folders below; None if there is none."""
-    wanted = name.casefold()
-    for file in files_below(folder):
-        whole = file.relative_to(folder).as_posix().casefold()
-        if wanted in (whole, whole.rpartition(".")[0], whole.rpartition("/")[2], file.stem.casefold()):
-            return file
-    return None
+    return next((file for file in files_below(folder) if is_name_of(name, file.relative_to(folder).as_posix())), None)
+
+
+def is_name_of(name: str, path: str) -> bool:
+    """Whether a file can be named so: by the end of its path, with suffix or without, in capital or small letters."""
+    whole, wanted = path.partition("@")[0].casefold(), name.casefold()
+    ends = (whole, whole.removesuffix(Path(whole).suffix))
+    return any(end == wanted or end.endswith(f"/{wanted}") for end in ends)
 
 
 def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
@@ -124,21 +133,22 @@ def locate(setting: str, given: str, folder: str, *, offline: bool) -> Adapter:
     """
     path = Path(from_home(given))
     if os.path.isfile(path):  # noqa: PTH113 - also for names that are too long
-        return Adapter(path, at_home(given))
+        return Adapter(path, at_home(given), setting)
     if setting == "vae" and os.path.isdir(path):  # noqa: PTH112
         inner = _weights_in(path)
-        return Adapter(inner, at_home(str(Path(given) / inner.relative_to(path))))
+        return Adapter(inner, at_home(str(Path(given) / inner.relative_to(path))), setting)
     if os.path.lexists(path):
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ModelError(f"{flag(setting)} {given} is {kind}", fix="Pass the path of a file.")
     if "/" not in given:
         path = find(given, folder)
-        return Adapter(path, at_home(str(path)))
+        return Adapter(path, at_home(str(path)), setting)
     if not is_hub_file(given):
         raise ModelNotFound(
             f"{flag(setting)} {given} does not exist", fix="Check the path, or pass the name of a file in --adapters."
         )
-    return _of_hub(given, offline=offline)
+    path, name = _of_hub(given, offline=offline)
+    return Adapter(path, name, setting)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -176,7 +186,8 @@ def is_hub_file(given: str) -> bool:
     return len(parts) > 1 and all(parts) and not local and not (len(parts) == 2 and parts[1].endswith(SUFFIXES))
 
 
-def _of_hub(given: str, *, offline: bool) -> Adapter:
+def _of_hub(given: str, *, offline: bool) -> tuple[Path, str]:
+    """The file, and its name in records."""
     from huggingface_hub import constants
 
     from sdcli.models.sources import hub
@@ -203,7 +214,7 @@ def _of_hub(given: str, *, offline: bool) -> Adapter:
     return _downloaded(request, file, offline=offline)
 
 
-def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
+def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> tuple[Path, str]:
     from sdcli.models.sources import hub
 
     # The commit and the list of files come with any file.
@@ -214,7 +225,7 @@ def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> Adapter:
     path = folder / file
     if not path.is_file():
         raise ModelNotFound(f"{request.model} has no file {file}", fix="Check the name.")
-    return Adapter(path, f"{request.model}/{file}@{folder.name}")
+    return path, f"{request.model}/{file}@{folder.name}"
 
 
 def _only(files: Sequence[str], request: ModelRequest) -> str:
@@ -300,6 +311,31 @@ def weights(value: str) -> tuple[float, float]:
     numbers = [float(each) for each in path_and_tail("lora", value)[1].split(":")[1:]]
     unet = numbers[0] if numbers else 1.0
     return unet, numbers[1] if len(numbers) > 1 else unet
+
+
+def with_named(given: Sequence[str], named: Sequence[syntax.Adapter], find: Callable[[str], Path]) -> tuple[str, ...]:
+    """The values of --lora, and those for the LoRAs that a prompt names.
+
+    A LoRA that --lora names counts once, with the weights there. So the settings of a record, which has all of them,
+    lead to the same image.
+
+    Args:
+        given: the values of --lora.
+        named: the LoRAs of the prompt.
+        find: the file of a name, as `find` returns it.
+    """
+    known = paths("lora", given)
+    added = [
+        f"{find(each.name)}:{_plain(each.weight)}:{_plain(each.text_weight)}"
+        for each in named
+        if not any(is_name_of(each.name, path) for path in known)
+    ]
+    return (*given, *added)
+
+
+def _plain(number: float) -> str:
+    """A number without exponent, as --lora takes it."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def uses(job: Job) -> list[Use]:

@@ -15,12 +15,13 @@ Names of UNet layers may be those of the original layout: `input_blocks_1_1_...`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Part = Literal["unet", "text_encoder"]
-PARTS: tuple[Part, ...] = ("unet", "text_encoder")
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
+TEXT_PARTS: tuple[Part, ...] = ("text_encoder", "text_encoder_2")
+PARTS: tuple[Part, ...] = ("unet", *TEXT_PARTS)
 
 # Ends of names, longest first, and the role of the tensor in the change of its layer.
 _ROLES = {
@@ -42,9 +43,12 @@ _ROLES = {
 # Beginnings of names, and the part of the model that they name; None if they name none.
 _BEGINNINGS: Mapping[str, Part | None] = {
     "base_model.model.unet.": "unet", "base_model.model.text_encoder.": "text_encoder",
+    "base_model.model.text_encoder_2.": "text_encoder_2",
     "model.diffusion_model.": "unet", "diffusion_model.": "unet", "lora_unet_": "unet", "unet.": "unet",
     "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "text_encoder.": "text_encoder",
+    "lora_te2_": "text_encoder_2", "text_encoder_2.": "text_encoder_2",
     "text_encoders.clip_l.transformer.": "text_encoder", "cond_stage_model.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
     "base_model.model.": None, "lycoris_": None,
 }  # fmt: skip
 
@@ -124,16 +128,17 @@ def flat(name: str) -> str:
     return name.replace(".", "_").replace("_processor_", "_")
 
 
-def names_of(part: Part, layer: str, blocks: int) -> Iterator[str]:
+def names_of(part: Part, layer: str, blocks: int, *, attention: Collection[int]) -> Iterator[str]:
     """The names that files have for a layer of the model, as `flat` returns them.
 
     Args:
         part: the layer's part.
         layer: the path of its module in diffusers' UNet or in the text encoder.
         blocks: `layers_per_block` of the UNet.
+        attention: the numbers of its upward blocks that have attention.
     """
     yield flat(layer)
-    if part == "text_encoder":
+    if part != "unet":
         plain = layer.removeprefix("text_model.")
         yield flat(f"text_model.{plain}")
         # diffusers wrote text encoders with the names of its own attention.
@@ -144,13 +149,14 @@ def names_of(part: Part, layer: str, blocks: int) -> Iterator[str]:
         return
     if layer.endswith("to_out.0"):
         yield flat(layer.removesuffix(".0"))
-    if place := original(layer, blocks):
+    if place := original(layer, blocks, attention):
         yield flat(place)
 
 
 _TOP = {
     "conv_in": "input_blocks.0.0", "conv_out": "out.2", "conv_norm_out": "out.0",
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 _RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -160,7 +166,7 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def original(layer: str, blocks: int) -> str:
+def original(layer: str, blocks: int, attention: Collection[int]) -> str:
     """The name of a UNet's layer in the original layout; empty if it has none."""
     if middle := _MIDDLE.fullmatch(layer):
         kind, number, rest = middle.groups()
@@ -176,8 +182,8 @@ def original(layer: str, blocks: int) -> str:
         root = f"input_blocks.{first + 1 + inner}"
     else:
         if kind == "upsamplers":
-            # After the attention, if the block has any. The first block of all known models has none.
-            return f"output_blocks.{first + blocks}.{2 if number else 1}.conv"
+            # After the attention, if the block has any.
+            return f"output_blocks.{first + blocks}.{2 if number in attention else 1}.conv"
         root = f"output_blocks.{first + inner}"
     return f"{root}.0.{_RESNET.get(rest, rest)}" if kind == "resnets" else f"{root}.1.{rest}"
 
@@ -187,7 +193,7 @@ WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable D
 
 # Names that only files for other models have.
 OTHERS = {
-    "Stable Diffusion XL": re.compile(r"lora_te2_|text_encoder_2\.|label_emb|add_embedding"),
+    "Stable Diffusion XL": re.compile(r"lora_te2_|text_encoder_2\.|clip_g\.|label_emb|add_embedding"),
     "Stable Diffusion 3": re.compile(r"joint_blocks|lora_te3_|(?:^|\.)transformer_blocks\.\d+\.attn\.add_"),
     "Flux": re.compile(r"double_blocks|single_blocks|single_transformer_blocks"),
     "another kind of model": re.compile(r"^(?:transformer\.|lora_transformer_|diffusion_model\.(?:layers|blocks)\.)"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file
+from sdcli.models import checkpoint_file, families, recognition
 from sdcli.models.adapters import layouts
 from sdcli.models.adapters.embedding import Words
 from sdcli.models.adapters.layouts import Layer, Part
@@ -63,12 +63,21 @@ class LoraFile:
         shapes = checkpoint_file.shapes(path)
         found, left_over = layouts.layers(shapes)
         if not found:
+            seems, fix = recognition.described(shapes, "lora")
             raise ModelError(
                 f"{path} is not a LoRA that sdcli reads",
-                why="It has " + (f"the tensors {_some(shapes)}." if shapes else "no tensors."),
-                fix="Pass a LoRA, LoCon, LoHa, LoKr or DoRA in the layout of diffusers, peft, kohya or LyCORIS.",
+                why=f"It seems to be {seems}."
+                if seems
+                else "It has " + (f"the tensors {_some(shapes)}." if shapes else "no tensors."),
+                fix=fix or "Pass a LoRA, LoCon, LoHa, LoKr or DoRA in the layout of diffusers, peft, kohya or LyCORIS.",
             )
         return cls(path, found, left_over, shapes, _scales(path))
+
+    @staticmethod
+    def configuration(path: Path) -> Path | None:
+        """What peft writes about `alpha` into a file of its own; None if there is none for this file."""
+        beside = path.parent / "adapter_config.json"
+        return beside if path.stem == "adapter_model" and beside.is_file() else None
 
     def require_fit(self, spec: ModelSpec) -> None:
         """Check by the names and shapes that the file was made for such a model.
@@ -77,14 +86,14 @@ class LoraFile:
             ModelError: it was made for another one.
         """
         kind, width = layouts.made_for(self.layers, self.shapes)
-        own = layouts.WIDTHS.get(spec.text_width, "")
+        own = layouts.WIDTHS.get(spec.text_width, families.get(spec.family).folder_models)
         other_width = bool(width) and width != spec.text_width
-        if spec.text_width and (other_width or kind in layouts.OTHERS):
+        if spec.text_width and (other_width or (kind in layouts.OTHERS and kind != own)):
             widths = f": it takes text embeddings of width {width}, the model's have {spec.text_width}"
             raise ModelError(
                 f"the LoRA {self.path} does not fit the model {spec.name}",
                 why=f"It was made for {kind or 'another model'}{widths if other_width else ''}.",
-                fix=f"Pass a LoRA for {own or f'the model {spec.name}'}, or another model with --model or --ckpt.",
+                fix=f"Pass a LoRA for {own}, or another model with --model or --ckpt.",
             )
 
     @cached_property
@@ -108,10 +117,10 @@ class LoraFile:
 
 
 def _scales(path: Path) -> dict[str, Any]:
-    """What diffusers writes into the header of a file, and peft into another file, about `alpha`."""
+    """What diffusers writes into the header of a file, and peft into a file beside it, about `alpha`."""
     text = checkpoint_file.metadata(path).get("lora_adapter_metadata", "")
-    beside = path.parent / "adapter_config.json"
-    if not text and path.stem == "adapter_model" and beside.is_file():
+    beside = LoraFile.configuration(path)
+    if not text and beside is not None:
         with beside.open(encoding="utf-8", errors="replace") as file:
             text = file.read(checkpoint_file.MAX_TABLE)
     try:
@@ -153,7 +162,9 @@ class Adapted:
     def __init__(self, model: Model) -> None:
         self._model = self.model = model
         self.words = Words([])
-        self._parts: dict[Part, Any] = {"unet": model.unet, "text_encoder": model.text_encoder}
+        self._parts: dict[Part, Any] = {
+            part: module for part in layouts.PARTS if (module := getattr(model, part)) is not None
+        }
         self._originals: dict[tuple[Part, str], torch.Tensor] = {}
         """The weights that are replaced now, by part and name."""
 
@@ -162,14 +173,16 @@ class Adapted:
         """The paths of the modules of each part, by the names that files have for them."""
         blocks = getattr(self._model.unet.config, "layers_per_block", 2)
         blocks = blocks if isinstance(blocks, int) else blocks[0]
+        ups = getattr(self._model.unet, "up_blocks", ())
+        attention = {number for number, block in enumerate(ups) if hasattr(block, "attentions")}
         return {
             part: {
                 name: path
                 for path, module in self._parts[part].named_modules()
                 if getattr(module, "weight", None) is not None
-                for name in layouts.names_of(part, path, blocks)
+                for name in layouts.names_of(part, path, blocks, attention=attention)
             }
-            for part in layouts.PARTS
+            for part in self._parts
         }
 
     def use(self, loras: Sequence[Use], words: Words | None = None, vae: VaeSource | None = None) -> list[str]:
@@ -194,8 +207,9 @@ class Adapted:
                     weight = self._parts[part].get_parameter(name)
                     self._replace(part, name, (weight.float() + change).to(weight.dtype))
                 if words is not None and words.files:
-                    self.model, table = words.model(self._model)
-                    self._replace("text_encoder", words.table_name(self._model), table)
+                    self.model, tables = words.model(self._model)
+                    for part, (name, table) in zip(layouts.TEXT_PARTS, tables, strict=False):
+                        self._replace(part, name, table)
                     self.words = words
                 if vae is not None:
                     decoder = vae.load(self._model.spec).to(self._model.device)
@@ -261,7 +275,7 @@ class Adapted:
     def _placed(self, file: LoraFile) -> Iterator[tuple[Layer, tuple[Part, str] | None]]:
         """The layers of a file, each with its part and the path of its module; None if the model has no such layer."""
         numbered = [layer for layer in file.layers if layer.name.isdecimal()]
-        for part in layouts.PARTS if numbered else ():
+        for part in self._parts if numbered else ():
             # Those of a list may be in any part; the first one that they fit has them.
             of_part = sorted((one for one in numbered if part in one.parts), key=lambda layer: int(layer.name))
             if order := self._order(part, of_part, file.shapes):
@@ -273,8 +287,8 @@ class Adapted:
         for layer in file.layers:
             if not layer.name.isdecimal():
                 name = layouts.flat(layer.name)
-                places = ((part, self._layers[part][name]) for part in layer.parts if name in self._layers[part])
-                yield layer, next(places, None)
+                known = ((part, self._layers.get(part, {}).get(name)) for part in layer.parts)
+                yield layer, next(((part, path) for part, path in known if path is not None), None)
 
     def _order(self, part: Part, found: Sequence[Layer], shapes: checkpoint_file.Shapes) -> list[str] | None:
         """The paths of the modules that a file's numbered layers change; None if they do not fit them."""
@@ -312,7 +326,7 @@ def _orders(part: Part, module: Any) -> Iterator[list[str]]:
     It takes all linear layers in the attention of the text encoder; in that of the UNet, and in later versions in the
     first layer of the feed-forward network, which stood between the two attentions then.
     """
-    if part == "text_encoder":
+    if part != "unet":
         found = [path for path, each in module.named_modules() if hasattr(each, "q_proj") and hasattr(each, "out_proj")]
         yield [f"{path}.{name}_proj" for path in found for name in ("k", "v", "q", "out")]
         return

@@ -1,4 +1,4 @@
-"""Another VAE than the model's: AutoencoderKL in the original layout or in diffusers', and TAESD (AutoencoderTiny).
+"""Another VAE than the model's: AutoencoderKL or TAESD (AutoencoderTiny), in the original layout or in diffusers'.
 
 A file with `config.json` beside it, as in a folder of diffusers, is what that says. The sizes of any other file follow
 from the shapes of its tensors.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
-from sdcli.models import checkpoint_file, json_files
+from sdcli.models import checkpoint_file, json_files, recognition, renaming
 from sdcli.models.folder_config import VAEFile
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ CONFIG = "config.json"
 KL, TINY = "AutoencoderKL", "AutoencoderTiny"
 DEFAULT_SCALE = 0.18215
 """The scaling factor of Stable Diffusion 1 and 2."""
-_PREFIX = re.compile(r"(?:first_stage_model|vae)\.")
+_TAESD_INPUT = "1.weight"
+"""The first layer of the decoder in the files of TAESD's author."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class VaeSource:
         path: the file with its weights.
         kind: AutoencoderKL or AutoencoderTiny.
         config: as `config.json` of diffusers has it.
-        original: whether its tensors have the names of the original layout.
+        original: whether its tensors have the names of the original layout; of TAESD, it is the decoder alone.
     """
 
     path: Path
@@ -50,25 +51,36 @@ class VaeSource:
             ModelNotFound: the file does not exist.
             ModelError: it is damaged, or not a VAE that sdcli reads.
         """
-        shapes = {_PREFIX.sub("", name, count=1): shape for name, shape in checkpoint_file.shapes(path).items()}
-        original = any(name.startswith("decoder.up.") for name in shapes)
-        beside = path.parent / CONFIG
-        if beside.is_file() and not original:
+        stored = checkpoint_file.shapes(path)
+        shapes = renaming.vae_names(stored)
+        tiny = shapes.get(_TAESD_INPUT, ())
+        original = len(tiny) == 4 or any(name.startswith("decoder.up.") for name in shapes)
+        beside = cls.configuration(path)
+        if beside is not None and not original:
             config = dict(json_files.read(beside))
             json_files.read_fields(VAEFile, beside)
             kind = str(config.get("_class_name"))
+        elif original and tiny:
+            kind, config = TINY, {"latent_channels": tiny[1]}
         elif "decoder.layers.0.weight" in shapes:
             kind, config = TINY, {"latent_channels": shapes["decoder.layers.0.weight"][1]}
         else:
             kind, config = KL, _sizes(shapes, original=original)
         if kind not in (KL, TINY) or not config:
-            shown = ", ".join(list(shapes)[:3])
+            shown = ", ".join(list(stored)[:3])
+            seems, fix = (kind, "") if kind not in (KL, TINY) else recognition.described(stored, "vae")
             raise ModelError(
                 f"{path} is not a VAE that sdcli reads",
-                why=f"It is {kind}." if kind not in (KL, TINY) else f"It has the tensors {shown}." if shown else "",
-                fix=f"Pass an {KL}, or TAESD as an {TINY} of diffusers.",
+                why=f"It seems to be {seems}." if seems else f"It has the tensors {shown}." if shown else "",
+                fix=fix or f"Pass an {KL}, or the decoder of TAESD.",
             )
         return cls(path, kind, config, original)
+
+    @staticmethod
+    def configuration(path: Path) -> Path | None:
+        """The configuration of diffusers beside a file; None if there is none."""
+        beside = path.parent / CONFIG
+        return beside if beside.is_file() else None
 
     def require_fit(self, spec: ModelSpec) -> None:
         """Check that the VAE decodes the latents of the model.
@@ -100,15 +112,19 @@ class VaeSource:
 
         from sdcli.models import conversion, weights
 
-        tensors = {
-            _PREFIX.sub("", name, count=1): tensor for name, tensor in checkpoint_file.read_tensors(self.path).items()
-        }
+        tensors = renaming.vae_names(checkpoint_file.read_tensors(self.path))
         config = (
             {"scaling_factor": spec.latent_scale or DEFAULT_SCALE, **self.config} if self.kind == KL else self.config
         )
         with torch.device("meta"):
             model = getattr(diffusers, self.kind).from_config(dict(config))
         name = self.path.name
+        if self.original and self.kind == TINY:
+            model.encoder = torch.nn.Identity()
+            numbered = ((key.partition("."), each) for key, each in tensors.items())
+            # The first layer there has no weights and clamps the latents, as diffusers' class does itself.
+            renamed = {f"decoder.layers.{int(layer) - 1}.{rest}": each for (layer, _, rest), each in numbered}
+            return weights.assign(model, renamed, what="VAE", source=name, config="its shapes")
         if self.original:
             # What only training uses.
             tensors = {key: each for key, each in tensors.items() if not key.startswith(("loss.", "model_ema."))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sdcli.models import shipped
 from sdcli.models.families import Family
 from sdcli.models.original_yaml import OriginalConfig
-from sdcli.models.recognition import TEXT
+from sdcli.models.renaming import TEXT
 
 if TYPE_CHECKING:
     import torch
+
+    from sdcli.models.checkpoint_file import Shapes
 
 PREFIX = f"{TEXT}transformer."
 
@@ -49,7 +52,18 @@ class LatentDiffusion(Family):
         """The shipped vocabulary: the original script uses no other, and the YAML contains the sizes."""
         return self.vocabulary
 
-    def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
+    def text_params(self, shapes: Shapes) -> Mapping[str, Any]:
+        layers = sum(
+            re.fullmatch(rf"{PREFIX}attn_layers\.layers\.\d+\.1\.to_q\.weight", name) is not None for name in shapes
+        )
+        return {
+            "n_embed": shapes[f"{PREFIX}token_emb.weight"][1],
+            "n_layer": layers,
+            "max_seq_len": shapes[f"{PREFIX}pos_emb.emb.weight"][0],
+            "vocab_size": shapes[f"{PREFIX}token_emb.weight"][0],
+        }
+
+    def text_config(self, config: OriginalConfig, folder: Path | None, shapes: Shapes) -> Mapping[str, Any]:
         """The sizes of the YAML configuration, as the arguments of diffusers' `LDMBertConfig`."""
         params = config.model.params.cond_stage_config.params
         return {
@@ -66,7 +80,7 @@ class LatentDiffusion(Family):
         self,
         tensors: Mapping[str, torch.Tensor],
         config: OriginalConfig,
-        folder: Path,
+        text_config: Mapping[str, Any],
         *,
         source: str,
         config_name: str,
@@ -78,7 +92,7 @@ class LatentDiffusion(Family):
         from sdcli.models.conversion import part
 
         with torch.device("meta"):
-            model = bert.build(self.text_config(config, folder))
+            model = bert.build(text_config)
         renamed = {bert.name(name.removeprefix(PREFIX)): tensor for name, tensor in part(tensors, TEXT).items()}
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdcli.errors import ModelError, UsageError
-from sdcli.models import json_files, shipped
+from sdcli.models import architecture, json_files, shipped
 from sdcli.models.families import Family
 from sdcli.models.original_yaml import CLIP_LARGE, OriginalConfig
-from sdcli.models.recognition import TEXT
+from sdcli.models.renaming import TEXT
 
 if TYPE_CHECKING:
     import torch
 
+    from sdcli.models.checkpoint_file import Shapes
+    from sdcli.models.conditioning import Encoding
     from sdcli.models.model import Model
+
+Tensor = TypeVar("Tensor")
 
 PREFIX = f"{TEXT}transformer."
 
@@ -28,7 +32,7 @@ class StableDiffusion1(Family):
 
     folder_models = "Stable Diffusion 1 and 2"
     part = "text_encoder"
-    text_encoders = ("CLIPTextModel",)
+    text_encoders: tuple[str, ...] = ("CLIPTextModel",)
     tokenizers = ("CLIPTokenizer", "CLIPTokenizerFast")
 
     vocabulary = shipped.VOCABULARIES / "clip"
@@ -36,12 +40,11 @@ class StableDiffusion1(Family):
 
     checkpoint_models = "Stable Diffusion 1"
     embedder = "FrozenCLIPEmbedder"
-    embedder_params = ("version", "max_length", "layer", "layer_idx")
-    # The last three occur in early checkpoints, which have no "text_model." in their names.
-    tensor_prefixes = tuple(
-        PREFIX + name for name in ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
-    )
+    embedder_params: tuple[str, ...] = ("version", "max_length", "layer", "layer_idx")
+    layers: tuple[str, ...] = ("last", "hidden")
+    tensor_prefixes: tuple[str, ...] = (f"{PREFIX}text_model.",)
     example_config = "configs/stable-diffusion/v1-inference.yaml"
+    configs: Mapping[str, str] = {"eps": "v1-inference.yaml", "v": "v1-inference-v.yaml"}
 
     index: Mapping[str, Any] = {
         "_class_name": "StableDiffusionPipeline",
@@ -72,67 +75,46 @@ class StableDiffusion1(Family):
             fix="Put the text encoder's config.json and vocabulary into a folder and set `version` to its path.",
         )
 
-    def text_config(self, config: OriginalConfig, folder: Path) -> Mapping[str, Any]:
-        """The file's fields, and the number of layers that the YAML configuration uses.
+    def text_config(self, config: OriginalConfig, folder: Path | None, shapes: Shapes) -> Mapping[str, Any]:
+        """The fields of the folder's file, or those that the shapes show.
 
         Raises:
             ModelError: a file that cannot be read, or a layer that the text encoder does not have.
         """
+        if folder is None:
+            return architecture.clip(clip_names(shapes), "quick_gelu")
         content = json_files.read(folder / "config.json")
-        return {**content, "num_hidden_layers": _layers(config, content.get("num_hidden_layers", 12))}
+        content = content.get("text_config") or content  # the file of a whole CLIP
+        used_layers(config, content.get("num_hidden_layers", 12))
+        return content
 
     def convert_text_encoder(
         self,
         tensors: Mapping[str, torch.Tensor],
         config: OriginalConfig,
-        folder: Path,
+        text_config: Mapping[str, Any],
         *,
         source: str,
         config_name: str,
     ) -> Any:
-        """The CLIP text encoder that `folder/config.json` describes; transformers 5 dropped a prefix of its names."""
-        import torch
-        from transformers.models.clip.configuration_clip import CLIPTextConfig
-
-        from sdcli.models import weights
+        """CLIP's text model; transformers 5 dropped a prefix of its names."""
         from sdcli.models.conversion import part
 
-        try:
-            described = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many types for a broken file
-            raise ModelError(
-                f"the text encoder's configuration in {folder} cannot be read", why=f"{error!r}."
-            ) from error
-        stored = described.num_hidden_layers
-        described.num_hidden_layers = used = _layers(config, stored)
-        unused = tuple(f"encoder.layers.{layer}." for layer in range(used, stored))
-        renamed = {
-            name.removeprefix(PREFIX).removeprefix("text_model."): tensor
-            for name, tensor in part(tensors, TEXT).items()
-        }
-        renamed = {name: tensor for name, tensor in renamed.items() if not name.startswith(unused)}
-        with torch.device("meta"):
-            model = self.text_encoder_class()(described)
-        return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
+        renamed = clip_names(part(tensors, TEXT))
+        used = used_layers(config, text_config.get("num_hidden_layers", 12))
+        return build(self.text_encoder_class(), text_config, renamed, used, source=source, config_name=config_name)
 
     def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         return {f"{PREFIX}{self.text_prefix}{name}": tensor for name, tensor in tensors.items()}
 
-    def embeddings(self, model: Model, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
+    def embeddings(self, model: Model, text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> Encoding:
         """As of any family. The final normalization follows the layer, whichever it is."""
         if clip_skip == 1:
-            return super().embeddings(model, ids, clip_skip)
-        layers = model.text_encoder(ids, output_hidden_states=True).hidden_states
-        # The first of them is the input of the first layer.
-        if clip_skip > len(layers):
-            raise UsageError(
-                f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
-                why=f"Its text encoder has {len(layers) - 1} layers.",
-                fix=f"Pass a number from 1 to {len(layers) - 1}.",
-                settings=("clip_skip",),
-            )
-        found: torch.Tensor = model.text_encoder.final_layer_norm(layers[-clip_skip])
-        return found
+            return super().embeddings(model, text_encoder, ids, clip_skip)
+        from sdcli.models.conditioning import Encoding
+
+        output = text_encoder(ids[None], output_hidden_states=True)
+        return Encoding(text_encoder.final_layer_norm(layer(model, output, clip_skip))[0])
 
     def text_encoder_class(self) -> Any:
         from transformers.models.clip.modeling_clip import CLIPTextModel
@@ -145,7 +127,78 @@ class StableDiffusion1(Family):
         return CLIPTokenizer
 
 
-def _layers(config: OriginalConfig, layers: int) -> int:
+def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of CLIP in a checkpoint, by the names that transformers has."""
+    return {
+        name.removeprefix(PREFIX).removeprefix("text_model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def build(
+    kind: Any,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    layers: int,
+    *,
+    source: str,
+    config_name: str,
+) -> Any:
+    """A CLIP text encoder in float32 on the CPU, with its first layers only.
+
+    Args:
+        kind: a class of transformers.
+        fields: those of its `config.json`.
+        tensors: by the names of `kind`.
+        layers: the number of them that are used.
+        source: the checkpoint's name, for errors.
+        config_name: the configuration's name, for errors.
+
+    Raises:
+        ModelError: tensors are missing, left over or of another shape.
+    """
+    import torch
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+
+    from sdcli.models import weights
+
+    unused = tuple(f"encoder.layers.{layer}." for layer in range(layers, fields.get("num_hidden_layers", 12)))
+    kept = {name: tensor for name, tensor in tensors.items() if not name.removeprefix("text_model.").startswith(unused)}
+    try:
+        described = CLIPTextConfig.from_dict({**fields, "num_hidden_layers": layers})
+        with torch.device("meta"):
+            model = kind(described)
+    except Exception as error:  # transformers raises many types for values that no text encoder has
+        raise ModelError(f"the text encoder's configuration of {source} is not valid", why=f"{error!r}.") from error
+    return weights.assign(model, kept, what="text encoder", source=source, config=config_name)
+
+
+def layer(model: Model, output: Any, clip_skip: int) -> torch.Tensor:
+    """The output of a layer of a CLIP text encoder, counted from the end, before the final normalization.
+
+    Args:
+        model: the model, for errors.
+        output: what the text encoder returns with `output_hidden_states`.
+        clip_skip: the layer; 1 is the last one.
+
+    Raises:
+        UsageError: the text encoder has no such layer.
+    """
+    # The first of them is the input of the first layer.
+    layers = output.hidden_states
+    if clip_skip > len(layers):
+        raise UsageError(
+            f"--clip-skip {clip_skip} is more than the model {model.spec.name} has",
+            why=f"Its text encoder has {len(layers) - 1} layers.",
+            fix=f"Pass a number from 1 to {len(layers) - 1}.",
+            settings=("clip_skip",),
+        )
+    found: torch.Tensor = layers[-clip_skip]
+    return found
+
+
+def used_layers(config: OriginalConfig, layers: int) -> int:
     """The number of layers before the one that gives the embeddings, which is included; it is followed by the final
     normalization.
 

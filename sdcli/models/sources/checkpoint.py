@@ -1,23 +1,38 @@
-"""Models from a checkpoint of the original layout and its YAML configuration."""
+"""Models from a checkpoint of the original layout, with or without its YAML configuration."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError
 from sdcli.model_spec import ModelSpec
-from sdcli.models import checkpoint_config, checkpoint_file, families, hashes, recognition
+from sdcli.models import (
+    architecture,
+    checkpoint_config,
+    checkpoint_file,
+    families,
+    hashes,
+    hints,
+    recognition,
+    renaming,
+    shipped,
+)
+from sdcli.models.checkpoint_file import Shapes
 from sdcli.models.families import Family
+from sdcli.models.hints import Hints
 from sdcli.models.model import Model, ModelRequest, PartCallback
 from sdcli.models.original_yaml import OriginalConfig
+from sdcli.settings import default
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_CONFIG = "configs/stable-diffusion/v1-inference.yaml"
+RECOGNIZED = "the sizes that its tensors show"
+"""In place of the name of a configuration, in errors."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +40,19 @@ class OriginalModel:
     """A checkpoint of the original layout, checked as far as possible without reading its weights."""
 
     path: Path
-    config_path: Path
+    config_path: Path | None
+    """The YAML file; None if the configuration is recognized by the tensors."""
     config: OriginalConfig
-    text_folder: Path
-    """As `Family.text_folder` returns it."""
+    text_folder: Path | None
+    """As `Family.text_folder` returns it; None without a YAML file."""
+    shapes: Shapes
+    """Of the tensors, by their original names."""
+    hints: Hints
+    """What the file says about itself; nothing of the model if there is a YAML file."""
 
     @property
     def spec(self) -> ModelSpec:
-        return checkpoint_config.spec_of(self.config, self.path.name)
+        return checkpoint_config.spec_of(self.config, self.path.name, self.hints)
 
     @property
     def family(self) -> Family:
@@ -50,16 +70,30 @@ class OriginalModel:
     def weights(self) -> int:
         return checkpoint_file.size(self.path)
 
+    def _text_config(self) -> Any:
+        """As `Family.text_config`."""
+        try:
+            return self.family.text_config(self.config, self.text_folder, self.shapes)
+        except LookupError as error:
+            raise ModelError(
+                f"the text encoder in {self.path} is not one that sdcli knows", why=f"There is no tensor {error}."
+            ) from error
+
     def tokenizer(self) -> Any:
+        return self._tokenizer(0)
+
+    def _tokenizer(self, number: int) -> Any:
+        """The tokenizer of a text encoder: 0 for the first, 1 for the second."""
         from sdcli.models import tokenizer
 
-        length = self.family.max_length(self.family.text_config(self.config, self.text_folder))
+        length = self.family.max_length(self._text_config())
         wanted = self.config.model.params.cond_stage_config.params.max_length or length
         if wanted > length:
             raise ModelError(
                 f"{self.config_path} sets max_length to {wanted}", why=f"The text encoder takes {length} tokens."
             )
-        return tokenizer.load(self.family, self.text_folder, wanted)
+        pad_token = self.family.pad_tokens[number]
+        return tokenizer.load(self.family, self.text_folder or self.family.vocabulary, wanted, pad_token=pad_token)
 
     def vocabulary(self) -> None:
         return None
@@ -67,18 +101,23 @@ class OriginalModel:
     def load(self, device: torch.device, progress: PartCallback) -> Model:
         from sdcli.models import conversion, weights
 
-        source, config_name = self.path.name, self.config_path.name
+        source = self.path.name
+        config_name = self.config_path.name if self.config_path else RECOGNIZED
         with weights.enough_memory(source):
             progress("checkpoint")
-            tensors = recognition.original_names(checkpoint_file.read_tensors(self.path))
-            self.check({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+            tensors = _scaled(renaming.original_names(checkpoint_file.read_tensors(self.path)))
+            _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, self)
             progress("text encoder")
             text_encoder = self.family.convert_text_encoder(
-                tensors, self.config, self.text_folder, source=source, config_name=config_name
+                tensors, self.config, self._text_config(), source=source, config_name=config_name
             )
+            text_encoder_2 = self.family.convert_text_encoder_2(
+                tensors, self.config, source=source, config_name=config_name
+            )
+            text_encoders = [each for each in (text_encoder, text_encoder_2) if each is not None]
             progress("UNet")
             unet = conversion.unet(tensors, self.config, source=source, config_name=config_name)
-            weights.check_width(text_encoder, unet, source)
+            weights.check_width(text_encoders, unet, source)
             progress("VAE")
             vae = conversion.vae(tensors, self.config, source=source, config_name=config_name)
             return Model(
@@ -88,33 +127,45 @@ class OriginalModel:
                 unet=unet.to(device),
                 vae=vae.to(device),
                 device=device,
+                tokenizer_2=self._tokenizer(1) if text_encoder_2 is not None else None,
+                text_encoder_2=text_encoder_2.to(device) if text_encoder_2 is not None else None,
             )
 
-    def check(self, shapes: checkpoint_file.Shapes) -> None:
-        """Check that the checkpoint is of the kind that its configuration describes.
 
-        Args:
-            shapes: by the original names.
+def _scaled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, of which those that have a scale of their own, as ComfyUI's in 8 bits have, are multiplied by it."""
+    end = ".scale_weight"
+    scales = {name.removesuffix(end): each for name, each in tensors.items() if name.endswith(end)}
+    if not scales:
+        return tensors
+    kept = {name: each for name, each in tensors.items() if not name.endswith((end, ".scale_input", "scaled_fp8"))}
+    return kept | {
+        f"{name}.weight": kept[f"{name}.weight"].float() * scale.float()
+        for name, scale in scales.items()
+        if f"{name}.weight" in kept
+    }
 
-        Raises:
-            ModelError: it is of another kind.
-        """
-        first = shapes.get(f"{recognition.UNET}input_blocks.0.0.weight", ())
-        if len(first) > 1 and first[1] > 4 and first[1] != self.config.model.params.unet_config.params.in_channels:
-            raise ModelError(
-                f"{self.path} seems to be a model that needs more inputs than a prompt, as for inpainting",
-                why=f"Its UNet takes {first[1]} channels.",
-                fix=recognition.WHOLE_V1,
-            )
-        found = recognition.family(shapes)
-        if found is not None and found != checkpoint_config.family_of(self.config):
-            other = families.get(found)
-            raise ModelError(
-                f"{self.path} does not fit {self.config_path}",
-                why=f"The checkpoint contains a {other.label} text encoder, the configuration describes "
-                f"{self.family.label}.",
-                fix=f"Pass the configuration of the checkpoint, for example --config {other.example_config}.",
-            )
+
+def _check(shapes: Shapes, model: OriginalModel) -> None:
+    """Check that a checkpoint is of the kind that its configuration describes.
+
+    Args:
+        shapes: by the original names.
+        model: the model.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
+    found = recognition.family(shapes)
+    if found is not None and found != checkpoint_config.family_of(model.config):
+        other = families.get(found)
+        raise ModelError(
+            f"{model.path} does not fit {model.config_path}",
+            why=f"The checkpoint contains a {other.label} text encoder, the configuration describes "
+            f"{model.family.label}.",
+            fix="Leave --config out, or pass the configuration of the checkpoint, for example --config "
+            f"{other.example_config}.",
+        )
 
 
 def find(request: ModelRequest) -> OriginalModel | None:
@@ -126,12 +177,54 @@ def find(request: ModelRequest) -> OriginalModel | None:
     if not request.ckpt:
         return None
     path = Path(os.path.expanduser(request.ckpt))  # noqa: PTH111  # unchanged, if there is no home folder
-    shapes = recognition.original_names(checkpoint_file.shapes(path))
+    stored = checkpoint_file.shapes(path)
+    shapes = renaming.original_names(stored)
     recognition.check(path, shapes)
-    config_path = checkpoint_config.find(request.config or DEFAULT_CONFIG)
+    config_path = _config_path(request.config, path, recognition.family(shapes))
+    if config_path is None:
+        return _recognized(path, stored, shapes)
     config = checkpoint_config.read(config_path)
-    model = OriginalModel(
-        path, config_path, config, families.get(checkpoint_config.family_of(config)).text_folder(config, config_path)
-    )
-    model.check(shapes)
+    folder = families.get(checkpoint_config.family_of(config)).text_folder(config, config_path)
+    model = OriginalModel(path, config_path, config, folder, shapes, Hints())
+    _check(shapes, model)
     return model
+
+
+def _config_path(given: str | None, path: Path, family: str | None) -> Path | None:
+    """The YAML of a checkpoint: the one that is given, or one beside it with its name, as the web UI has it.
+
+    A file in place of the default one counts for Stable Diffusion 1: a copy of the original's repository has it.
+    """
+    default_config = str(default("config"))
+    if given and given != default_config:
+        return checkpoint_config.find(given)
+    beside = path.with_suffix(".yaml")
+    if os.path.isfile(beside) and checkpoint_config.is_of_model(beside):  # noqa: PTH113
+        return beside
+    found = checkpoint_config.find(default_config)
+    own = family == "sd1" and not found.resolve().is_relative_to(shipped.configs().resolve())
+    return found if own else None
+
+
+def _recognized(path: Path, stored: Shapes, shapes: Shapes) -> OriginalModel:
+    """A model by its tensors, its metadata and its name."""
+    family = recognition.family(shapes)
+    if family is None:
+        raise ModelError(
+            f"the text encoder in {path} is not one that sdcli knows",
+            why=recognition.supported(),
+            fix="Pass the YAML file of the checkpoint with --config, if it has one.",
+        )
+    files = renaming.original_names({name: name for name in stored})
+
+    def spread(name: str) -> float | None:
+        values = checkpoint_file.values(path, files[name]) if name in files else None
+        return statistics.pstdev(values) if values else None
+
+    said = hints.read(path, shapes, checkpoint_file.metadata(path), spread, second=family == "sd2")
+    if family == "sd1":  # 512 x 512, as in the original script
+        said = replace(said, size=None)
+    params = {"parameterization": said.prediction} if said.prediction else {}
+    config = architecture.configuration(path, family, shapes, rescale_betas_zero_snr=said.zero_snr, **params)
+    checkpoint_config.check(path, config)
+    return OriginalModel(path, None, config, None, shapes, said)

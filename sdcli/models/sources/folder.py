@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcli.errors import ModelError, ModelNotFound, UsageError
 from sdcli.model_spec import ModelSpec
-from sdcli.models import checkpoint_file, families, hashes, json_files, scheduler_config, shipped, weight_files
+from sdcli.models import checkpoint_file, families, hashes, hints, json_files, scheduler_config, shipped, weight_files
 from sdcli.models.families import Family
 from sdcli.models.folder_config import MAX_DOWNSCALE, TextEncoderFile, UNetFile, VAEFile
 from sdcli.models.model import Model, ModelRequest, PartCallback
@@ -30,6 +30,7 @@ CONFIG = "config.json"
 _AGAIN = "Download the model again."
 # Keys of the parts in model_index.json, and the classes of diffusers that sdcli supports. Families list the rest.
 PART_NAMES = {"UNet": ("unet",), "VAE": ("vae", "vqvae")}
+TEXT_PARTS = ("text encoder", "second text encoder")
 CLASSES = {"UNet": ("UNet2DConditionModel",), "VAE": ("AutoencoderKL", "AutoencoderTiny", "VQModel")}
 
 
@@ -72,22 +73,16 @@ class FolderModel:
             names = files_in(path, base)
         index = _read_index(_home(path, base, INDEX), name, names)
         pipeline = str(index.get("_class_name", ""))
-        text_encoders = families.each("text_encoders")
-        parts = {"text encoder": _part(index, names, name, "text encoder", families.each("part"), text_encoders)}
+        family, parts = _family(index, names, name)
         parts |= {label: _part(index, names, name, label, PART_NAMES[label], CLASSES[label]) for label in PART_NAMES}
-        classes = {label: str(index[files.part][1]) for label, files in parts.items()}
-        if not _has(index, "tokenizer") or index["tokenizer"][1] not in families.each("tokenizers"):
-            raise _unsupported(name, pipeline, f"it has no tokenizer of {' or '.join(families.each('label'))}")
-        text_encoder = classes.pop("text encoder")
-        family = families.first(lambda family: text_encoder in family.text_encoders)
-        assert family is not None, "_part has checked it"
+        classes = {label: str(index[parts[label].part][1]) for label in PART_NAMES}
         files = {label: _home(path, base, part.part) / part.part / CONFIG for label, part in parts.items()}
-        json_files.read_fields(TextEncoderFile, files["text encoder"])
+        texts = [json_files.read_fields(TextEncoderFile, files[label]) for label in TEXT_PARTS if label in parts]
         unet = json_files.read_fields(UNetFile, files["UNet"])
         vae = json_files.read_fields(VAEFile, files["VAE"])
         if vae.downscale > MAX_DOWNSCALE:
             raise ModelError(f"{files['VAE']} describes a VAE that enlarges {vae.downscale} times", fix=_AGAIN)
-        _check(name, pipeline, unet, vae)
+        _check(name, pipeline, families.get(family), unet, vae, texts[-1].projection_dim)
         scheduler = _home(path, base, "scheduler") / "scheduler" / "scheduler_config.json"
         size = unet.sample_size if unet.sample_size is not None else 512 // vae.downscale
         height, width = size if isinstance(size, list) else (size, size)
@@ -106,21 +101,29 @@ class FolderModel:
             "size_multiple": vae.downscale * 2 ** (len(unet.block_out_channels) - 1),
             "default_height": height * vae.downscale,
             "default_width": width * vae.downscale,
-            "default_scale": 7.5,
+            "default_scale": families.get(family).default_scale,
             "default_steps": ORIGINAL_STEPS,
             "schedule": scheduler_config.schedule(steps, scheduler, pipeline),
             "guidance_embedding": unet.time_cond_proj_dim or 0,
             "latent_scale": vae.scaling_factor,
             "text_width": unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else 0,
+            "zero_negative_prompt": index.get("force_zeros_for_empty_prompt", False) is True,
             "watermark_method": "dwtDct",
             "has_safety_checker": (
                 _has(index, "safety_checker") and weight_files.find(names, "safety_checker") is not None
             ),
         }
+        if families.get(family).own_sampler:
+            fields["default_sampler"] = scheduler_config.sampler(steps)
         if few_steps_by := scheduler_config.FEW_STEPS_BY.get(str(steps.get("_class_name", ""))):
             # The values of diffusers' pipeline for LCM. Without the embedding, guidance is in the weights.
-            fields |= {"few_steps_by": few_steps_by, "default_steps": 4}
+            fields |= {"few_steps_by": few_steps_by, "default_sampler": few_steps_by, "default_steps": 4}
             fields |= {"default_scale": 8.5 if unet.time_cond_proj_dim else 1.0}
+        elif few := hints.few_steps(name.rpartition("/")[2]):
+            way, count = few
+            notes = hints.Hints(few_steps=way, steps=count).notes(name, families.get(family))
+            fields |= {"default_steps": count, "default_scale": 1.0, "notes": tuple(notes)}
+            fields |= {"few_steps_by": way.sampler, "default_sampler": way.sampler} if way.sampler else {}
         return cls(path, ModelSpec(**{**fields, **defaults}), parts, classes, base)
 
     @property
@@ -148,11 +151,15 @@ class FolderModel:
         return sum(checkpoint_file.size(self._file(name)) for part in self.parts.values() for name in part.weights)
 
     def tokenizer(self) -> Any:
+        return self._tokenizer(TEXT_PARTS[0], "tokenizer")
+
+    def _tokenizer(self, label: str, folder: str) -> Any:
+        """The tokenizer of one of the text encoders."""
         from sdcli.models import tokenizer
 
-        fields = json_files.read(self._file(f"{self.parts['text encoder'].part}/{CONFIG}"))
+        fields = json_files.read(self._file(f"{self.parts[label].part}/{CONFIG}"))
         length = self.family.max_length(fields)
-        return tokenizer.load(self.family, self._file("tokenizer"), length, vocabulary=fields.get("vocab_size"))
+        return tokenizer.load(self.family, self._file(folder), length, vocabulary=fields.get("vocab_size"))
 
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
@@ -167,24 +174,32 @@ class FolderModel:
         from sdcli.models import pretrained, weights
 
         classes = {label: getattr(diffusers, name) for label, name in self.classes.items()}
-        classes["text encoder"] = self.family.text_encoder_class()
+        first, second = TEXT_PARTS
+        classes[first] = self.family.text_encoder_class()
+        two = second in self.parts
+        if two:
+            classes[second] = self.family.text_encoder_2_class()
         with weights.enough_memory(self.spec.name):
             # First, because it is small, and its files are most often the ones that are missing.
             tokenizer = self.tokenizer()
+            tokenizer_2 = self._tokenizer(second, "tokenizer_2") if two else None
             loaded = {}
             for label, files in self.parts.items():
                 progress(label)
                 home = _home(self.path, self.base, files.part)
                 part = pretrained.load(classes[label], home, files, what=label, source=self.spec.name)
                 loaded[label] = part.to(device)
-            weights.check_width(loaded["text encoder"], loaded["UNet"], self.spec.name)
+            text_encoders = [loaded[label] for label in TEXT_PARTS if label in loaded]
+            weights.check_width(text_encoders, loaded["UNet"], self.spec.name)
             model = Model(
                 spec=self.spec,
                 tokenizer=tokenizer,
-                text_encoder=loaded["text encoder"],
+                text_encoder=loaded[first],
                 unet=loaded["UNet"],
                 vae=loaded["VAE"],
                 device=device,
+                tokenizer_2=tokenizer_2,
+                text_encoder_2=loaded.get(second),
             )
             if self.path not in (shipped.BUILTIN, shipped.FAST):
                 pretrained.try_out(model)
@@ -268,6 +283,36 @@ def _has(index: Mapping[str, Any], part: str) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry)
 
 
+def _family(index: Mapping[str, Any], names: Collection[str], name: str) -> tuple[str, dict[str, WeightFiles]]:
+    """The family of a model, and the weights of its text encoders, by their labels in `TEXT_PARTS`.
+
+    Raises:
+        ModelError: the model is of no family.
+    """
+    pipeline = str(index.get("_class_name", ""))
+    if index.get("requires_aesthetics_score") is True:
+        raise _unsupported(name, "StableDiffusionXLRefiner", "it changes images of another model")
+    first, second = TEXT_PARTS
+    parts = {first: _part(index, names, name, first, families.each("part"), families.each("text_encoders"))}
+    own = str(index[parts[first].part][1])
+    two = _has(index, "text_encoder_2")
+    found = families.first(lambda each: own in each.text_encoders and bool(each.text_encoders_2) == two)
+    if found is None:
+        raise _unsupported(name, pipeline, "it has parts besides these")
+    family = families.get(found)
+    if two:
+        parts[second] = _part(index, names, name, second, ["text_encoder_2"], family.text_encoders_2)
+        if not any(f"tokenizer_2/{file}" in names for file in family.vocabulary_files):
+            # The shipped one pads prompts in another way.
+            raise ModelError(
+                f"the model {name} is incomplete: the folder tokenizer_2 contains no vocabulary", fix=_AGAIN
+            )
+    for tokenizer in ("tokenizer", "tokenizer_2")[: len(parts)]:
+        if not _has(index, tokenizer) or index[tokenizer][1] not in family.tokenizers:
+            raise _unsupported(name, pipeline, f"it has no {tokenizer} of {family.label}")
+    return found, parts
+
+
 def _part(
     index: Mapping[str, Any],
     names: Collection[str],
@@ -291,7 +336,7 @@ def _part(
     """
     pipeline = str(index.get("_class_name", ""))
     present = [key for key in keys if _has(index, key)]
-    if not present or _has(index, "text_encoder_2") or _has(index, "transformer"):
+    if not present or _has(index, "text_encoder_3") or _has(index, "transformer"):
         raise _unsupported(name, pipeline, f"it has no {label}" if not present else "it has parts besides these")
     part = present[0]
     if index[part][1] not in classes:
@@ -309,6 +354,8 @@ def _part(
 def _unsupported(name: str, pipeline: str, why: str) -> ModelError:
     """The error for a model that is not supported; names its kind if the class of its pipeline is known."""
     known = {
+        "StableDiffusionXLRefiner": "Stable Diffusion XL refiner",
+        "StableDiffusionXLInpaint": "Stable Diffusion XL inpainting",
         "StableDiffusionXL": "Stable Diffusion XL",
         "StableDiffusion3": "Stable Diffusion 3",
         "Flux": "Flux",
@@ -323,18 +370,27 @@ def _unsupported(name: str, pipeline: str, why: str) -> ModelError:
     )
 
 
-def _check(name: str, pipeline: str, unet: UNetFile, vae: VAEFile) -> None:
-    """Refuse models that need more inputs than a prompt."""
+def _check(name: str, pipeline: str, family: Family, unet: UNetFile, vae: VAEFile, pooled: int) -> None:
+    """Refuse models that need more inputs than a prompt, or than those of their family with a pooled embedding."""
     if unet.in_channels != vae.latent_channels:
         why = f"its UNet takes {unet.in_channels} channels and its VAE outputs {vae.latent_channels}, as for inpainting"
         raise _unsupported(name, pipeline, why)
     more = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
     needed = [field for field in more if getattr(unet, field) is not None]
+    if family.sizes and unet.addition_embed_type == "text_time":
+        needed.remove("addition_embed_type")
+        given = pooled + family.sizes * (unet.addition_time_embed_dim or 0)
+        if unet.projection_class_embeddings_input_dim != given:
+            what = f"a pooled embedding of {pooled} and {family.sizes} sizes of {unet.addition_time_embed_dim} each"
+            took = unet.projection_class_embeddings_input_dim
+            raise _unsupported(name, pipeline, f"its UNet takes {took} numbers beside a prompt, which are not {what}")
+    elif family.sizes:
+        raise _unsupported(name, pipeline, "its UNet takes no sizes")
     if needed:
         raise _unsupported(name, pipeline, f"its UNet needs more inputs than a prompt ({', '.join(needed)})")
     if unet.out_channels != unet.in_channels:
         raise _unsupported(
             name, pipeline, f"its UNet takes {unet.in_channels} channels and outputs {unet.out_channels}"
         )
-    if vae.shift_factor:
+    if vae.shift_factor or vae.latents_mean or vae.latents_std:
         raise _unsupported(name, pipeline, "its VAE shifts its latents")

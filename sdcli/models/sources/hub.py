@@ -19,7 +19,8 @@ from sdcli.models.sources.folder import INDEX, FolderModel, files_in
 if TYPE_CHECKING:
     import torch
 
-CONFIGURATIONS = (INDEX, "*/config.json", "*/scheduler_config.json", "*/preprocessor_config.json", "tokenizer/*")
+CONFIGURATIONS = (INDEX, "*/config.json", "*/scheduler_config.json", "*/preprocessor_config.json",
+                  "tokenizer*/*", "processor*/*")  # fmt: skip
 TIMEOUT = 2.0
 """Seconds to wait for the first response of the hub, so that a run without a network fails within three."""
 

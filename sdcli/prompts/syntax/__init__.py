@@ -121,6 +121,7 @@ class Parsed:
     def heaviest(self) -> float:
         """The largest weight, without its sign."""
         weights = [piece.weight for piece in self.pieces()] + [part.weight for part in self.parts]
+        weights += [weight for adapter in self.adapters for weight in (adapter.weight, adapter.text_weight)]
         return max(map(abs, weights), default=0.0)
 
 

@@ -40,7 +40,7 @@ def test_a_file_in_the_working_directory_has_precedence(empty_folder: Path) -> N
 
 def test_the_error_for_a_missing_file_lists_the_shipped_ones(empty_folder: Path) -> None:
     with pytest.raises(ModelNotFound) as raised:
-        checkpoint_config.find("v2-inference.yaml")
+        checkpoint_config.find("v3-inference.yaml")
     assert V1 in raised.value.fix and LAION in raised.value.fix
 
 
@@ -111,7 +111,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no levels": ({"unet_config__params__channel_mult": []}, "channel_mult"),
     "inpainting": ({"conditioning_key": "hybrid"}, "inpainting"),
     "nine channels": ({"unet_config__params__in_channels": 9}, "9 channels"),
-    "version 2": ({"cond_stage_config__target": "ldm.encoders.FrozenOpenCLIPEmbedder"}, "Stable Diffusion 2"),
+    "a layer of another text encoder": ({"cond_stage_config__params__layer": "penultimate"}, "to penultimate"),
+    "another OpenCLIP": (
+        {
+            "cond_stage_config__target": "ldm.encoders.FrozenOpenCLIPEmbedder",
+            "cond_stage_config__params": {"arch": "ViT-g-14"},
+        },
+        "cond_stage_config.params.arch",
+    ),
+    "sizes beside the prompt": ({"unet_config__params__num_classes": "sequential"}, "num_classes to sequential"),
     "another encoder": ({"cond_stage_config__target": "ldm.encoders.SpatialRescaler"}, "SpatialRescaler"),
     "another first stage": ({"first_stage_config__target": "ldm.VQModelInterface"}, "VQModelInterface"),
     "no cross-attention": ({"unet_config__params__use_spatial_transformer": False}, "use_spatial_transformer"),
@@ -131,7 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "betas of its own": ({"given_betas": [0.1]}, "model.params.given_betas: [0.1] (supported: None)"),
     "a scale from training": ({"scale_by_std": True}, "scale_by_std: True (supported: False)"),
     "blocks that resample": ({"unet_config__params__resblock_updown": True}, "resblock_updown: True"),
-    "classes": ({"unet_config__params__num_classes": 1000}, "num_classes: 1000 (supported: None)"),
+    "classes": ({"unet_config__params__num_classes": 1000}, "num_classes: Value error"),
     "a bounded decoder": ({"first_stage_config__params__ddconfig__tanh_out": True}, "ddconfig.tanh_out: True"),
     "too many blocks": ({"unet_config__params__num_res_blocks": 10**9}, "num_res_blocks"),
     "too many timesteps": ({"timesteps": 10**12}, "timesteps"),
@@ -236,6 +244,16 @@ SD2 = """
             cond_stage_config: {target: ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder,
                                 params: {freeze: True, layer: penultimate}}
         """
+
+
+def test_the_original_configuration_of_stable_diffusion_2(tmp_path: Path) -> None:
+    spec = checkpoint_config.spec_of(checkpoint_config.read(with_fields(tmp_path / "m.yaml", SD2)), "m")
+    assert (spec.family, spec.schedule.prediction_type, spec.text_width) == ("sd2", "v_prediction", 1024)
+    assert (spec.default_height, spec.default_width, spec.notes) == (768, 768, ())
+    shipped_spec = checkpoint_config.spec_of(checkpoint_config.read(checkpoint_config.find("v2-inference-v.yaml")), "m")
+    assert spec == shipped_spec
+
+
 OTHER_KINDS = {
     "inpainting": (
         "model: {target: ldm.ddpm.LatentInpaintDiffusion, params: {conditioning_key: hybrid, finetune_keys: null}}",
@@ -245,11 +263,6 @@ OTHER_KINDS = {
         "model: {target: m.ddpm_edit.LatentDiffusion, params: {conditioning_key: hybrid,"
         " unet_config: {params: {in_channels: 8}}}}",
         "configuration of a model of inpainting, upscaling or image editing, which needs more inputs",
-    ),
-    "Stable Diffusion 2": (SD2, "configuration of a Stable Diffusion 2 model"),
-    "Stable Diffusion XL": (
-        "model: {target: sgm.models.diffusion.DiffusionEngine, params: {network_config: {}, conditioner_config: {}}}",
-        "configuration of a Stable Diffusion XL model",
     ),
     "ControlNet": ("model: {target: cldm.cldm.ControlLDM, params: {control_key: hint}}", "of the model ControlLDM"),
     "a VAE alone": ("model: {target: ldm.AutoencoderKL, params: {unet_config: null}}", "of the model AutoencoderKL"),

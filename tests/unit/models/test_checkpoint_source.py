@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sdcli.errors import DeviceError, ModelError, ModelNotFound
-from sdcli.models import checkpoint_file, conversion, families, find, find_for, recognition
+from sdcli.models import checkpoint_file, conversion, families, find, find_for, recognition, renaming
 from sdcli.models.model import Model, ModelRequest
 from sdcli.models.original_yaml import OriginalConfig
+from sdcli.models.sources.checkpoint import OriginalModel
 from sdcli.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def part(which: str, tensors: Tensors, config: OriginalConfig | None = None) -> 
     """One part, converted from tensors."""
     files = {"source": "m.ckpt", "config_name": "m.yaml"}
     if which == "text encoder":
-        family = families.get("sd1")
-        return family.convert_text_encoder(tensors, config or config_with(), GOLDEN / "clip", **files)
+        family, config = families.get("sd1"), config or config_with()
+        described = family.text_config(config, GOLDEN / "clip", {})
+        return family.convert_text_encoder(renaming.original_names(tensors), config, described, **files)
     return {"UNet": conversion.unet, "VAE": conversion.vae}[which](tensors, config or config_with(), **files)
 
 
@@ -126,7 +128,8 @@ def test_safetensors_give_the_same_images(
 def test_early_names_of_the_text_encoder_are_supported(tensors: Tensors, v1: Model) -> None:
     early = {name.replace("text_model.", ""): tensor for name, tensor in tensors.items()}
     assert same(part("text encoder", early), v1.text_encoder)
-    assert recognition.family(dict.fromkeys(early)) == recognition.family(dict.fromkeys(tensors)) == "sd1"
+    names = renaming.original_names(dict.fromkeys(early, ()))
+    assert recognition.family(names) == recognition.family(dict.fromkeys(tensors, ())) == "sd1"
 
 
 def test_half_precision_becomes_full(tensors: Tensors, v1: Model) -> None:
@@ -265,9 +268,10 @@ VARIANTS: dict[str, Callable[[Tensors], Tensors]] = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_names_of_the_same_weights(tensors: Tensors, v1: Model, name: str) -> None:
-    found = recognition.original_names(VARIANTS[name](tensors))
-    recognition.check(Path("m.ckpt"), found)
-    assert recognition.family(found) == "sd1"
+    found = renaming.original_names(VARIANTS[name](tensors))
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    recognition.check(Path("m.ckpt"), shapes)
+    assert recognition.family(shapes) == "sd1"
     for which, expected in (("text encoder", v1.text_encoder), ("UNet", v1.unet), ("VAE", v1.vae)):
         assert same(part(which, found), expected), which
 
@@ -413,7 +417,7 @@ def test_an_inpainting_model_is_refused(tensors: Tensors, tmp_path: Path, extens
         torch.save(wide, path)
     else:
         save_file({name: tensor.contiguous() for name, tensor in wide.items()}, path)
-    with pytest.raises(ModelError, match=r"as for inpainting\n.*9 channels"):
+    with pytest.raises(ModelError, match=r"an inpainting model\n.*9 channels"):
         find(ModelRequest(ckpt=str(path), config=str(GOLDEN / "v1-small.yaml")))
 
 
@@ -460,3 +464,63 @@ def test_names_in_the_models_folder(
     Path("dreamy").write_bytes(b"a file of this name comes first")
     with pytest.raises(ModelError, match="dreamy is not a checkpoint"):
         find_for(Settings(ckpt="dreamy"))
+
+
+# The configuration of a checkpoint that is given alone.
+
+
+@pytest.fixture
+def alone(small_checkpoint: SmallCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small checkpoint in an empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.ckpt").symlink_to(small_checkpoint.ckpt)
+    return tmp_path / "m.ckpt"
+
+
+def config_of(path: Path, config: str | None = None) -> OriginalModel:
+    model = find(ModelRequest(ckpt=str(path), config=config))
+    assert isinstance(model, OriginalModel)
+    return model
+
+
+@pytest.mark.parametrize("config", [None, "configs/stable-diffusion/v1-inference.yaml"])
+def test_the_default_configuration_is_that_of_the_tensors(alone: Path, config: str | None) -> None:
+    model = config_of(alone, config)
+    assert model.config_path is None and model.spec.text_width == 64 and model.spec.notes == ()
+    assert model.config.model.params.unet_config.params.channel_mult == [1, 1, 2, 2]
+
+
+def test_a_shipped_configuration_that_is_named_is_obeyed(alone: Path) -> None:
+    assert config_of(alone, "v1-inference-v.yaml").spec.schedule.prediction_type == "v_prediction"
+
+
+def test_a_configuration_beside_the_file_is_obeyed(alone: Path) -> None:
+    """As AUTOMATIC1111's web UI does."""
+    copied(alone.parent, "linear_end: 0.0120", "linear_end: 0.05").rename(alone.with_suffix(".yaml"))
+    model = config_of(alone)
+    assert model.config_path == alone.with_suffix(".yaml") and model.spec.schedule.beta_end == 0.05
+    alone.with_suffix(".yaml").write_text("prompts:\n- a cat\n")
+    assert config_of(alone).config_path is None
+
+
+def test_a_file_in_place_of_the_default_configuration_is_obeyed(
+    alone: Path, small_laion_checkpoint: SmallCheckpoint
+) -> None:
+    """As in a copy of the original's repository. It is for Stable Diffusion 1 only."""
+    local = alone.parent / "configs" / "stable-diffusion"
+    local.mkdir(parents=True)
+    copied(local, "linear_end: 0.0120", "linear_end: 0.05").rename(local / "v1-inference.yaml")
+    assert config_of(alone).spec.schedule.beta_end == 0.05
+    assert config_of(small_laion_checkpoint.ckpt).spec.schedule.beta_end == 0.012
+
+
+def test_a_model_of_laion_is_recognized(small_laion_checkpoint: SmallCheckpoint) -> None:
+    model = config_of(small_laion_checkpoint.ckpt)
+    assert model.family.label == "BERT" and model.config.model.params.cond_stage_config.params.n_layer == 2
+    with torch.inference_mode():
+        ids = torch.zeros(1, 77, dtype=torch.int64)
+        found, expected = (
+            source.load(CPU, lambda _: None).text_encoder(ids)[0]
+            for source in (model, config_of(small_laion_checkpoint.ckpt, str(small_laion_checkpoint.config)))
+        )
+    assert torch.equal(found, expected)

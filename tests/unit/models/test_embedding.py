@@ -16,6 +16,7 @@ from sdcli.errors import ModelError
 from sdcli.models import families
 from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import Adapted
+from sdcli.models.conditioning import stacked
 from sdcli.models.model import Model
 from sdcli.models.shipped import VOCABULARIES
 from tests.jobs import job
@@ -58,8 +59,8 @@ def test_layouts(tmp_path: Path, name: str) -> None:
     save(FILES[name], path)
     file = EmbeddingFile.read(path)
     expected = VECTORS[:1] if name == "one.bin" else VECTORS
-    assert torch.equal(file.table(), expected)
-    assert (file.vectors, file.width) == expected.shape
+    assert len(file.tables()) == 1 and torch.equal(file.tables()[0], expected)
+    assert (file.vectors, *file.widths) == expected.shape
     assert file.words == ((path.stem, "<cat-toy>") if path.suffix == ".bin" else (path.stem,))
     assert EmbeddingFile.read(path, "toy").words == ("toy",)
 
@@ -72,7 +73,7 @@ def _file(folder: Path, name: str = "toy", vectors: torch.Tensor = VECTORS) -> E
 def test_a_word_has_its_vectors_in_the_prompt_and_the_model_is_as_before_after_it(model: Model, tmp_path: Path) -> None:
     family = families.get("sd1")
     prompts = ["a toy on grass", "a Toy, (toy:1.2) toys"]
-    before = family.encode(model, prompts)
+    before, _ = stacked(family.encode(model, prompts))
     table = model.text_encoder.get_input_embeddings().weight.clone()
     words = Words([_file(tmp_path)])
     adapted = Adapted(model)
@@ -84,12 +85,12 @@ def test_a_word_has_its_vectors_in_the_prompt_and_the_model_is_as_before_after_i
     assert ids[1].count(ids[0][2]) == 2, "as part of another word it is text"
     plain = model.tokenizer("a cat on grass")["input_ids"]
     assert [ids[0][:2], ids[0][4:]] == [plain[:2], plain[3:]]
-    encoded = family.encode(adapted.model, read)
+    encoded, _ = stacked(family.encode(adapted.model, read))
     assert not torch.allclose(encoded[0], before[0], atol=1e-3)
     adapted.use([])
     assert torch.equal(model.text_encoder.get_input_embeddings().weight, table)
     assert adapted.model is model
-    assert torch.equal(family.encode(model, prompts), before)
+    assert torch.equal(stacked(family.encode(model, prompts))[0], before)
 
 
 def test_texts_of_a_job_and_what_is_shown_of_them(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_texts_of_a_job_and_what_is_shown_of_them(tmp_path: Path) -> None:
 
 def test_files_that_are_none_are_refused(model: Model, tmp_path: Path) -> None:
     for tensors, expected in (
-        ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "made for Stable Diffusion XL"),
+        ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(2, 1280)}, "is not a textual inversion"),
         ({"a": torch.ones(1, 4), "b": torch.ones(1, 4)}, "is not a textual inversion"),
         ({"a": torch.ones(1, 4, 4)}, "is not a textual inversion"),
     ):
@@ -114,4 +115,18 @@ def test_files_that_are_none_are_refused(model: Model, tmp_path: Path) -> None:
         _file(tmp_path, "wide", torch.ones(1, 768)).require_fit(model.spec)
     assert "made for Stable Diffusion 1" in error.value.why
     with pytest.raises(ModelError, match="not finite"):
-        _file(tmp_path, "nan", torch.full((1, 16), torch.nan)).table()
+        _file(tmp_path, "nan", torch.full((1, 16), torch.nan)).tables()
+
+
+def test_an_embedding_for_two_text_encoders(model: Model, tmp_path: Path) -> None:
+    save_file({"clip_g": torch.ones(2, 1280), "clip_l": torch.zeros(2, 768)}, tmp_path / "x.safetensors")
+    file = EmbeddingFile.read(tmp_path / "x.safetensors")
+    assert (file.vectors, file.widths, file.words) == (2, (768, 1280), ("x",))
+    assert [table.mean() for table in file.tables()] == [0, 1]
+    file.require_fit(SPEC.model_copy(update={"text_width": 2048}))
+    with pytest.raises(ModelError, match="does not fit the model m") as error:
+        file.require_fit(SPEC.model_copy(update={"text_width": 768}))
+    assert "made for Stable Diffusion XL" in error.value.why
+    with pytest.raises(ModelError, match="does not fit the model m") as error:
+        Words([file]).model(model)
+    assert "It is for 2 text encoders, and the model has 1" in error.value.why

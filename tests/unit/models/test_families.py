@@ -13,7 +13,9 @@ import yaml
 
 from sdcli.errors import ModelError
 from sdcli.models import checkpoint_config, checkpoint_file, families, find
+from sdcli.models.conditioning import stacked
 from sdcli.models.model import ModelRequest
+from sdcli.models.renaming import OPEN_CLIP, TEXT
 from sdcli.registry import FAMILIES
 from tests.jobs import job
 
@@ -21,23 +23,41 @@ if TYPE_CHECKING:
     from tests.conftest import SmallCheckpoint
 
 CPU = torch.device("cpu")
+OPEN_CLIP_SHAPES = {
+    "token_embedding.weight": (49408, 1024), "positional_embedding": (77, 1024),
+    "transformer.resblocks.0.mlp.c_fc.weight": (4096, 1024),
+}  # fmt: skip
+CLIP_SHAPES = {
+    "embeddings.token_embedding.weight": (49408, 768), "embeddings.position_embedding.weight": (77, 768),
+    "encoder.layers.0.mlp.fc1.weight": (3072, 768),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if families.get(name).example_config])
 def test_every_family_has_its_shipped_files(name: str) -> None:
     family = families.get(name)
     assert any((family.vocabulary / file).is_file() for file in family.vocabulary_files)
     config = checkpoint_config.read(checkpoint_config.find(family.example_config))
     assert checkpoint_config.family_of(config) == name
     folder = family.text_folder(config, checkpoint_config.find(family.example_config))
-    assert family.max_length(family.text_config(config, folder)) == 77
+    shapes = {f"{OPEN_CLIP}{name}": shape for name, shape in OPEN_CLIP_SHAPES.items()}
+    shapes |= {f"{TEXT}transformer.text_model.{name}": shape for name, shape in CLIP_SHAPES.items()}
+    assert family.max_length(family.text_config(config, folder, shapes)) == 77
+    named = [checkpoint_config.read(checkpoint_config.find(each)) for each in family.configs.values()]
+    assert [each.model.params.parameterization for each in named] == list(family.configs)
+    assert {checkpoint_config.family_of(each) for each in named} <= {name}
 
 
-@pytest.mark.parametrize("field", ["label", "text_encoders", "tokenizers", "embedder", "tensor_prefixes"])
+@pytest.mark.parametrize("field", ["label", "embedder", "tensor_prefixes"])
 def test_families_differ_in_every_field_that_identifies_them(field: str) -> None:
-    values = [getattr(family, field) for family in FAMILIES.values()]
+    values = [value for family in FAMILIES.values() if (value := getattr(family, field))]
     count = sum(1 if isinstance(value, str) else len(value) for value in values)
     assert len(families.each(field)) == count
+
+
+def test_families_differ_in_their_text_encoders() -> None:
+    pairs = [(one, bool(family.text_encoders_2)) for family in FAMILIES.values() for one in family.text_encoders]
+    assert len(set(pairs)) == len(pairs)
 
 
 def test_encoding_returns_one_row_per_prompt(small_folder: Path) -> None:
@@ -45,7 +65,7 @@ def test_encoding_returns_one_row_per_prompt(small_folder: Path) -> None:
     family = families.get(model.spec.family)
     prompts = ["a red apple", "", "a red apple", "a cat " * 100]
     with torch.inference_mode():
-        embeddings = family.encode(model, prompts)
+        embeddings, _ = stacked(family.encode(model, prompts))
         assert embeddings.shape == (4, 77, 64)
         assert torch.equal(embeddings[0], embeddings[2]) and not torch.equal(embeddings[0], embeddings[1])
         ids = torch.tensor(model.tokenizer([""], padding="max_length", truncation=True).input_ids)
@@ -53,6 +73,8 @@ def test_encoding_returns_one_row_per_prompt(small_folder: Path) -> None:
 
 
 NEW_FAMILY = """
+from dataclasses import replace
+
 from sdcli.models.families.sd1 import StableDiffusion1
 
 
@@ -68,7 +90,7 @@ class Dummy(StableDiffusion1):
         return super().convert_text_encoder(renamed, config, folder, source=source, config_name=config_name)
 
     def encode(self, model, prompts):
-        return super().encode(model, prompts) * 2
+        return [replace(each, embeddings=each.embeddings * 2) for each in super().encode(model, prompts)]
 
 
 FAMILY = Dummy()
@@ -92,8 +114,9 @@ def test_a_new_family_reads_its_folders(dummy: None, small_folder: Path, tmp_pat
     assert model.spec.family == "dummy"
     base = find(ModelRequest(model=str(small_folder))).load(CPU, lambda _: None)
     with torch.inference_mode():
-        embeddings = families.get("dummy").encode(model, ["a cat"])
-        torch.testing.assert_close(embeddings, families.get("sd1").encode(base, ["a cat"]) * 2)
+        (encoding,) = families.get("dummy").encode(model, ["a cat"])
+        (plain,) = families.get("sd1").encode(base, ["a cat"])
+        torch.testing.assert_close(encoding.embeddings, plain.embeddings * 2)
     (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["dummy", "Other"]}))
     with pytest.raises(ModelError, match="Dummy Diffusion") as raised:
         find(ModelRequest(model=str(folder)))

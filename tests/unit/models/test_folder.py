@@ -205,6 +205,15 @@ def test_a_model_for_a_few_steps_has_their_defaults(folder: Path) -> None:
     assert (spec.few_steps_by, spec.default_steps, spec.default_scale) == ("", 50, 7.5)
 
 
+def test_a_model_whose_name_says_that_it_is_for_a_few_steps(folder: Path) -> None:
+    for name, steps, sampler in (("xl-turbo", 4, "ddim"), ("x_Lightning_2step", 2, "ddim"), ("dmd2", 4, "lcm")):
+        spec = FolderModel.read(folder, name=f"owner/{name}").spec
+        assert (spec.default_steps, spec.default_scale, spec.default_sampler) == (steps, 1.0, sampler)
+        (note,) = spec.notes
+        assert note.endswith(f"by its name): the defaults are --steps {steps} and --scale 1")
+    assert FolderModel.read(folder, name="turbo/model").spec.notes == ()
+
+
 def test_the_safety_checker_is_found_if_the_folder_has_one(folder: Path) -> None:
     assert find(ModelRequest(model=str(folder))).safety_checker(download=False) is None
     edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
@@ -259,13 +268,23 @@ def pipe(name: str) -> Change:
     return change
 
 
-SDXL = index(
-    _class_name="StableDiffusionXLPipeline",
-    text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
-)
+XL: dict[str, Any] = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
 SD3 = index(_class_name="StableDiffusion3Pipeline", unet=None, transformer=["diffusers", "SD3Transformer2DModel"])
 REFUSED: dict[str, tuple[Change, str]] = {
-    "SDXL": (SDXL, "a Stable Diffusion XL model"),
+    "XL, incomplete": (index(**XL), "folder text_encoder_2 has no weights"),
+    "XL, another text encoder": (
+        index(**XL | {"text_encoder_2": ["transformers", "T5EncoderModel"]}),
+        "a Stable Diffusion XL model: its second text encoder is T5EncoderModel, not CLIPTextModelWithProjection",
+    ),
+    "XL refiner": (
+        index(**XL, text_encoder=[None, None], requires_aesthetics_score=True),
+        "a Stable Diffusion XL refiner model",
+    ),
+    "two text encoders and a BERT": (index(**XL, text_encoder=["x", "LDMBertModel"]), "parts besides these"),
     "SD3": (SD3, "a Stable Diffusion 3 model"),
     "another pipeline": (index(_class_name="AudioLDMPipeline", vae=["diffusers", "Other"]), "AudioLDMPipeline.*Other"),
     "another text encoder": (index(text_encoder=["transformers", "T5EncoderModel"]), "T5EncoderModel"),
@@ -274,6 +293,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "inpainting": (config("unet", in_channels=9), "9 channels and its VAE outputs 4, as for inpainting"),
     "other inputs": (config("unet", addition_embed_type="text_time"), "addition_embed_type"),
     "shifted latents": (config("vae", shift_factor=0.1), "shifts its latents"),
+    "normalized latents": (config("vae", latents_mean=[0.1, 0, 0, 0], latents_std=[1, 1, 1, 1]), "shifts its latents"),
     "no UNet weights": (remove("unet/diffusion_pytorch_model.safetensors"), "folder unet has no weights"),
     "no VAE": (remove("vae"), "folder vae has no weights"),
     "no UNet configuration": (remove("unet/config.json"), "unet/config.json is missing"),

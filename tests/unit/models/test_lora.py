@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers.loaders import single_file_utils
+from diffusers.loaders import lora_conversion_utils, single_file_utils
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -404,6 +405,24 @@ def test_a_file_for_another_model_is_refused_before_the_model_loads(
     assert expected in error.value.why
 
 
+def test_a_file_for_stable_diffusion_1_or_flux_is_refused_by_xl_and_one_for_xl_is_not(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"family": "sdxl", "text_width": 2048})
+    with pytest.raises(ModelError) as error:
+        write(tmp_path, in_kohya(ATTENTION, random(8, 2), random(2, 768))).require_fit(spec)
+    assert (
+        "made for Stable Diffusion 1: it takes text embeddings of width 768, the model's have 2048" in error.value.why
+    )
+    assert "a LoRA for Stable Diffusion XL" in error.value.fix
+    flux = {"lora_unet_double_blocks_0_x.lora_up.weight": random(8, 2),
+            "lora_unet_double_blocks_0_x.lora_down.weight": random(2, 8)}  # fmt: skip
+    with pytest.raises(ModelError):
+        write(tmp_path, flux).require_fit(spec)
+    second = {name.replace("lora_unet_double_blocks_0_x", "lora_te2_text_projection"): each
+              for name, each in flux.items()}  # fmt: skip
+    for fitting in (second, in_kohya(ATTENTION, random(8, 2), random(2, 2048))):
+        write(tmp_path, fitting).require_fit(spec)
+
+
 def test_a_file_that_does_not_fit_leaves_the_weights(model: Model, adapted: Adapted, tmp_path: Path) -> None:
     good = in_kohya(CONV, *pair(weight_of(model, CONV)))
     for up, expected in (
@@ -427,7 +446,7 @@ def test_a_file_without_layers_of_the_model_is_refused(model: Model, adapted: Ad
 def test_a_file_that_is_no_lora_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a LoRA") as error:
         write(tmp_path, {"emb_params": random(2, 16)})
-    assert "emb_params" in error.value.why
+    assert "a textual inversion" in error.value.why and "--embedding" in error.value.fix
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
@@ -454,4 +473,26 @@ def test_names_of_the_original_layout_are_those_that_diffusers_converts() -> Non
     for name, number in converted.items():
         layer = name.rpartition(".")[0]
         expected = names[int(number)].removeprefix(prefix).rpartition(".")[0]
-        assert layouts.flat(expected) in set(layouts.names_of("unet", layer, 1)), name
+        assert layouts.flat(expected) in set(layouts.names_of("unet", layer, 1, attention={1, 2, 3})), name
+
+
+def test_names_of_kohya_for_xl_are_those_that_diffusers_converts() -> None:
+    """The layers of the UNet of Stable Diffusion XL, with fewer channels, by their names in the original layout."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(32, 64, 64), down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
+            up_block_types=(*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"), transformer_layers_per_block=(1, 2, 10),
+            cross_attention_dim=8, attention_head_dim=8, use_linear_projection=True,
+        )  # fmt: skip
+    names = {}
+    for path, module in unet.named_modules():
+        if getattr(module, "weight", None) is not None and ("attentions" in path or "upsamplers" in path):
+            *_, original = layouts.names_of("unet", path, 2, attention={0, 1})
+            names[original] = path
+    assert len(names) == 11 * 3 + 70 * 13 + 2
+    states = {f"lora_unet_{name}.lora_down.weight": torch.tensor(0) for name in names}
+    convert: Any = lora_conversion_utils._maybe_map_sgm_blocks_to_diffusers
+    # It maps the numbers, and the words elsewhere.
+    words = {"input_blocks": "down_blocks", "middle_block": "mid_block", "output_blocks": "up_blocks"}
+    mapped = {re.sub("|".join(words), lambda found: words[found[0]], name) for name in convert(states, unet.config)}
+    assert mapped == {f"lora_unet_{layouts.flat(path)}.lora_down.weight" for path in names.values()}

@@ -11,6 +11,7 @@ from diffusers import schedulers
 
 from sdcli.errors import ModelError
 from sdcli.models import scheduler_config
+from sdcli.registry import SAMPLERS
 
 PATH = Path("scheduler_config.json")
 V1: dict[str, Any] = {
@@ -87,3 +88,20 @@ def test_unsupported_schedules_are_refused_with_the_reason(change: dict[str, Any
     with pytest.raises(ModelError) as raised:
         scheduler_config.schedule(V1 | change, PATH, "StableDiffusionPipeline")
     assert what in str(raised.value)
+
+
+def test_the_pipeline_of_xl_changes_no_field() -> None:
+    config = V1 | {"steps_offset": 0}
+    assert scheduler_config.schedule(config, PATH, "StableDiffusionXLPipeline").steps_offset == 0
+    assert scheduler_config.schedule(config, PATH, "StableDiffusionPipeline").steps_offset == 1
+
+
+def test_every_scheduler_has_a_sampler_that_does_the_same() -> None:
+    assert scheduler_config.SAMPLERS.keys() == scheduler_config.SPACINGS.keys()
+    assert set(scheduler_config.SAMPLERS.values()) <= SAMPLERS.keys()
+    multistep = {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 2}
+    found = [scheduler_config.sampler(multistep | more) for more in (
+        {}, {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"},
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+    )]  # fmt: skip
+    assert found == ["dpmpp_2m", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_a_folder_of_diffusers(folder: Path) -> None:
     assert loaded.config.scaling_factor == 0.5
 
 
+def test_the_hash_has_the_configuration(folder: Path) -> None:
+    adapter = adapters.locate("vae", str(folder), "", offline=True)
+    before = adapter.hash
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"norm_num_groups": 4', '"norm_num_groups": 2'))
+    assert adapter.hash != before
+    config.unlink()
+    assert adapter.hash == sha256(adapter.path.read_bytes()).hexdigest()
+
+
 def test_names_of_older_versions_of_diffusers(folder: Path) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
     expected = decoded(VaeSource.read(path).load(spec()))
@@ -66,13 +77,17 @@ def test_names_of_older_versions_of_diffusers(folder: Path) -> None:
     assert torch.equal(decoded(VaeSource.read(path).load(spec())), expected)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("kind", ["folder", "file", "decoder of its author"])
 def test_taesd(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     vae = AutoencoderTiny().eval()
     vae.save_pretrained(tmp_path)
-    if kind == "file":
+    if kind != "folder":
         (tmp_path / "config.json").unlink()
+    if kind == "decoder of its author":
+        layers = {name.split(".", 2)[2]: each for name, each in vae.state_dict().items() if name.startswith("decoder.")}
+        renamed = {f"{int(name.partition('.')[0]) + 1}.{name.partition('.')[2]}": each for name, each in layers.items()}
+        save_file(renamed, tmp_path / "diffusion_pytorch_model.safetensors")
     source = VaeSource.read(adapters.locate("vae", str(tmp_path), "", offline=True).path)
     source.require_fit(spec(downscale=8))
     loaded = source.load(spec())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdcli.model_spec import NoiseSchedule
-from sdcli.models.conditioning import Composition, Stages
+from sdcli.models.conditioning import Composition, Encoding, Stages
 from sdcli.pipeline.guidance import ComposedDenoiser
 from sdcli.pipeline.samplers import Plan
 from sdcli.registry import SAMPLERS
@@ -27,7 +27,7 @@ class Unet:
 
 
 def stages(*each: tuple[int, float], tokens: int = 77) -> Stages:
-    return tuple((until, torch.full((tokens, 3), value)) for until, value in each)
+    return tuple((until, Encoding(torch.full((tokens, 3), value))) for until, value in each)
 
 
 def predictions(rows: list[Composition], scale: float, calls: int = 1, **arguments: int) -> list[list[float]]:

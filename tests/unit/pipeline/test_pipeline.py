@@ -1,5 +1,6 @@
 """From jobs to images: runs of several batches against the original's arithmetic and its one stream of noise."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +175,26 @@ def test_latents_are_divided_by_the_scaling_factor_before_decoding() -> None:
         vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=0.5), decode=lambda z, return_dict: [z])
     )
     assert torch.equal(decode(model, torch.ones(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "halved"),
+    [("sdxl", {}, False), ("sdxl", {"force_upcast": True}, False), ("sdxl", {"force_upcast": False}, True),
+     ("sd1", {"force_upcast": True}, True)],
+)  # fmt: skip
+def test_the_vae_of_xl_computes_in_full_precision(family: str, config: dict[str, bool], halved: bool) -> None:
+    layer = nn.Conv2d(4, 3, 1)
+    kinds = []
+
+    def decoded(latents: torch.Tensor, return_dict: bool) -> list[torch.Tensor]:
+        kinds.append(layer(latents).dtype)
+        return [latents]
+
+    model = toy_model(vae=SimpleNamespace(config=SimpleNamespace(scaling_factor=0.5, **config), decode=decoded))
+    model = replace(model, spec=SPEC.model_copy(update={"family": family}))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert decode(model, torch.ones(1, 4, 2, 2)).dtype == torch.float32
+    assert kinds == [torch.bfloat16 if halved else torch.float32]
 
 
 class TestConditioning:

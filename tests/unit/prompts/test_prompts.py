@@ -102,7 +102,7 @@ class TestFlag:
         assert texts(prompt="{a|b} __c__", n_samples=1, n_iter=1, compat=True) == ["{a|b} __c__"]
 
     def test_an_invalid_prompt_is_found_by_counting(self) -> None:
-        def check(row: Row) -> None:
+        def check(row: Row) -> Row:
             raise UsageError(f"no {row.text}")
 
         with pytest.raises(UsageError, match="no a cat"):
@@ -233,7 +233,8 @@ VALUES: dict[str, object] = {
     "negative_prompt": "a dog", "seed": 7, "rng": "cpu", "steps": 20, "sampler": "dpm_solver", "scale": 3.5, "eta": 0.5,
     "schedule": "trailing", "sigmas": "5,1", "prompt_syntax": "a1111",
     "long_prompt": "chunk", "clip_skip": 2, "guidance_rescale": 0.5,
-    "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2,
+    "height": 256, "width": 384, "precision": "full", "images_per_prompt": 2, "lora": "ink.safetensors:0.5",
+    "embedding": "toy.pt=cat-toy", "vae": "taesd", "original_size": "9x8", "crop": "1,2",
 }  # fmt: skip
 
 
@@ -253,7 +254,8 @@ class TestRows:
                 row = {"prompt": "a cat", spelling: value}
                 path = write(jsonl(row) if kind == "jsonl" else as_csv(row), f"rows.{kind}")
                 (first, *_) = found = prompts(path, **of_run)
-                assert getattr(first.settings, name) == value, spelling
+                expected = (value,) if options()[name].repeats else value
+                assert getattr(first.settings, name) == expected, spelling
                 assert first.text == "a cat"
                 assert len(found) == (2 if name == "images_per_prompt" else 1)
 
@@ -424,9 +426,10 @@ class TestRows:
         assert refused(write("prompt,seed\n", "rows.csv")).what.endswith("is empty")
 
     def test_the_error_for_a_row_that_cannot_be_generated_names_its_line(self, write: Callable[..., str]) -> None:
-        def check(row: Row) -> None:
+        def check(row: Row) -> Row:
             if row.settings.height == 100:
                 raise UsageError("--H 100 is not a size", why="Because.", fix="Pass 128.")
+            return row
 
         path = write(jsonl({"prompt": "a"}, {"prompt": "b", "H": 100}), "rows.jsonl")
         with pytest.raises(InputFileError) as caught:
