@@ -20,7 +20,8 @@ from sdcli.jobs import from_home
 from sdcli.model_spec import ModelSpec
 from sdcli.models import checkpoint_file, families, json_files, renaming, weight_files
 from sdcli.models.model import ModelRequest
-from sdcli.models.sources.folder import INDEX, FolderModel, files_in
+from sdcli.models.scheduler_config import SAMPLERS
+from sdcli.models.sources.folder import INDEX, TEXT_PARTS, FolderModel, files_in
 from sdcli.outputs.files import cannot_write, claim_name, make_folders, sync
 from sdcli.terminal import in_bytes
 
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
     import torch
 
 SAFE = ".safetensors"
-_FEW_STEPS = {"lcm": "LCMScheduler", "tcd": "TCDScheduler"}
 _TRAINED = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type",
             "rescale_betas_zero_snr")  # fmt: skip
 """Fields of the noise schedule that a model was trained with; the others say how it is sampled."""
-_ARCHITECTURES = {"Stable Diffusion 1": "stable-diffusion-v1", "Stable Diffusion 2": "stable-diffusion-v2"}
+_ARCHITECTURES = {
+    "Stable Diffusion 1": "stable-diffusion-v1", "Stable Diffusion 2": "stable-diffusion-v2",
+    "Stable Diffusion XL": "stable-diffusion-xl-v1-base",
+}  # fmt: skip
+_NOT_OF_THE_MODEL = {"training", "sample_size", "name_or_path", "gradient_checkpointing"}
+"""Attributes of modules that decide no image."""
 ROOM = 50_000_000
 """Bytes that a disk keeps free."""
 
@@ -174,13 +179,18 @@ def _file_to_folder(conversion: Conversion, aside: Path, note: Note) -> None:
         model = source.load(torch.device("cpu"), lambda part: note(f"reading the {part}"))
     vae = next(part for part, entry in family.index.items() if entry == ["diffusers", "AutoencoderKL"])
     modules = {"unet": model.unet, vae: model.vae, family.part: model.text_encoder}
+    if model.text_encoder_2 is not None:
+        modules["text_encoder_2"] = model.text_encoder_2
     model.unet.register_to_config(sample_size=source.spec.default_height // source.spec.downscale)
     for part, module in modules.items():
         note(f"writing {part}")
         of_diffusers = hasattr(module, "save_config")
-        prefix = family.text_prefix if part == family.part else ""
+        prefix = "" if of_diffusers else family.text_prefix
         name = "diffusion_pytorch_model" if of_diffusers else "model"
-        tensors = {f"{prefix}{key}": each for key, each in module.state_dict().items()}
+        tensors = {
+            key if key.startswith(prefix) or "text_projection" in key else f"{prefix}{key}": each
+            for key, each in module.state_dict().items()
+        }
         _write(aside / part / f"{name}{SAFE}", tensors, conversion)
         if of_diffusers:
             module.save_config(aside / part)
@@ -188,9 +198,14 @@ def _file_to_folder(conversion: Conversion, aside: Path, note: Note) -> None:
             module.config.architectures = [family.index[part][1]]
             module.config.save_pretrained(aside / part)
     _write_tokenizer(model.tokenizer, family, aside / "tokenizer")
+    if model.tokenizer_2 is not None:
+        _write_tokenizer(model.tokenizer_2, family, aside / "tokenizer_2")
     scheduler = _scheduler(source.spec)
+    index = {**family.index, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    if source.spec.zero_negative_prompt:
+        index["force_zeros_for_empty_prompt"] = True
     _write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(aside / INDEX, {**family.index, "scheduler": ["diffusers", scheduler["_class_name"]]})
+    _write_json(aside / INDEX, index)
     _require_same_training(source.spec, models.find(ModelRequest(model=str(aside))).spec, conversion)
 
 
@@ -206,7 +221,8 @@ def _scheduler(spec: ModelSpec) -> dict[str, Any]:
     """The `scheduler_config.json` of a model."""
     schedule = spec.schedule.model_dump()
     fields = {name: schedule[name] for name in (*_TRAINED, "timestep_spacing", "steps_offset", "set_alpha_to_one")}
-    return {"_class_name": _FEW_STEPS.get(spec.few_steps_by, "DDIMScheduler"), "clip_sample": False, **fields}
+    name = next((name for name, sampler in SAMPLERS.items() if sampler == spec.default_sampler), "DDIMScheduler")
+    return {"_class_name": name, "clip_sample": False, **fields}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -221,25 +237,31 @@ def _folder_to_file(conversion: Conversion, aside: Path, note: Note) -> None:
     from sdcli.models import original_layout, safetensors_writer, weights
 
     found = models.find(ModelRequest(model=str(conversion.source)))
-    family = families.get(found.spec.family)
-    if not isinstance(found, FolderModel) or not family.index:
+    family = _original_family(found) if isinstance(found, FolderModel) else None
+    if family is None or not isinstance(found, FolderModel):
         raise ModelError(f"{conversion.source} has no original layout", why="Its family has none that sdcli writes.")
     if found.classes["VAE"] != "AutoencoderKL":
         raise ModelError(
             f"{conversion.source} has no original layout",
             why=f"Its VAE is {found.classes['VAE']}, and the original layout has an AutoencoderKL.",
         )
-    parts = {label: _part(found.path, files) for label, files in found.parts.items()}
-    text = {name.removeprefix(family.text_prefix): each for name, each in parts["text encoder"].items()}
-    text.pop("embeddings.position_ids", None)
-    blocks = json_files.read(found.path / found.parts["UNet"].part / "config.json").get("layers_per_block", 2)
+    parts: dict[str, Tensors] = {label: _part(found.path, files) for label, files in found.parts.items()}
+    parts["VAE"] = _newer(parts["VAE"])
+    for label in TEXT_PARTS:
+        if label in parts:
+            own = {name.removeprefix(family.text_prefix): each for name, each in parts[label].items()}
+            parts[label] = {name: each for name, each in own.items() if not name.endswith("position_ids")}
+    blocks = _config(found, "UNet").get("layers_per_block", 2)
     if not isinstance(blocks, int):
         raise ModelError(f"{conversion.source} has no original layout", why=f"Its UNet has {blocks} layers per block.")
     unet = original_layout.unet(parts["UNet"], blocks, source=str(conversion.source))
     vae = original_layout.vae(parts["VAE"])
     tensors = {renaming.UNET + name: each for name, each in unet.items()}
     tensors |= {renaming.VAE + name: each for name, each in vae.items()}
-    tensors |= family.original_text_encoder(text)
+    first, second = TEXT_PARTS
+    tensors |= family.original_text_encoder(parts[first])
+    if second in parts:
+        tensors |= family.original_text_encoder_2(parts[second])
     note(f"tensors: {len(tensors):,}")
     _write(aside, tensors, conversion, _modelspec(found.spec, conversion.target.stem))
     try:
@@ -252,13 +274,61 @@ def _folder_to_file(conversion: Conversion, aside: Path, note: Note) -> None:
             why=f"What was written does not load: {error.what}. {error.why}".replace(str(aside), "the file"),
             fix="Pass the YAML file of such checkpoints with --config.",
         ) from error
-    expected = {"UNet": parts["UNet"], "VAE": _newer(parts["VAE"]), "text encoder": text}
-    modules = {"UNet": model.unet, "VAE": model.vae, "text encoder": model.text_encoder}
-    for label, module in modules.items():
-        safetensors_writer.require_same(
-            module.state_dict(), expected[label], conversion.torch_dtype, what=f"the {label} of {conversion.target}"
-        )
+    modules = {"UNet": model.unet, "VAE": model.vae, first: model.text_encoder, second: model.text_encoder_2}
+    for label, expected in parts.items():
+        what = f"the {label} of {conversion.target}"
+        names = {name.removeprefix(family.text_prefix): each for name, each in modules[label].state_dict().items()}
+        safetensors_writer.require_same(names, expected, conversion.torch_dtype, what=what)
+        _require_same_module(modules[label], _config(found, label), conversion, label)
     _require_same_training(found.spec, written.spec, conversion)
+
+
+def _original_family(found: FolderModel) -> families.Family | None:
+    """The family of the checkpoint that a folder becomes; None if there is none."""
+    own = families.get(found.spec.family)
+    activation = str(_config(found, TEXT_PARTS[0]).get("hidden_act", ""))
+    name = families.first(
+        lambda each: (
+            bool(each.index)
+            and each.part == own.part
+            and bool(each.text_encoders_2) == bool(own.text_encoders_2)
+            and each.activation == activation
+        )
+    )
+    return None if name is None else families.get(name)
+
+
+def _config(found: FolderModel, label: str) -> Mapping[str, Any]:
+    """The `config.json` of a part."""
+    content = json_files.read(found.path / found.parts[label].part / "config.json")
+    inner = content.get("text_config")
+    return inner if isinstance(inner, dict) else content
+
+
+def _require_same_module(written: Any, config: Mapping[str, Any], conversion: Conversion, label: str) -> None:
+    """Raise `ModelError` if a part would compute otherwise than in the folder, with the same weights."""
+    import torch
+
+    with torch.device("meta"):
+        kind = type(written)
+        own = kind.from_config(dict(config)) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
+    ours, theirs = (dict(_numbers(each)) for each in (own, written))
+    wrong = next((name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{conversion.source} cannot be converted to {conversion.target}",
+            why=f"In the {label} {wrong} is {ours.get(wrong)}, and the target would be used with {theirs.get(wrong)}.",
+            fix="Pass the YAML file of such checkpoints with --config.",
+        )
+
+
+def _numbers(module: Any) -> Iterator[tuple[str, Any]]:
+    """The classes of the modules in a module, and their attributes that are plain values."""
+    for path, each in module.named_modules():
+        yield f"{path}.class", type(each).__name__
+        for name, value in vars(each).items():
+            if isinstance(value, (int, float, str, tuple)) and name[0] != "_" and name not in _NOT_OF_THE_MODEL:
+                yield f"{path}.{name}", value
 
 
 def _newer(tensors: Tensors) -> Tensors:
@@ -320,7 +390,8 @@ def _is_weights(name: str) -> bool:
 def _require_same_training(before: ModelSpec, after: ModelSpec, conversion: Conversion) -> None:
     """Raise `ModelError` if the target would be used as another model than the source."""
     pairs = [(name, getattr(before.schedule, name), getattr(after.schedule, name)) for name in _TRAINED]
-    pairs += [("scaling_factor", before.latent_scale, after.latent_scale), ("family", before.family, after.family)]
+    pairs += [("scaling_factor", before.latent_scale, after.latent_scale)]
+    pairs += [("empty negative prompt", before.zero_negative_prompt, after.zero_negative_prompt)]
     for name, own, other in pairs:
         if own != other:
             raise ModelError(

@@ -49,7 +49,7 @@ def convert(
             "--config",
             metavar="YAML",
             show_default=False,
-            help=f"{options()['config'].help} Default: that of Stable Diffusion 1.",
+            help=options()["config"].help,
         ),
     ] = "",
     json: Annotated[bool, typer.Option("--json", metavar="", help="Print a line of JSON instead of the path.")] = False,

@@ -140,6 +140,9 @@ class Family(Protocol):
     text_prefix: str = ""
     """Beginning of the names of the text encoder in such a folder, which transformers leaves out."""
 
+    activation: str = ""
+    """`hidden_act` of the text encoder in checkpoints of this family: it tells families whose folders are alike."""
+
     def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The text encoder's tensors by their names in the original layout, with the prefix of the part.
 
@@ -147,6 +150,10 @@ class Family(Protocol):
             tensors: those of a diffusers folder, without `text_prefix`.
         """
         raise NotImplementedError
+
+    def original_text_encoder_2(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The same for the second text encoder; empty for a family with one."""
+        return {}
 
     def convert_text_encoder_2(
         self, tensors: Mapping[str, torch.Tensor], config: OriginalConfig, *, source: str, config_name: str

@@ -58,6 +58,7 @@ class StableDiffusion1(Family):
         "vae": ["diffusers", "AutoencoderKL"],
     }
     text_prefix = "text_model."
+    activation = "quick_gelu"
 
     takes_clip_skip = True
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from originals import SMALL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -38,8 +39,11 @@ def load(config: Path | None = None, **where: str) -> Model:
 
 def same(one: Model, other: Model) -> bool:
     """Whether all parts have the same weights."""
-    for part in ("unet", "vae", "text_encoder"):
-        actual, expected = getattr(one, part).state_dict(), getattr(other, part).state_dict()
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        pair = getattr(one, part), getattr(other, part)
+        if pair == (None, None):
+            continue
+        actual, expected = (each.state_dict() for each in pair)
         if actual.keys() != expected.keys() or not all(torch.equal(actual[name], expected[name]) for name in actual):
             return False
     return True
@@ -71,6 +75,53 @@ def test_a_checkpoint_becomes_a_folder_and_a_checkpoint_again(
     assert spec.schedule.model_dump(exclude={"spacing_is_given"}) == before.spec.schedule.model_dump(
         exclude={"spacing_is_given"}
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["Stable Diffusion XL, v-prediction", pytest.param("Stable Diffusion 2", marks=pytest.mark.slow)]
+)
+def test_other_families(name: str, tmp_path: Path) -> None:
+    kind, schedule = SMALL[name]
+    small = kind(tmp_path / "small", schedule)
+    folder = converted(small.path, tmp_path / "folder")
+    loaded = load(model=str(folder))
+    assert same(loaded, small.model)
+    specs = [each.spec.model_dump(exclude={"name", "family", "notes"}) for each in (loaded, small.model)]
+    for spec in specs:
+        spec["schedule"].pop("spacing_is_given")
+    assert specs[0] == specs[1]
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        if getattr(small.model, tokenizer) is not None:
+            own, expected = (
+                getattr(each, tokenizer)("a toy", padding="max_length").input_ids for each in (loaded, small.model)
+            )
+            assert own == expected
+    if name == "Stable Diffusion 2":  # without the last layer, which no image needs, the real one has 23
+        file = folder / "text_encoder/model.safetensors"
+        text = load_file(file)
+        first = {key: each for key, each in text.items() if ".layers.0." in key}
+        for layer in range(2, 23):
+            text |= {key.replace(".layers.0.", f".layers.{layer}."): each + layer for key, each in first.items()}
+        save_file(text, file)
+        config = folder / "text_encoder/config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 23}))
+    again = converted(folder, tmp_path / "again.safetensors")
+    assert same(load(ckpt=str(again)), load(model=str(folder)))
+    found = load_file(again)
+    known = {key: each for key, each in small.tensors.items() if ".resblocks.2." not in key or "XL" in name}
+    unused = {"cond_stage_model.model.text_projection"} | {key for key in known if key.endswith("logit_scale")}
+    assert found.keys() >= known.keys() - unused
+    assert all(torch.equal(found[key], known[key]) for key in found if key in known)
+
+
+def test_a_folder_that_would_compute_otherwise(folder: Path, small_checkpoint: SmallCheckpoint, tmp_path: Path) -> None:
+    """The same weights with another number of heads are another model."""
+    folder = Path(shutil.copytree(folder, tmp_path / "folder"))
+    file = folder / "unet/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_head_dim": 2}))
+    with pytest.raises(ModelError, match="cannot be converted to") as raised:
+        converted(folder, tmp_path / "out.safetensors", config=str(small_checkpoint.config))
+    assert "num_attention_heads is 2, and the target would be used with 4" in raised.value.why
 
 
 @pytest.mark.slow
