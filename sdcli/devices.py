@@ -27,7 +27,9 @@ class Compute:
         return f"{self.device}, precision {self.precision}"
 
     def context(self) -> AbstractContextManager[object]:
-        """Returns the context manager for the text encoder, UNet and VAE. The weights stay in float32."""
+        """Returns the context manager for the text encoder, UNet and VAE. Weights are in float32, or in float16
+        where that is exact, see `sdcli.models.weights.placed`.
+        """
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)

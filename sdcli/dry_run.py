@@ -11,7 +11,7 @@ from typing import Any
 
 from sdcli import estimates
 from sdcli.estimates import Estimate
-from sdcli.events import Progress
+from sdcli.events import Note, Progress
 from sdcli.jobs import Job
 from sdcli.models import adapters
 from sdcli.models.chunks import Encoded
@@ -68,6 +68,8 @@ class DryRun:
         self.settings = settings
         _require_writable(settings)
         self.run = Run(settings, progress)
+        for note in self.run.notes:
+            progress(Note(note))
         if settings.device != "auto":
             # Only PyTorch knows whether the device exists, and importing it is slow.
             from sdcli import devices

@@ -414,8 +414,7 @@ class Settings(ImageSettings):
     config: str = option(
         "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
         path="config", recorded=True, rerun=True, contradicts=("model",),
-        help="Configuration of the checkpoint, if it is not the one that its tensors show: a file, or the name of one "
-        "that sdcli ships.",
+        help="Configuration of the checkpoint, where its tensors do not show it: a file, or a name that sdcli ships.",
     )  # fmt: skip
     models_folder: str = option(
         "models", "--models-folder", aliases=("--models-dir", "--ckpt-dir"), scope="run", panel=MODEL,

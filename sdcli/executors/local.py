@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -103,8 +104,13 @@ class LocalExecutor:
     def _model(self) -> Model:
         """The model, loaded on first use."""
         self._progress(Phase("importing libraries"))
+        from sdcli.models import weights
+
         with memory_errors("out of memory", fix=LESS_MEMORY):
-            return self._source.load(self._compute.device, lambda _: self._progress(Phase("loading model")))
+            model = self._source.load(self._compute.device, lambda _: self._progress(Phase("loading model")))
+            if self._compute.autocast_dtype is None:
+                weights.to_full(model)
+            return model
 
     @cached_property
     def _adapted(self) -> Adapted:
@@ -235,6 +241,7 @@ class LocalExecutor:
         """The images in [0, 1], float32, and their precision; retries in float32 if the output contains NaN."""
         import torch
 
+        from sdcli.models import weights
         from sdcli.pipeline import generate
         from sdcli.pipeline.samplers import Plan
 
@@ -253,7 +260,8 @@ class LocalExecutor:
                 )
                 precision = f"full, after not a number in {precision}"
             self._progress(BatchStarted(len(jobs), evaluations, self._number, why))
-            with attempt.context():
+            full = weights.in_full(model) if attempt.autocast_dtype is None else nullcontext()
+            with attempt.context(), full:
                 images, latents = generate(model, jobs, on_step)
             # The latents, too: a VAE may turn an infinity into a number.
             if torch.isfinite(latents).all() and torch.isfinite(images).all():

@@ -193,7 +193,7 @@ def spec_of(config: OriginalConfig, name: str, hints: Hints = NO_HINTS) -> Model
         text_width=unet.context_dim,
         watermark_method="dwtDct",
         zero_negative_prompt=bool(kind.sizes),
-        notes=tuple(hints.notes(name, kind)),
+        notes=tuple(hints.notes(name, kind, trailing=trailing)),
     )
 
 

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,9 +240,25 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"the checkpoint {path} contains no tensors", fix=DOWNLOAD_AGAIN)
     with _damage(path), path.open("rb") as file:
         # Private: torch wants memory that it could write to.
-        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        contents = _contents(path, mapped, {place.block for place in places.values()})
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        _mapped.add(whole)
+        contents = _contents(path, memoryview(whole), {place.block for place in places.values()})
+        forget_pages()
         return {name: _tensor(contents[place.block], place) for name, place in places.items()}
+
+
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""The files that tensors of `read_tensors` are in."""
+
+
+def forget_pages() -> None:
+    """Give back the memory of all that was read of mapped files. Nothing is lost: it is read again if it is needed.
+
+    Only while a model loads, since what was written to the tensors is lost.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for mapped in _mapped:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _contents(path: Path, mapped: memoryview, blocks: set[Block]) -> dict[Block, memoryview | bytearray]:

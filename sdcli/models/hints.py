@@ -86,12 +86,13 @@ class Hints:
     steps: int = 0
     size: tuple[int, int] | None = None
 
-    def notes(self, name: str, family: Family) -> Iterator[str]:
+    def notes(self, name: str, family: Family, *, trailing: bool = False) -> Iterator[str]:
         """What to tell the user, and the flags that say otherwise.
 
         Args:
             name: the checkpoint's file name.
             family: the model's.
+            trailing: whether the noise schedule is another one for that reason.
         """
         if self.prediction and (self.prediction != "eps" or self.uncertain):
             others = [config for each, config in family.configs.items() if each != self.prediction]
@@ -104,8 +105,8 @@ class Hints:
         if self.few_steps:
             yield (
                 f"the model {name} is made for a few steps ({self.few_steps.label}, by its name): the defaults are "
-                f"--steps {self.steps}, --scale 1"
-                + ("" if self.few_steps.sampler == "lcm" else " and the timesteps of --schedule trailing")
+                f"--steps {self.steps} and --scale 1"
+                + (", with the timesteps of --schedule trailing" if trailing else "")
             )
 
 

@@ -20,7 +20,8 @@ PartCallback = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Model:
-    """The parts of a loaded model, in evaluation mode, without gradients, in float32 on `device`.
+    """The parts of a loaded model, in evaluation mode, without gradients, on `device`, in float32; on a GPU some
+    weights are in float16, see `sdcli.models.weights.placed`.
 
     tokenizer: a transformers tokenizer; `model_max_length` is the number of tokens (77).
     text_encoder: depends on the family, for example CLIPTextModel.

@@ -11,6 +11,8 @@ import torch
 
 from sdcli.errors import ModelError
 from sdcli.memory import memory_errors
+from sdcli.models import checkpoint_file
+from sdcli.models.model import Model
 
 _AS_STORED = ContextVar("as_stored", default=False)
 
@@ -48,9 +50,7 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
             why="It is quantized, and sdcli does not read quantized models.",
             fix="Get the model in 16 or 32 bits.",
         )
-    if not _AS_STORED.get():
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(dict(tensors) if _AS_STORED.get() else _in_full(tensors), assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:  # Not saved with models, as it is always 0, 1, 2, ...
@@ -58,6 +58,66 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
                     raise ModelError(f"the {what} of {source} has an unknown buffer {name}")
                 module.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)
     return model.eval().requires_grad_(False)
+
+
+_AT_ONCE = 256_000_000
+
+
+def _in_full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors in float32. What was read of the file for those that are copied is given back in between."""
+    found, read = {}, 0
+    for name, tensor in tensors.items():
+        found[name] = tensor.float()
+        if found[name] is not tensor and (read := read + tensor.nbytes) > _AT_ONCE:
+            checkpoint_file.forget_pages()
+            read = 0
+    checkpoint_file.forget_pages()
+    return found
+
+
+def placed(part: Any, device: torch.device) -> Any:
+    """A part on its device; on a GPU, weights that float16 represents exactly are kept in float16.
+
+    Only those of linear and convolution layers, which autocast would convert in every call: images are the same.
+
+    Args:
+        part: a UNet or a text encoder in float32, on the CPU.
+        device: where it computes.
+    """
+    if device.type != "cpu":
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                for weight in layer.parameters(recurse=False):
+                    half = weight.data.half()
+                    if torch.equal(half.float(), weight.data):
+                        weight.data = half
+    return part.to(device)
+
+
+def to_full(model: Model) -> None:
+    """Convert the weights of `placed` back to float32, exactly, for a run without autocast."""
+    for weight in _halves(model):
+        weight.data = weight.data.float()
+
+
+@contextmanager
+def in_full(model: Model) -> Iterator[None]:
+    """As `to_full`, for one computation. Meanwhile the weights in float16 are in the memory of the CPU."""
+    kept = []
+    try:
+        for weight in _halves(model):
+            kept.append((weight, weight.data.cpu()))
+            weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, half in kept:
+            weight.data = half.to(weight.device)
+
+
+def _halves(model: Model) -> list[torch.nn.Parameter]:
+    parts = (model.unet, *(text_encoder for _, text_encoder in model.text_encoders))
+    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+    return [weight for part in modules for weight in part.parameters() if weight.dtype == torch.float16]
 
 
 def check(

@@ -49,6 +49,12 @@ def test_the_end_of_a_long_prompt_is_cut() -> None:
     assert one.words.cut == "cat " * 5 + "and a dog"
 
 
+def test_what_to_know_before_a_run_is_noted() -> None:
+    events: list[Event] = []
+    DryRun(Settings.of(prompt="a cat", scale=1, negative_prompt="red"), events.append)
+    assert events == [Note("--negative-prompt has no effect at a guidance scale of 1")]
+
+
 def test_names_are_free() -> None:
     samples = Path("out/samples")
     samples.mkdir(parents=True)

@@ -48,7 +48,7 @@ class OriginalModel:
     shapes: Shapes
     """Of the tensors, by their original names."""
     hints: Hints
-    """What the file says about itself; nothing of the model if there is a YAML file."""
+    """What the file says about itself; nothing that a YAML file says, if there is one."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -107,28 +107,27 @@ class OriginalModel:
             progress("checkpoint")
             tensors = _scaled(renaming.original_names(checkpoint_file.read_tensors(self.path)))
             _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, self)
+            files = {"source": source, "config_name": config_name}
             progress("text encoder")
-            text_encoder = self.family.convert_text_encoder(
-                tensors, self.config, self._text_config(), source=source, config_name=config_name
-            )
-            text_encoder_2 = self.family.convert_text_encoder_2(
-                tensors, self.config, source=source, config_name=config_name
-            )
-            text_encoders = [each for each in (text_encoder, text_encoder_2) if each is not None]
+            text_encoder = self.family.convert_text_encoder(tensors, self.config, self._text_config(), **files)
+            text_encoder_2 = self.family.convert_text_encoder_2(tensors, self.config, **files)
+            text_encoders = [
+                weights.placed(each, device) for each in (text_encoder, text_encoder_2) if each is not None
+            ]
             progress("UNet")
-            unet = conversion.unet(tensors, self.config, source=source, config_name=config_name)
+            unet = weights.placed(conversion.unet(tensors, self.config, **files), device)
             weights.check_width(text_encoders, unet, source)
             progress("VAE")
-            vae = conversion.vae(tensors, self.config, source=source, config_name=config_name)
+            vae = conversion.vae(tensors, self.config, **files).to(device)
             return Model(
                 spec=self.spec,
                 tokenizer=self.tokenizer(),
-                text_encoder=text_encoder.to(device),
-                unet=unet.to(device),
-                vae=vae.to(device),
+                text_encoder=text_encoder,
+                unet=unet,
+                vae=vae,
                 device=device,
                 tokenizer_2=self._tokenizer(1) if text_encoder_2 is not None else None,
-                text_encoder_2=text_encoder_2.to(device) if text_encoder_2 is not None else None,
+                text_encoder_2=text_encoder_2,
             )
 
 
@@ -185,7 +184,9 @@ def find(request: ModelRequest) -> OriginalModel | None:
         return _recognized(path, stored, shapes)
     config = checkpoint_config.read(config_path)
     folder = families.get(checkpoint_config.family_of(config)).text_folder(config, config_path)
-    model = OriginalModel(path, config_path, config, folder, shapes, Hints())
+    said = hints.read(path, {}, checkpoint_file.metadata(path), lambda _: None, second=False)
+    of_steps = Hints(few_steps=said.few_steps, steps=said.steps)  # the rest is in the YAML
+    model = OriginalModel(path, config_path, config, folder, shapes, of_steps)
     _check(shapes, model)
     return model
 

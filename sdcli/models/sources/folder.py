@@ -188,7 +188,8 @@ class FolderModel:
                 progress(label)
                 home = _home(self.path, self.base, files.part)
                 part = pretrained.load(classes[label], home, files, what=label, source=self.spec.name)
-                loaded[label] = part.to(device)
+                # The VAE may compute without autocast.
+                loaded[label] = part.to(device) if label == "VAE" else weights.placed(part, device)
             text_encoders = [loaded[label] for label in TEXT_PARTS if label in loaded]
             weights.check_width(text_encoders, loaded["UNet"], self.spec.name)
             model = Model(
@@ -202,7 +203,8 @@ class FolderModel:
                 text_encoder_2=loaded.get(second),
             )
             if self.path not in (shipped.BUILTIN, shipped.FAST):
-                pretrained.try_out(model)
+                with weights.in_full(model):
+                    pretrained.try_out(model)
             return model
 
 

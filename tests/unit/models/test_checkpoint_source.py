@@ -494,6 +494,12 @@ def test_a_shipped_configuration_that_is_named_is_obeyed(alone: Path) -> None:
     assert config_of(alone, "v1-inference-v.yaml").spec.schedule.prediction_type == "v_prediction"
 
 
+def test_a_name_says_few_steps_with_a_configuration_too(alone: Path) -> None:
+    path = alone.rename(alone.with_name("m_lightning_8step_vpred.ckpt"))
+    spec = config_of(path, "v1-inference.yaml").spec
+    assert (spec.default_steps, spec.default_scale, spec.schedule.prediction_type) == (8, 1.0, "epsilon")
+
+
 def test_a_configuration_beside_the_file_is_obeyed(alone: Path) -> None:
     """As AUTOMATIC1111's web UI does."""
     copied(alone.parent, "linear_end: 0.0120", "linear_end: 0.05").rename(alone.with_suffix(".yaml"))
