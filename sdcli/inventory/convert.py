@@ -220,7 +220,9 @@ def _write_tokenizer(tokenizer: Any, family: families.Family, folder: Path) -> N
 def _scheduler(spec: ModelSpec) -> dict[str, Any]:
     """The `scheduler_config.json` of a model."""
     schedule = spec.schedule.model_dump()
-    fields = {name: schedule[name] for name in (*_TRAINED, "timestep_spacing", "steps_offset", "set_alpha_to_one")}
+    given = {"timestep_spacing": spec.schedule.spacing_is_given, "set_alpha_to_one": spec.schedule.alpha_is_given}
+    names = (*_TRAINED, "steps_offset", *(name for name, is_given in given.items() if is_given))
+    fields = {name: schedule[name] for name in names}
     name = next((name for name, sampler in SAMPLERS.items() if sampler == spec.default_sampler), "DDIMScheduler")
     return {"_class_name": name, "clip_sample": False, **fields}
 
