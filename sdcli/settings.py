@@ -398,8 +398,8 @@ class Settings(ImageSettings):
         None, "--model", aliases=("--model-id", "--pretrained-model-name-or-path"),
         scope="run", panel=MODEL, metavar="MODEL", path="model", recorded=True,
         contradicts=("ckpt", "config", "laion400m"),
-        help="Diffusers folder, Hugging Face model id, or builtin-fast: the builtin model in 4 steps. Default: the "
-        "builtin model.",
+        help="Diffusers folder, name in --models-folder, Hugging Face model id, or builtin-fast: the builtin model in "
+        "4 steps. Default: the builtin model.",
     )  # fmt: skip
     revision: str | None = option(
         None, "--revision", scope="run", panel=MODEL, metavar="NAME", recorded=True, rerun=True,
@@ -408,12 +408,18 @@ class Settings(ImageSettings):
     ckpt: str = option(
         "models/ldm/stable-diffusion-v1/model.ckpt", "--ckpt", aliases=("--checkpoint", "--ckpt-path", "--ckpt-name"),
         scope="run", panel=MODEL, metavar="FILE", path="checkpoint", recorded=True, contradicts=("model",),
-        help="Checkpoint of Stable Diffusion 1, 2 or XL in one file; the default file is used if it exists.",
+        help="Checkpoint of Stable Diffusion 1, 2 or XL in one file, or its name in --models-folder; the default file "
+        "is used if it exists.",
     )  # fmt: skip
     config: str = option(
         "configs/stable-diffusion/v1-inference.yaml", "--config", scope="run", panel=MODEL, metavar="YAML",
         path="config", recorded=True, rerun=True, contradicts=("model",),
         help="Configuration of the checkpoint, where its tensors do not show it: a file, or a name that sdcli ships.",
+    )  # fmt: skip
+    models_folder: str = option(
+        "models", "--models-folder", aliases=("--models-dir", "--ckpt-dir"), scope="run", panel=MODEL,
+        metavar="FOLDER", path="folder", rerun=True,
+        help="Folder in which --model NAME and --ckpt NAME look for models, also in its folders.",
     )  # fmt: skip
     adapters: str = option(
         "adapters", "--adapters", aliases=("--lora-dir", "--lora-model-dir"), scope="run", panel=MODEL,

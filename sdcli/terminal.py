@@ -29,6 +29,15 @@ def shortened(text: str, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def in_bytes(number: float) -> str:
+    """A number of bytes in words, with units of powers of 1,000."""
+    for unit in ("bytes", "KB", "MB"):
+        if number < 1_000:
+            return f"{number:.{3 if number < 100 else 4}g} {unit}"
+        number /= 1_000
+    return f"{number:.2f} GB"
+
+
 def json_line(value: Any) -> str:
     """Returns the value as one line of JSON, in which only unsafe characters are escaped; without UTF-8 all but ASCII.
 

@@ -27,13 +27,38 @@ _WITHOUT_QUOTES = re.compile(r"[\w/.,+@~-]*", re.ASCII)
 _LARGEST_SEARCH = 2_000
 """Entries of folders that are looked at for one answer. Folders beyond them are offered unseen."""
 _MODEL = "model_index.json"
+_SUFFIXES = (".ckpt", ".safetensors")
 
 
 def models(incomplete: str) -> list[str]:
     """The builtin models, models in the Hugging Face cache, folders of models, and folders that lead to them."""
-    names = [*shipped.NAMES, *_cached(_MODEL)]
+    names = [*shipped.NAMES, *_cached(_MODEL), *_names(default("models_folder"))]
     found = _paths(incomplete, (), _Search(lambda name: name == _MODEL))
     return [name for name in names if name.startswith(incomplete)] + found
+
+
+def any_models(incomplete: str) -> list[str]:
+    """Models and adapters: builtin, in the Hugging Face cache, in the default folders, and files."""
+    names = [*shipped.NAMES, *_cached(_MODEL), *_names(default("models_folder")), *_names(default("adapters"))]
+    return [name for name in names if name.startswith(incomplete)] + checkpoints(incomplete)
+
+
+def known_models(incomplete: str) -> list[str]:
+    """The names that `sdcli models fetch` knows."""
+    from sdcli.inventory import known
+
+    return choices_of(tuple(known.by_name()))(incomplete)
+
+
+def _names(folder: str) -> list[str]:
+    """The names of the models and adapters in a folder, without those of folders below."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    stems = [Path(entry.name).stem for entry in entries if entry.name.lower().endswith(_SUFFIXES)]
+    names = stems + [entry.name for entry in entries if os.path.isfile(os.path.join(entry.path, _MODEL))]  # noqa: PTH113, PTH118
+    return [name for name in names if _WITHOUT_QUOTES.fullmatch(name)]
 
 
 def safety_models(incomplete: str) -> list[str]:
@@ -43,15 +68,15 @@ def safety_models(incomplete: str) -> list[str]:
 
 def checkpoints(incomplete: str) -> list[str]:
     """Checkpoint files, and folders that lead to them."""
-    suffixes = (".ckpt", ".safetensors")
-    return _paths(incomplete, suffixes, _Search(lambda name: name.lower().endswith(suffixes)))
+    names = [name for name in _names(default("models_folder")) if name.startswith(incomplete)]
+    return names + _paths(incomplete, _SUFFIXES, _Search(lambda name: name.lower().endswith(_SUFFIXES)))
 
 
 def adapters(incomplete: str) -> list[str]:
     """Names of the files in the default folder of adapters, files of adapters, and folders that lead to them."""
     from sdcli.models import adapters as files
 
-    names = {file.stem for file in files.in_folder(Path(default("adapters")))}
+    names = {file.stem for file in files.files_below(Path(default("adapters")))}
     found = _paths(incomplete, files.SUFFIXES, _Search(lambda name: name.lower().endswith(files.SUFFIXES)))
     return sorted(name for name in names if name.startswith(incomplete) and _WITHOUT_QUOTES.fullmatch(name)) + found
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from sdcli.errors import ModelNotFound
+from sdcli.models import shipped
 from sdcli.models.model import ModelRequest, ModelSource
 from sdcli.registry import MODEL_SOURCES
 from sdcli.settings import Settings
@@ -62,15 +64,36 @@ def find_here(settings: Settings) -> ModelSource:
     return source
 
 
+def named(name: str, folder: str) -> Path | None:
+    """The diffusers folder or the checkpoint of this name in the folder of models.
+
+    Args:
+        name: such as `dreamy`, `dreamy.safetensors` or `old/dreamy`. If there is such a path, it is not a name.
+        folder: the folder of models.
+    """
+    from sdcli.models import adapters
+
+    root = Path(os.path.expanduser(folder))  # noqa: PTH111
+    if os.path.lexists(os.path.expanduser(name)) or os.path.isabs(name):  # noqa: PTH111, PTH117
+        return None
+    if os.path.isfile(root / name / "model_index.json"):  # noqa: PTH113 - also for names that are too long
+        return root / name
+    return adapters.named(name, root)
+
+
 def is_hub_id(model: str | None) -> bool:
     """Whether a name is that of a model on the hub, if there is no folder of that name."""
     return model is not None and "/" in model and not model.startswith(("/", "~", "."))
 
 
 def _request(settings: Settings) -> ModelRequest:
+    model, ckpt = settings.model, settings.checkpoint
+    name = ckpt if model is None else model
+    if name and not (model in shipped.NAMES or is_hub_id(model)) and (found := named(name, settings.models_folder)):
+        model, ckpt = (None, str(found)) if found.is_file() else (str(found), None)
     return ModelRequest(
-        model=settings.model,
-        ckpt=settings.checkpoint,
+        model=model,
+        ckpt=ckpt,
         config=settings.config,
         revision=settings.revision,
         offline=settings.offline,

@@ -58,3 +58,16 @@ def name(original: str) -> str:
         if original.startswith(old):
             return prefix + new + original.removeprefix(old)
     return original
+
+
+def original_name(name: str) -> str:
+    """The name in x-transformers of a tensor in `LDMBertModel`: `name` the other way round."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    if not layer:
+        return next((old + name.removeprefix(new) for old, new in OUTER.items() if name.startswith(new)), name)
+    rest = name[layer.end() :]
+    for step, names in enumerate((ATTENTION, FEED_FORWARD)):
+        for old, new in names.items():
+            if rest.startswith(new):
+                return f"attn_layers.layers.{2 * int(layer[1]) + step}.{old}{rest.removeprefix(new)}"
+    return name

@@ -160,13 +160,13 @@ def shapes(path: Path) -> Shapes:
     return {name: place.shape for name, place in _places(path).items()}
 
 
-def types(path: Path) -> set[str]:
-    """The data types of the tensors, as torch names them.
+def stored(path: Path) -> Mapping[str, Place]:
+    """Where each tensor of a checkpoint is, and in which type, by name.
 
     Raises:
         ModelError: as for `shapes`.
     """
-    return {place.dtype for place in _places(path).values()}
+    return _places(path)
 
 
 def size(path: Path) -> int:
@@ -190,6 +190,19 @@ def metadata(path: Path) -> dict[str, str]:
         size = int.from_bytes(file.read(8), "little")
         texts = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique).get("__metadata__") or {}
         return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def unknown_types(path: Path) -> dict[str, str]:
+    """The tensors of a safetensors file that `read_tensors` leaves out, because their type is not known, by name.
+
+    Raises:
+        ModelError: as for `shapes`.
+    """
+    with _damage(path), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(size, MAX_TABLE)), object_pairs_hook=_unique)
+        header.pop("__metadata__", None)
+        return {name: each["dtype"] for name, each in header.items() if each["dtype"] not in SAFETENSORS_TYPES}
 
 
 def values(path: Path, name: str) -> Sequence[float] | None:

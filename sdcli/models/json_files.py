@@ -20,20 +20,24 @@ _LONGEST = 80
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
-def read(path: Path) -> Mapping[str, Any]:
+def read(path: Path, *, most: int = MAX_SIZE) -> Mapping[str, Any]:
     """The fields of the object in a JSON file.
 
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
     Raises:
-        ModelError: the file is missing, cannot be read, is larger than `MAX_SIZE`, is not JSON, or contains something
+        ModelError: the file is missing, cannot be read, is larger, is not JSON, or contains something
             other than an object.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, and a device may never end
             raise ValueError("It is not a regular file")
         with path.open("rb") as file:
-            text = file.read(MAX_SIZE + 1)
-        if len(text) > MAX_SIZE:
-            raise ValueError(f"It has more than {MAX_SIZE:,} bytes")
+            text = file.read(most + 1)
+        if len(text) > most:
+            raise ValueError(f"It has more than {most:,} bytes")
         content = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise ModelError(f"the model is incomplete: {path} is missing", fix=_AGAIN) from None

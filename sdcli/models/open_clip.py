@@ -69,3 +69,30 @@ def _renamed(
             yield f"encoder.layers.{match[1]}.{_LAYERS[match[2]]}.{match[3]}", tensor
         else:
             yield _NAMES.get(name, name), tensor
+
+
+def originals(found: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors by OpenCLIP's names: `tensors` the other way round.
+
+    Args:
+        found: by the names that `CLIPTextModel` has, with or without `text_model.`, and `text_projection.weight`.
+        prefix: that of the text encoder's names.
+    """
+    import torch
+
+    names = {new: old for old, new in _NAMES.items()}
+    inner = {new: old for old, new in _LAYERS.items()}
+    tensors = {name.removeprefix("text_model."): each for name, each in found.items()}
+    renamed: dict[str, torch.Tensor] = {}
+    for name, each in tensors.items():
+        layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name == "text_projection.weight":
+            renamed["text_projection"] = each.T
+        elif layer and layer[2] == "self_attn.q_proj":
+            three = (tensors[f"encoder.layers.{layer[1]}.self_attn.{which}_proj.{layer[3]}"] for which in "qkv")
+            renamed[f"transformer.resblocks.{layer[1]}.attn.in_proj_{layer[3]}"] = torch.cat(list(three))
+        elif layer and layer[2] in inner:
+            renamed[f"transformer.resblocks.{layer[1]}.{inner[layer[2]]}.{layer[3]}"] = each
+        elif name in names:
+            renamed[names[name]] = each
+    return {prefix + name: each for name, each in renamed.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,7 +12,19 @@ import torch
 from sdcli.errors import ModelError
 from sdcli.memory import memory_errors
 from sdcli.models import checkpoint_file
-from sdcli.models.model import Model
+from sdcli.models.model import Model, PipelineModel
+
+_AS_STORED = ContextVar("as_stored", default=False)
+
+
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """Within this context, `assign` keeps the types of tensors, so that none is copied: for conversions."""
+    token = _AS_STORED.set(True)
+    try:
+        yield
+    finally:
+        _AS_STORED.reset(token)
 
 
 def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source: str, config: str) -> Any:
@@ -37,7 +50,7 @@ def assign(model: Any, tensors: Mapping[str, torch.Tensor], *, what: str, source
             why="It is quantized, and sdcli does not read quantized models.",
             fix="Get the model in 16 or 32 bits.",
         )
-    model.load_state_dict(_in_full(tensors), assign=True)
+    model.load_state_dict(dict(tensors) if _AS_STORED.get() else _in_full(tensors), assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:  # Not saved with models, as it is always 0, 1, 2, ...
@@ -81,14 +94,14 @@ def placed(part: Any, device: torch.device) -> Any:
     return part.to(device)
 
 
-def to_full(model: Model) -> None:
+def to_full(model: Model | PipelineModel) -> None:
     """Convert the weights of `placed` back to float32, exactly, for a run without autocast."""
     for weight in _halves(model):
         weight.data = weight.data.float()
 
 
 @contextmanager
-def in_full(model: Model) -> Iterator[None]:
+def in_full(model: Model | PipelineModel) -> Iterator[None]:
     """As `to_full`, for one computation. Meanwhile the weights in float16 are in the memory of the CPU."""
     kept = []
     try:
@@ -101,7 +114,9 @@ def in_full(model: Model) -> Iterator[None]:
             weight.data = half.to(weight.device)
 
 
-def _halves(model: Model) -> list[torch.nn.Parameter]:
+def _halves(model: Model | PipelineModel) -> list[torch.nn.Parameter]:
+    if isinstance(model, PipelineModel):  # whose precision `sdcli.pipeline.of_diffusers` decides
+        return []
     parts = (model.unet, *(text_encoder for _, text_encoder in model.text_encoders))
     modules = [part for part in parts if isinstance(part, torch.nn.Module)]
     return [weight for part in modules for weight in part.parameters() if weight.dtype == torch.float16]

@@ -97,11 +97,12 @@ def _command(values: Mapping[str, Any]) -> tuple[str, bool]:
             shown = line.names[0]
             texts = [printable(str(one)) for one in several]
             as_is = as_is and texts == [*map(str, several)]
-            words += [shown] if value is True else [_with_value(bool(line.path), shown, text) for text in texts]
+            words += [shown] if value is True else [with_value(bool(line.path), shown, text) for text in texts]
     return " ".join(words), as_is
 
 
-def _with_value(is_path: bool, flag: str, value: str) -> str:
+def with_value(is_path: bool, flag: str, value: str) -> str:
+    """A flag and its value, quoted for the shell."""
     # Others may read the command, and the name of the home folder may name a person.
     if is_path and (path := at_home(value)).startswith("~/"):
         return f"{flag} ~/{_quoted(path.removeprefix('~/'))}"

@@ -231,10 +231,13 @@ def settings_of(folder: Path) -> dict[str, Any]:
     # In the same folder paths stay as they are, since records of images contain them.
     if start.is_dir() and os.path.samefile(start, "."):  # noqa: PTH121
         return settings
+    by_name = "ckpt" in settings or "/" not in settings.get("model", "/")
     for name in [name for name, line in options().items() if line.path and line.journal]:
         given = name in settings
-        # Without --model the run looked for the default checkpoint, and always for the default folders.
-        looked_for = name in ("wildcards", "adapters") or (name == "ckpt" and not settings.get("model"))
+        # Without --model the run looked for the default checkpoint, and always for the default folders; for that of
+        # models only if the model may be a name in it.
+        looked_for = name in ("wildcards", "adapters") or (name == "models_folder" and by_name)
+        looked_for = looked_for or (name == "ckpt" and not settings.get("model"))
         value = settings[name] if given else default(name) if looked_for else None
         if value is not None and value != "-":
             found = with_paths(name, value, lambda path: _from_start(start, path))

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcli.cli.completion import COMPLETERS, adapters, checkpoints, folders, models, safety_models
+from sdcli.cli.completion import (
+    COMPLETERS,
+    adapters,
+    any_models,
+    checkpoints,
+    folders,
+    known_models,
+    models,
+    safety_models,
+)
 from sdcli.registry import SAMPLERS
 from sdcli.settings import flags
 
@@ -78,6 +87,21 @@ def test_names_that_need_quotes_are_left_to_the_shell(folder: Path) -> None:
     (folder / "my models/v1.ckpt").touch()
     assert checkpoints("m") == []
     assert checkpoints("mo") == ["models/ldm/v1.ckpt", "models/ldm/v2.SafeTensors"]
+
+
+def test_names_in_the_folders_of_models(folder: Path) -> None:
+    (folder / "adapters").mkdir()
+    for name in ("models/Dreamy.safetensors", "models/notes.txt", "models/my model.ckpt", "adapters/style.safetensors"):
+        (folder / name).touch()
+    (folder / "models/whole").mkdir()
+    (folder / "models/whole/model_index.json").touch()
+    assert checkpoints("D") == ["Dreamy"]
+    assert "Dreamy" in models("")
+    assert "my model" not in models("")
+    assert models("w") == ["whole"]
+    assert any_models("st") == ["style"]
+    assert {"builtin", "org/model", "Dreamy", "whole", "style"} <= set(any_models(""))
+    assert known_models("sdxl-t") == ["sdxl-turbo"]
 
 
 def test_models(folder: Path) -> None:

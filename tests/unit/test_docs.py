@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGPIPE, SIGTERM
+from typing import Any
 
 import pytest
 import typer
@@ -89,13 +90,19 @@ def test_architecture_names_every_module() -> None:
 
 def _known_flags() -> set[str]:
     """The flags of all commands, of the scripts in `training/` and `benchmarks/`, and `OTHER_FLAGS`."""
-    commands = typer.main.get_command(app)
-    each = [commands, *(deferred.command for deferred in commands.commands.values())]
-    flags = {flag for command in each for p in command.params for flag in p.opts}
+    flags = {flag for command in _commands(typer.main.get_command(app)) for p in command.params for flag in p.opts}
     for folder in ("training", "benchmarks"):
         for script in (ROOT / folder).glob("*.py"):
             flags |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
     return {_plain(flag) for flag in flags | OTHER_FLAGS} | set(spellings())
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    """A command, those in it, and those in these."""
+    command = getattr(command, "command", command)
+    yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from _commands(each)
 
 
 def _plain(flag: str) -> str:

@@ -23,6 +23,7 @@ FILES = {
     "sdcli/models/vocabularies/clip/vocab.json",
     "sdcli/models/vocabularies/clip/merges.txt",
     "sdcli/models/vocabularies/bert/vocab.txt",
+    "sdcli/inventory/known.json",
     "sdcli/models/builtin/README.md",
     "sdcli/models/builtin/model_index.json",
     "sdcli/models/builtin/scheduler/scheduler_config.json",

@@ -26,7 +26,7 @@ SETTINGS = names("image", path="adapter")
 """The settings of an image that name files."""
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", "adapter_config.json")
 """Files that say how others are to be read."""
 _SHOWN = 5
 _MOST = 20_000
@@ -76,15 +76,18 @@ def find(name: str, folder: str | Path) -> Path:
         ModelNotFound: there is no such file.
     """
     root = Path(from_home(folder))
-    known = {file.relative_to(root).as_posix(): file for file in in_folder(root)}
-    for relative, file in known.items():
-        if is_name_of(name, relative):
-            return file
+    if file := named(name, root):
+        return file
     raise ModelNotFound(
         f"there is no adapter {name} in {folder}",
-        why=_why_none(name, [file.stem for file in known.values()], root),
+        why=_why_none(name, [file.stem for file in files_below(root)], root),
         fix="Pass the folder with --adapters, or the path of the file.",
     )
+
+
+def named(name: str, folder: Path) -> Path | None:
+    """The file of this name, with or without suffix, in a folder or in the folders below; None if there is none."""
+    return next((file for file in files_below(folder) if is_name_of(name, file.relative_to(folder).as_posix())), None)
 
 
 def is_name_of(name: str, path: str) -> bool:
@@ -107,8 +110,8 @@ def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
     return f"It has {shown}." if known else "It has no adapters."
 
 
-def in_folder(folder: Path) -> Iterator[Path]:
-    """The files of adapters in a folder, those of outer folders first."""
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of weights in a folder, those of outer folders first."""
     below, left = [folder], _MOST
     while below and left > 0:
         try:
@@ -220,10 +223,10 @@ def _downloaded(request: ModelRequest, file: str, *, offline: bool) -> tuple[Pat
     from sdcli.models.sources import hub
 
     # The commit and the list of files come with any file.
-    folder = hub.fetch(request, [file or "README.md", *_CONFIGS], offline, request.revision)
+    folder = hub.fetch(request, [file or "README.md", *CONFIGS], offline, request.revision)
     if not file:
         file = _only([name for name in hub.files(request, folder, offline) if name.endswith(SUFFIXES)], request)
-        folder = hub.fetch(request, [file, *_CONFIGS], offline, folder.name)
+        folder = hub.fetch(request, [file, *CONFIGS], offline, folder.name)
     path = folder / file
     if not path.is_file():
         raise ModelNotFound(f"{request.model} has no file {file}", fix="Check the name.")
@@ -277,7 +280,7 @@ def embeddings(value: Sequence[str]) -> list[str]:
         if not os.path.isdir(from_home(path)):  # noqa: PTH112
             found.append(each)
             continue
-        files = [at_home(str(file)) for file in in_folder(Path(from_home(path)))]
+        files = [at_home(str(file)) for file in files_below(Path(from_home(path)))]
         if not files:
             raise ModelNotFound(
                 f"{flag('embedding')} {path} has no embeddings",

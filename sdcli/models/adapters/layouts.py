@@ -149,8 +149,8 @@ def names_of(part: Part, layer: str, blocks: int, *, attention: Collection[int])
         return
     if layer.endswith("to_out.0"):
         yield flat(layer.removesuffix(".0"))
-    if original := _original(layer, blocks, attention):
-        yield flat(original)
+    if place := original(layer, blocks, attention):
+        yield flat(place)
 
 
 _TOP = {
@@ -166,7 +166,7 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def _original(layer: str, blocks: int, attention: Collection[int]) -> str:
+def original(layer: str, blocks: int, attention: Collection[int]) -> str:
     """The name of a UNet's layer in the original layout; empty if it has none."""
     if middle := _MIDDLE.fullmatch(layer):
         kind, number, rest = middle.groups()

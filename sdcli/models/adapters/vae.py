@@ -130,7 +130,7 @@ class VaeSource:
             tensors = {key: each for key, each in tensors.items() if not key.startswith(("loss.", "model_ema."))}
             return conversion.assign(model, tensors, conversion.convert_vae, dict(config), "VAE", name, "its shapes")
         expected = {key: each.shape for key, each in model.state_dict().items()}
-        renamed = {_newer(key): each for key, each in tensors.items()}
+        renamed = {newer_name(key): each for key, each in tensors.items()}
         # Linear layers were convolutions once.
         tensors = {
             key: each.reshape(expected[key]) if each.ndim == 4 and len(expected.get(key, ())) == 2 else each
@@ -143,7 +143,8 @@ _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 """Names of the layers of attention in older versions of diffusers, and now."""
 
 
-def _newer(name: str) -> str:
+def newer_name(name: str) -> str:
+    """The name that a tensor has now in diffusers."""
     root, _, end = name.rpartition(".")
     place, _, layer = root.rpartition(".")
     return f"{place}.{_ATTENTION[layer]}.{end}" if layer in _ATTENTION else name

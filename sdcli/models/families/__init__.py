@@ -137,6 +137,26 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
+    index: Mapping[str, Any] = {}
+    """`model_index.json` of a folder that a checkpoint is converted to; empty if it cannot be."""
+    text_prefix: str = ""
+    """Beginning of the names of the text encoder in such a folder, which transformers leaves out."""
+
+    activation: str = ""
+    """`hidden_act` of the text encoder in checkpoints of this family: it tells families whose folders are alike."""
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The text encoder's tensors by their names in the original layout, with the prefix of the part.
+
+        Args:
+            tensors: those of a diffusers folder, without `text_prefix`.
+        """
+        raise NotImplementedError
+
+    def original_text_encoder_2(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The same for the second text encoder; empty for a family with one."""
+        return {}
+
     def convert_text_encoder_2(
         self, tensors: Mapping[str, torch.Tensor], config: OriginalConfig, *, source: str, config_name: str
     ) -> Any:

@@ -40,6 +40,15 @@ class LatentDiffusion(Family):
     tensor_prefixes = (f"{PREFIX}attn_layers.",)
     example_config = "configs/latent-diffusion/txt2img-1p4B-eval.yaml"
 
+    index: Mapping[str, Any] = {
+        "_class_name": "LDMTextToImagePipeline",
+        "bert": ["latent_diffusion", "LDMBertModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "tokenizer": ["transformers", "BertTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vqvae": ["diffusers", "AutoencoderKL"],
+    }
+
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
         """The shipped vocabulary: the original script uses no other, and the YAML contains the sizes."""
         return self.vocabulary
@@ -87,6 +96,11 @@ class LatentDiffusion(Family):
             model = bert.build(text_config)
         renamed = {bert.name(name.removeprefix(PREFIX)): tensor for name, tensor in part(tensors, TEXT).items()}
         return weights.assign(model, renamed, what="text encoder", source=source, config=config_name)
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        from sdcli.models import bert
+
+        return {PREFIX + bert.original_name(name): tensor for name, tensor in tensors.items()}
 
     def text_encoder_class(self) -> Any:
         from sdcli.models.bert import BertTextModel

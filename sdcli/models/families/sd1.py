@@ -47,6 +47,20 @@ class StableDiffusion1(Family):
     example_config = "configs/stable-diffusion/v1-inference.yaml"
     configs: Mapping[str, str] = {"eps": "v1-inference.yaml", "v": "v1-inference-v.yaml"}
 
+    index: Mapping[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    text_prefix = "text_model."
+    activation = "quick_gelu"
+
     takes_clip_skip = True
 
     def text_folder(self, config: OriginalConfig, config_path: Path) -> Path:
@@ -91,6 +105,9 @@ class StableDiffusion1(Family):
         renamed = clip_names(part(tensors, TEXT))
         used = used_layers(config, text_config.get("num_hidden_layers", 12))
         return build(self.text_encoder_class(), text_config, renamed, used, source=source, config_name=config_name)
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return {f"{PREFIX}{self.text_prefix}{name}": tensor for name, tensor in tensors.items()}
 
     def embeddings(self, model: Model, text_encoder: Any, ids: torch.Tensor, clip_skip: int) -> Encoding:
         """As of any family. The final normalization follows the layer, whichever it is."""

@@ -41,6 +41,8 @@ class StableDiffusion2(StableDiffusion1):
     example_config = "configs/stable-diffusion/v2-inference-v.yaml"
     configs: Mapping[str, str] = {"eps": "v2-inference.yaml", "v": "v2-inference-v.yaml"}
 
+    activation = "gelu"
+
     def text_params(self, shapes: Shapes) -> Mapping[str, Any]:
         return {"layer": "penultimate"}
 
@@ -71,6 +73,9 @@ class StableDiffusion2(StableDiffusion1):
             layers -= 1
         renamed.pop("text_projection.weight", None)
         return build(self.text_encoder_class(), text_config, renamed, layers, source=source, config_name=config_name)
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return open_clip.originals(tensors, OPEN_CLIP)
 
 
 FAMILY = StableDiffusion2()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sdcli.models.conditioning import Encoding
     from sdcli.models.model import Model
 
+FIRST_TEXT = "conditioner.embedders.0.transformer."
+"""The beginning of the names of the first text encoder in the original's files."""
 TRAINED_LAYER = 2
 """The layer of both text encoders that the UNet was trained with, counted from the end."""
 
@@ -45,6 +47,19 @@ class StableDiffusionXL(StableDiffusion1):
     configs: Mapping[str, str] = {"eps": "sd_xl_base.yaml", "v": "sd_xl_v.yaml"}
     pad_tokens = ("", "!")
     latent_scale = 0.13025
+
+    index: Mapping[str, Any] = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
 
     default_scale = 5.0
     own_sampler = "euler"
@@ -114,6 +129,12 @@ class StableDiffusionXL(StableDiffusion1):
             source=source,
             config_name=config_name,
         )
+
+    def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return {f"{FIRST_TEXT}{self.text_prefix}{name}": tensor for name, tensor in tensors.items()}
+
+    def original_text_encoder_2(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return open_clip.originals(tensors, SECOND_TEXT)
 
     def completed(self, model: Model, job: Job, encoding: Encoding, *, negative: bool) -> Encoding:
         """With the sizes; an empty negative prompt is zeros, if the model was trained so."""

@@ -228,7 +228,7 @@ class PipelineFolder:
 
         sizes = dict.fromkeys(("float32", "float16", "bfloat16"), 0)
         for path in (self.path / name for part in self.parts.values() for name in part.weights):
-            own = checkpoint_file.types(path) & sizes.keys()
+            own = {place.dtype for place in checkpoint_file.stored(path).values()} & sizes.keys()
             sizes[min(own, default="float32", key=[*sizes].index)] += path.stat().st_size
         dtype: torch.dtype = getattr(torch, max(sizes, key=lambda name: sizes[name]))
         return dtype

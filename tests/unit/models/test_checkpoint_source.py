@@ -446,6 +446,26 @@ def test_a_default_checkpoint_that_is_a_broken_link_is_not_replaced_by_the_built
     assert caught.value.exit_code == 4
 
 
+def test_names_in_the_models_folder(
+    small_checkpoint: SmallCheckpoint, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models/old").mkdir(parents=True)
+    (tmp_path / "models/old/Dreamy.ckpt").symlink_to(small_checkpoint.ckpt)
+    (tmp_path / "models/whole").symlink_to(small_folder)
+    monkeypatch.chdir(tmp_path)
+    config = str(small_checkpoint.config)
+    for name in ("dreamy", "Dreamy.ckpt", "old/dreamy"):
+        assert find_for(Settings(ckpt=name, config=config)).spec.name == "Dreamy.ckpt"
+    assert find_for(Settings(model="whole")).spec.name == small_folder.name
+    (tmp_path / "elsewhere").symlink_to("models")
+    assert find_for(Settings(ckpt="dreamy", config=config, models_folder="elsewhere")).spec.name == "Dreamy.ckpt"
+    with pytest.raises(ModelNotFound, match="the checkpoint dreamier does not exist"):
+        find_for(Settings(ckpt="dreamier"))
+    Path("dreamy").write_bytes(b"a file of this name comes first")
+    with pytest.raises(ModelError, match="dreamy is not a checkpoint"):
+        find_for(Settings(ckpt="dreamy"))
+
+
 # The configuration of a checkpoint that is given alone.
 
 

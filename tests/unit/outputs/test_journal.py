@@ -262,6 +262,10 @@ class TestSettingsOf:
         assert settings_of(tmp_path / "out") == OF_OLD | {"steps": 2, "ckpt": str(default)}
         self.write(tmp_path / "out", self.start(tmp_path, model="some/one"))
         assert settings_of(tmp_path / "out") == OF_OLD | {"model": "some/one", "steps": 50}
+        for named in ({"model": "dreamy"}, {"ckpt": "dreamy"}):
+            self.write(tmp_path / "out", self.start(tmp_path, **named))
+            expected = {"steps": 50, "models_folder": str(tmp_path / "models"), **named}
+            assert settings_of(tmp_path / "out") == OF_OLD | expected
 
     @pytest.mark.parametrize("data", [None, b"", b"\xff\n", b'{"kind": "picture"}\n', b'{"kind": "run"}\n[]\n"run"\n'])
     def test_a_folder_without_a_run_cannot_be_resumed(self, tmp_path: Path, data: bytes | None) -> None:

@@ -1,4 +1,4 @@
-"""`sdcli models`: what models know."""
+"""`sdcli models words`: what the builtin models know."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdcli.cli.completion import Command
 from sdcli.cli.console import Console
-from sdcli.cli.help import Group
 from sdcli.cli.options import Debug, Quiet
 from sdcli.errors import EXIT_NO, ModelNotFound
 from sdcli.terminal import json_line, one_line
@@ -18,10 +16,7 @@ from sdcli.terminal import json_line, one_line
 if TYPE_CHECKING:
     from sdcli.models.vocabulary import Entry
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Show what models know.")
 
-
-@app.command(cls=Command)
 def words(
     search: Annotated[
         str,
