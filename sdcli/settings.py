@@ -286,15 +286,15 @@ class ImageSettings(BaseModel):
     )  # fmt: skip
     lora: Texts = option(
         (), "--lora", aliases=("--loras", "--lora-path", "--lora-paths", "--lora-weights"), scope="image", panel=MODEL,
-        metavar="FILE[:X[:X]]", path="adapter", repeats=True, tail=r"(?::[-+]?(?:\d+\.?\d*|\.\d+)){0,2}",
+        metavar="FILE", path="adapter", repeats=True, tail=r"(?::[-+]?(?:\d+\.?\d*|\.\d+)){0,2}",
         help="LoRA that changes the model: a file, a name in --adapters, or OWNER/NAME/FILE@REVISION on the "
-        "Hugging Face hub; after it its weight, 1 by default, and another one for the text encoder. Repeatable.",
+        "Hugging Face hub; FILE:0.8 has another weight than 1, FILE:0.8:0.5 another one for the text encoder. Repeatable.",
     )  # fmt: skip
     embedding: Texts = option(
         (), "--embedding", aliases=("--embeddings", "--textual-inversion", "--embeddings-dir", "--embd-dir"),
-        scope="image", panel=MODEL, metavar="FILE[=WORD]", path="adapter", repeats=True, tail=r"(?:=[^=/\\]+)?",
+        scope="image", panel=MODEL, metavar="FILE", path="adapter", repeats=True, tail=r"(?:=[^=/\\]+)?",
         help="Textual inversion that adds a word for prompts: a file, or OWNER/NAME/FILE@REVISION on the Hugging "
-        "Face hub; all files of a folder. The word is the file's name, or WORD. Repeatable.",
+        "Face hub; all files of a folder. The word is the file's name, or that of FILE=WORD. Repeatable.",
     )  # fmt: skip
     vae: str = option(
         "", "--vae", aliases=("--vae-path", "--vae-name", "--taesd", "--tae"), scope="image", panel=MODEL,

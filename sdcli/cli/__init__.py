@@ -42,7 +42,7 @@ COMMANDS = {
     "rerun": "Generate an image again, with the noise that it had in its run.",
     "config": "Show the settings of [cyan]sdcli txt2img[/] and the origin of each.",
     "samplers": "List the samplers and what each of them takes.",
-    "models": "X",
+    "models": "List, describe, download, convert and verify models; list their words.",
 }
 """The first line of each command's help, by its name, which is also that of its module."""
 for name, line in COMMANDS.items():

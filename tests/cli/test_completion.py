@@ -149,7 +149,7 @@ def complete(folder: Path, refuse: Run) -> Complete:
     ("line", "answer"),
     [
         ("sdcli conf", ["config"]),
-        ("sdcli txt2img --sampler ", list(SAMPLERS)),
+        ("sdcli txt2img --sampler ", ["auto", *SAMPLERS]),
         ("sdcli txt2img --plms --safety_checker o", ["opennsfw", "off"]),
         ("sdcli txt2img --n_s", ["--n_samples"]),
         ("sdcli txt2img --n-s", ["--n-samples"]),

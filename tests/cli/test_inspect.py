@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +99,7 @@ def test_pixels_are_needed_for_the_watermark_only(refuse: Run, tmp_path: Path, m
     cut.write_bytes(cut.read_bytes()[:-40])
     generated(tmp_path / "large.png", "png")
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["sdcli.cli.inspect"], "_MOST_PIXELS", 128 * 128 - 1)
+        patch.setattr(import_module("sdcli.cli.inspect"), "_MOST_PIXELS", 128 * 128 - 1)
         large = json.loads(refuse("inspect", "--json", "large.png").stdout)
     small = json.loads(refuse("inspect", "--json", "cut.png").stdout)
     for values, note in ((large, "more than 16,383 pixels"), (small, "the pixels cannot be decoded: ")):

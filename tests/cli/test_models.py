@@ -113,7 +113,7 @@ def test_the_few_step_model(run: Run, tmp_path: Path) -> None:
     assert pixels[0] == pixels[1]
 
     command = run("inspect", "--command", records[0]["file"]).stdout
-    assert "--ddim_steps 4 --scale 1.0 --seed 42 --model builtin-fast" in command
+    assert "--ddim_steps 4 --sampler ddim --scale 1.0 --seed 42 --model builtin-fast" in command
     again = run("rerun", records[0]["file"], "--outdir", "again", "--json")
     assert json.loads(again.stdout)["comparison"]["same"]
     full = run("rerun", records[0]["file"], "--set", "model=builtin", "--outdir", "again", "--json")

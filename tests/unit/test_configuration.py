@@ -49,7 +49,7 @@ def values(name: str) -> st.SearchStrategy[Any]:
     kind = next(kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None))
     return {
         bool: st.booleans(),
-        int: st.integers(1, 10_000),
+        int: st.integers(1, min(10_000, options()[name].most or 10_000)),
         float: st.floats(0, 1, width=32),
         # A variable cannot contain a zero byte, and an empty one is ignored.
         str: st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20),

@@ -114,6 +114,15 @@ class Family(Protocol):
         """
         raise NotImplementedError
 
+    def text_layers(self, config: OriginalConfig, text_config: Mapping[str, Any]) -> int:
+        """The number of layers that the text encoder of a checkpoint has here: those up to the one that is used.
+
+        Args:
+            config: the checkpoint's configuration.
+            text_config: as `text_config` returns it.
+        """
+        return int(text_config.get("num_hidden_layers", 12))
+
     def convert_text_encoder(
         self,
         tensors: Mapping[str, torch.Tensor],

@@ -90,6 +90,9 @@ class StableDiffusion1(Family):
         used_layers(config, content.get("num_hidden_layers", 12))
         return content
 
+    def text_layers(self, config: OriginalConfig, text_config: Mapping[str, Any]) -> int:
+        return used_layers(config, text_config.get("num_hidden_layers", 12))
+
     def convert_text_encoder(
         self,
         tensors: Mapping[str, torch.Tensor],
@@ -103,7 +106,7 @@ class StableDiffusion1(Family):
         from sdcli.models.conversion import part
 
         renamed = clip_names(part(tensors, TEXT))
-        used = used_layers(config, text_config.get("num_hidden_layers", 12))
+        used = self.text_layers(config, text_config)
         return build(self.text_encoder_class(), text_config, renamed, used, source=source, config_name=config_name)
 
     def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -57,6 +57,11 @@ class StableDiffusion2(StableDiffusion1):
     def text_config(self, config: OriginalConfig, folder: Path | None, shapes: Shapes) -> Mapping[str, Any]:
         return architecture.clip(open_clip.shapes(shapes, OPEN_CLIP), "gelu")
 
+    def text_layers(self, config: OriginalConfig, text_config: Mapping[str, Any]) -> int:
+        layers = int(text_config["num_hidden_layers"])
+        penultimate = config.model.params.cond_stage_config.params.layer == "penultimate" and layers != LAYERS - 1
+        return layers - penultimate
+
     def convert_text_encoder(
         self,
         tensors: Mapping[str, torch.Tensor],
@@ -68,11 +73,9 @@ class StableDiffusion2(StableDiffusion1):
     ) -> Any:
         """OpenCLIP as the text model of CLIP, without what follows the layer that is used."""
         renamed = open_clip.tensors(tensors, OPEN_CLIP)
-        layers = int(text_config["num_hidden_layers"])
-        if config.model.params.cond_stage_config.params.layer == "penultimate" and layers != LAYERS - 1:
-            layers -= 1
         renamed.pop("text_projection.weight", None)
-        return build(self.text_encoder_class(), text_config, renamed, layers, source=source, config_name=config_name)
+        used = self.text_layers(config, text_config)
+        return build(self.text_encoder_class(), text_config, renamed, used, source=source, config_name=config_name)
 
     def original_text_encoder(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         return open_clip.originals(tensors, OPEN_CLIP)

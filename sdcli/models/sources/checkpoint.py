@@ -53,7 +53,7 @@ class OriginalModel:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        layers = self._text_config().get("num_hidden_layers", 12)
+        layers = self.family.text_layers(self.config, self._text_config())
         spec = checkpoint_config.spec_of(self.config, self.path.name, self.hints)
         return spec.model_copy(update={"text_layers": layers})
 

@@ -212,7 +212,8 @@ def test_a_model_whose_name_says_that_it_is_for_a_few_steps(folder: Path) -> Non
         spec = FolderModel.read(folder, name=f"owner/{name}").spec
         assert (spec.default_steps, spec.default_scale, spec.default_sampler) == (steps, 1.0, sampler)
         (note,) = spec.notes
-        assert note.endswith(f"by its name): the defaults are --steps {steps} and --scale 1")
+        assert f"by its name): the defaults are --steps {steps}" in note
+        assert "--scale 1" in note
     assert FolderModel.read(folder, name="turbo/model").spec.notes == ()
 
 

@@ -223,7 +223,7 @@ class TestSettings:
     OTHER: dict[str, Any] = {  # noqa: RUF012
         "prompt_syntax": "a1111", "long_prompt": "chunk", "clip_skip": 2, "sampler": "euler", "schedule": "karras",
         "sigmas": "3,1", "eta": 0.5, "guidance_rescale": 0.5, "lora": ("a.safetensors",), "embedding": ("a.pt",),
-        "vae": "a.safetensors", "negative_prompt": "blurry",
+        "vae": "a.safetensors", "negative_prompt": "blurry", "original_size": "512x512", "crop": "0,8",
     }  # fmt: skip
     TAKEN = {"prompt", "steps", "scale", "seed", "rng", "height", "width", "precision"}  # noqa: RUF012
 
