@@ -288,7 +288,8 @@ class ImageSettings(BaseModel):
         (), "--lora", aliases=("--loras", "--lora-path", "--lora-paths", "--lora-weights"), scope="image", panel=MODEL,
         metavar="FILE", path="adapter", repeats=True, tail=r"(?::[-+]?(?:\d+\.?\d*|\.\d+)){0,2}",
         help="LoRA that changes the model: a file, a name in --adapters, or OWNER/NAME/FILE@REVISION on the "
-        "Hugging Face hub; FILE:0.8 has another weight than 1, FILE:0.8:0.5 another one for the text encoder. Repeatable.",
+        "Hugging Face hub; FILE:0.8 has another weight than 1, FILE:0.8:0.5 another one for the text encoder. "
+        "Repeatable.",
     )  # fmt: skip
     embedding: Texts = option(
         (), "--embedding", aliases=("--embeddings", "--textual-inversion", "--embeddings-dir", "--embd-dir"),
