@@ -21,9 +21,11 @@ from samplers import NEGATIVE, NOISE_SCHEDULES, PROMPT, SCALE, SEED, STEPS
 from sdxl import WIDTHS, SmallXL
 
 from sdcli.errors import ModelError, UsageError
+from sdcli.models import families
 from sdcli.models.adapters.embedding import EmbeddingFile, Words
 from sdcli.models.adapters.lora import Adapted, LoraFile, Use
 from sdcli.pipeline import generate
+from sdcli.settings import Settings
 
 BAR = 60
 """dB of PSNR."""
@@ -184,7 +186,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(small: SmallXL) -> None:
 def test_a_layer_that_a_text_encoder_lacks(small: SmallXL) -> None:
     assert psnr(small.by_sdcli("euler", "auto", clip_skip=2), small.by_sdcli("euler", "auto")) >= BAR
     with pytest.raises(UsageError, match="--clip-skip 6 is more than the model small has"):
-        small.by_sdcli("euler", "auto", clip_skip=6)
+        families.get("sdxl").require(Settings.of(clip_skip=6), small.model.spec)
 
 
 @SLOW
