@@ -415,6 +415,10 @@ def changes_by_name(changes: Mapping[str, str]) -> dict[str, Any]:
     for given in changes:
         name = spellings().get(spelling(given))
         if name not in changeable:
+            if name in ("model", "ckpt"):
+                raise UsageError(
+                    f"--set {given} is not a setting of one image", fix="sdcli rerun has the flag --model."
+                )
             why = elsewhere(given) or did_you_mean(near(given, changeable))
             raise UsageError(
                 f"--set {given} is not a setting of one image",

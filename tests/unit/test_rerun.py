@@ -114,11 +114,17 @@ class TestChanges:
         bare = rerun.settings_of(source(tmp_path, watermark=None))
         assert not Settings.of(**(bare | rerun.changes_by_name({"watermark": "mine"}))).no_watermark
 
-    @pytest.mark.parametrize("name", ["n_samples", "from_file", "outdir", "model", "nothing", ""])
+    @pytest.mark.parametrize("name", ["n_samples", "from_file", "outdir", "nothing", ""])
     def test_settings_of_a_run_and_unknown_settings_are_refused(self, name: str) -> None:
         with pytest.raises(UsageError, match="not a setting of one image") as caught:
             rerun.changes_by_name({name: "1"})
         assert "steps" in caught.value.fix
+
+    @pytest.mark.parametrize("name", ["model", "ckpt"])
+    def test_the_model_has_a_flag_of_its_own(self, name: str) -> None:
+        with pytest.raises(UsageError, match="not a setting of one image") as caught:
+            rerun.changes_by_name({name: "1"})
+        assert caught.value.fix == "sdcli rerun has the flag --model."
 
 
 class TestRefusals:

@@ -91,7 +91,7 @@ class TestPattern:
         assert name_of(job(), pattern, "png") == name
 
     def test_every_field(self) -> None:
-        assert set(fields()) == Job.model_fields.keys() - {"noise", "out", "read_as", "files"}
+        assert set(fields()) == Job.model_fields.keys() - {"noise", "out", "read_as", "files", "lora_hashes"}
         for field in fields():
             check_pattern(f"{{{field}}}", "png")
             assert name_of(job(), f"{{{field}}}", "png")

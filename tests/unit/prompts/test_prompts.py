@@ -309,7 +309,7 @@ class TestRows:
     def test_an_empty_field_leaves_the_setting_of_the_run(self, write: Callable[..., str]) -> None:
         path = write("prompt,seed,steps,out,sampler\none,,,,\ntwo,3,4,x,plms\n", "rows.csv")
         one, two = prompts(path, steps=30)
-        assert (one.settings.steps, one.seed, one.out, one.settings.sampler) == (30, None, None, "ddim")
+        assert (one.settings.steps, one.seed, one.out, one.settings.sampler) == (30, None, None, "auto")
         assert (two.settings.steps, two.seed, two.out, two.settings.sampler) == (4, 3, "x", "plms")
 
     def test_an_empty_prompt_is_valid(self, write: Callable[..., str]) -> None:
