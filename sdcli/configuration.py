@@ -358,7 +358,7 @@ def merge(*layers: Layer) -> Layer:
         sampler, before = _sampler(values), _sampler(weaker)
         if sampler is not None:
             dropped |= _refused(sampler, weaker) | _of_name(merged)
-        elif before is not None and _refused(before, values) and not _refused(ORIGINAL_SAMPLER, values):
+        elif before is not None and _refused(before, values):
             dropped |= {name for name, line in options().items() if "sampler" in (name, *line.stands_for)}
             dropped |= _refused(ORIGINAL_SAMPLER, weaker) | _of_name(merged)
         merged = {name: given for name, given in merged.items() if name not in dropped} | dict(layer)

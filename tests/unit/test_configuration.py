@@ -157,6 +157,8 @@ def test_layers_that_are_valid_alone_are_valid_together(layers: list[dict[str, A
         ({"sampler": "euler", "sigmas": "5,1"}, {"schedule": "linspace"}, {"sampler": "euler", "sigmas": ""}),
         ({"sampler": "heun", "schedule": "karras"}, {"eta": 0.5}, {"sampler": "auto", "schedule": "auto"}),
         ({"sampler": "tcd"}, {"schedule": "linspace"}, {"sampler": "auto", "schedule": "linspace"}),
+        ({"sampler": "ddim"}, {"schedule": "karras"}, {"sampler": "auto", "schedule": "karras"}),
+        ({"sampler": "ddim"}, {"sigmas": "5,1"}, {"sampler": "auto", "sigmas": "5,1"}),
         ({"ckpt": "a.ckpt", "config": "a.yaml"}, {"model": "org/b"}, {"model": "org/b", "ckpt": DEFAULTS.ckpt}),
         ({"model": "org/a", "revision": "v2"}, {"model": "org/b"}, {"model": "org/b", "revision": None}),
         ({"model": "org/a", "revision": "v2"}, {"ckpt": "b.ckpt"}, {"model": None, "revision": None, "ckpt": "b.ckpt"}),
