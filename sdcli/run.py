@@ -192,6 +192,8 @@ class Run:
             ModelError: a LoRA is not found, or does not fit the model.
         """
         named = self._parsed(text, settings).adapters
+        if not named:
+            return settings
         lora = adapters.with_named(settings.lora, named, self._find)
         self._require_loras(lora[len(settings.lora) :])
         for each in named:

@@ -16,8 +16,6 @@ from sdcli.models import adapters, shipped
 from sdcli.models.sources.folder import INDEX
 from sdcli.settings import Settings
 
-_MOST = 20_000
-"""Entries of a folder and of those below it that are looked at."""
 _MOST_FILES, _LARGEST = 20, 2_000_000_000
 """Files of a repository of the hub that may be adapters, and their bytes: those of language models are neither."""
 
@@ -41,22 +39,17 @@ def each(settings: Settings) -> Iterator[Description]:
 
 def in_folder(folder: Path) -> Iterator[Path]:
     """Folders of diffusers' layout and files of weights, in a folder and in those below it; outer ones first."""
-    below, left = [folder], _MOST
-    while below and left > 0:
-        try:
-            entries = sorted(os.scandir(below.pop(0)), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        left -= len(entries)
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.is_dir():
-                if (path / INDEX).is_file():
-                    yield path
-                elif entry.is_dir(follow_symlinks=False) and entry.name[0] != ".":
-                    below.append(path)
-            elif entry.name.lower().endswith(adapters.SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+
+    def is_model(path: Path) -> bool:
+        return (path / INDEX).is_file()
+
+    for entry in adapters.entries_below(folder, lambda path: not is_model(path)):
+        path = Path(entry)
+        if entry.is_dir():
+            if is_model(path):
                 yield path
+        elif entry.name.lower().endswith(adapters.SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+            yield path
 
 
 def _described(path: Path, name: str) -> Description:

@@ -112,6 +112,16 @@ def _why_none(name: str, known: Sequence[str], folder: Path) -> str:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """The files of weights in a folder, those of outer folders first."""
+    return (Path(entry) for entry in entries_below(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file())
+
+
+def entries_below(folder: Path, enters: Callable[[Path], bool] = lambda path: True) -> Iterator[os.DirEntry[str]]:
+    """The entries of a folder and of those below it, outer ones first. Hidden folders and links are not entered.
+
+    Args:
+        folder: need not exist.
+        enters: whether a folder is entered.
+    """
     below, left = [folder], _MOST
     while below and left > 0:
         try:
@@ -119,8 +129,9 @@ def files_below(folder: Path) -> Iterator[Path]:
         except OSError:
             continue
         left -= len(entries)
-        yield from (Path(entry) for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file())
-        below += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."]
+        yield from entries
+        folders = (entry for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".")
+        below += [path for path in map(Path, folders) if enters(path)]
 
 
 def locate(setting: str, given: str, folder: str, *, offline: bool) -> Adapter:
