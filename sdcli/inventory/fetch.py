@@ -217,10 +217,7 @@ def _hub_file(wish: Wish, repository: str, file: str, revision: str) -> FileOffe
         url = hf_hub_url(repository, file, revision=revision or None, endpoint=constants.ENDPOINT)
         found = get_hf_file_metadata(url)
     except errors.GatedRepoError as error:
-        raise ModelNotFound(
-            f"the model {repository} requires that you accept its terms",
-            fix="Accept them on the model's page, then log in with `hf auth login` or set HF_TOKEN.",
-        ) from error
+        raise hub.gated(repository) from error
     except errors.RevisionNotFoundError as error:
         raise ModelNotFound(f"the model {repository} has no revision {revision}", fix="Pass another one.") from error
     except errors.EntryNotFoundError as error:

@@ -106,6 +106,14 @@ def find(request: ModelRequest) -> HubModel:
     return HubModel(request, offline, kind.read(path, name=name, names=names))
 
 
+def gated(name: str) -> ModelNotFound:
+    """The error of a model whose terms the user has not accepted."""
+    return ModelNotFound(
+        f"the model {name} requires that you accept its terms",
+        fix="Accept them on the model's page, then log in with `hf auth login` or set HF_TOKEN.",
+    )
+
+
 def unreachable() -> str:
     """Why the hub does not respond; "" if it does.
 
@@ -152,10 +160,7 @@ def fetch(request: ModelRequest, patterns: Sequence[str], offline: bool, revisio
             )
         )
     except errors.GatedRepoError as error:
-        raise ModelNotFound(
-            f"the model {name} requires that you accept its terms",
-            fix="Accept them on the model's page, then log in with `hf auth login` or set HF_TOKEN.",
-        ) from error
+        raise gated(name) from error
     except errors.RevisionNotFoundError as error:
         raise ModelNotFound(
             f"the model {request.model} has no revision {request.revision}", fix="Pass another --revision."
